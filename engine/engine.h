@@ -1,0 +1,132 @@
+/* The vector engine: nearest neighbours among vectors that are inserted and deleted while they
+ * are searched.  No sockets, no JSON, no threads of its own.
+ *
+ * A vector is known by its ordinal, a number that its owner hands out in rising order and never
+ * uses twice.  Inserting is cheap: the vector is copied into the plane and is found from then on
+ * by a flat scan of the part that the graph does not hold yet; engine_step() links that part into
+ * the graph, a slice at a time, so whoever owns the engine decides when the work is done.
+ *
+ * Threads: any number of readers (engine_search, engine_count …) at any time, without locks.
+ * engine_insert and engine_delete: one caller at a time.  engine_step: one caller at a time, on
+ * any thread, also while another thread inserts or deletes.  The owner keeps the engine alive
+ * until its last reader has returned.
+ *
+ * Source: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using
+ * hierarchical navigable small world graphs", arXiv 1603.09320.
+ */
+#ifndef VICINAL_ENGINE_ENGINE_H
+#define VICINAL_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+
+struct engine;
+
+enum engine_metric { ENGINE_COSINE, ENGINE_IP, ENGINE_L2 };
+enum engine_kind { ENGINE_HNSW, ENGINE_FLAT };
+
+/* Borrowed threads: run job(argument, i) for every i < count, on any threads, and return when all
+ * have ended.  NULL run: the caller's thread does it. */
+struct engine_executor {
+    void (*run)(void *state, void (*job)(void *argument, size_t index), void *argument,
+                size_t count);
+    void *state;
+};
+
+struct engine_options {
+    uint32_t dim;             /* 1..DIMENSION_MAX */
+    enum engine_metric metric;
+    enum engine_kind kind;
+    uint32_t m;               /* links a node keeps on the upper levels; 2 m on the ground */
+    uint32_t ef_construction; /* beam of an insertion */
+    uint32_t flat_below;      /* at most so many live vectors: exact scan; 0: default */
+    uint64_t memory_budget;   /* bytes; 0: no limit */
+    uint64_t seed;            /* of the levels; equal on all replicas */
+    const char *kernel;       /* "scalar", "avx2", "avx512"; NULL: the best of this machine */
+};
+
+/* dir: where segments are kept; NULL: nothing is kept (this version keeps nothing yet).  The
+ * executor is borrowed until close, may be NULL.
+ * Errors: ERR_INVALID_ARGUMENT (options), ERR_CONFIG (unknown or unsupported kernel),
+ * ERR_NO_MEMORY. */
+MUST_CHECK enum err_code engine_open(struct engine **out, const char *dir,
+                                     const struct engine_options *options,
+                                     const struct engine_executor *executor, struct err *err);
+void engine_close(struct engine *engine);
+
+/* Copy dim floats; found by every search that begins after the return.  ordinal must be above all
+ * before it (gaps are allowed and cost 8 bytes each at the most).  A cosine engine keeps the
+ * normalised vector; a zero vector is kept and has distance 1 to everything.
+ * Errors: ERR_NO_MEMORY, ERR_INSUFFICIENT_STORAGE (over the budget), ERR_INVALID_ARGUMENT
+ * (ordinal not above the last one); the engine is unchanged then. */
+MUST_CHECK enum err_code engine_insert(struct engine *engine, uint32_t ordinal,
+                                       const float *vector, struct err *err);
+
+/* Not returned from now on, still walked through.  Unknown and dead ordinals are ignored. */
+void engine_delete(struct engine *engine, uint32_t ordinal);
+
+/* Which ordinals a search may return: bit i of words[i / 64]; ordinals beyond are excluded. */
+struct engine_bitmap {
+    const uint64_t *words;
+    size_t word_count;
+    uint64_t cardinality; /* bits set */
+};
+
+struct engine_query {
+    const float *vector;                /* dim floats, finite */
+    uint32_t k;                         /* at least 1 */
+    uint32_t ef;                        /* beam; 0: default for k; raised to k */
+    bool exact;                         /* flat scan of everything */
+    const struct engine_bitmap *filter; /* NULL: all */
+    float bound;                        /* farther hits are not wanted; INFINITY: none */
+    uint64_t deadline_ns;               /* CLOCK_MONOTONIC; 0: none */
+};
+
+/* Smaller is nearer: cosine 1 - cos, ip -dot, l2 the squared distance. */
+struct engine_hit {
+    float distance;
+    uint32_t ordinal;
+};
+
+struct engine_counters {
+    const char *plan;   /* "hnsw", "flat", "flat_filter", "hnsw_filter" */
+    uint64_t distances; /* computed, in the graph and in the scan */
+    uint64_t hops;      /* graph nodes expanded */
+    uint64_t scanned;   /* vectors that the flat scan saw */
+    uint64_t linked;    /* vectors that the graph held */
+};
+
+/* Up to k hits, ascending by (distance, ordinal), into hits (room for k); *count says how many.
+ * counters may be NULL.
+ * Errors: ERR_TIMEOUT (deadline), ERR_NO_MEMORY, ERR_INVALID_ARGUMENT. */
+MUST_CHECK enum err_code engine_search(struct engine *engine, const struct engine_query *query,
+                                       struct engine_hit *hits, size_t *count,
+                                       struct engine_counters *counters, struct err *err);
+
+/* One slice of background work: link up to budget vectors into the graph (with the executor's
+ * threads, if it has any).  Returns how many are left to link. */
+MUST_CHECK enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left,
+                                     struct err *err);
+
+/* Every ordinal below this is in a sealed, synced segment: 0 in this version. */
+uint32_t engine_covered(const struct engine *engine);
+
+uint64_t engine_count(const struct engine *engine);        /* live vectors */
+uint64_t engine_linked(const struct engine *engine);       /* vectors that the graph holds */
+uint64_t engine_memory_used(const struct engine *engine);  /* bytes taken from the system */
+const char *engine_kernel(const struct engine *engine);    /* name of the kernels in use */
+
+enum engine_work { ENGINE_BUILD, ENGINE_LOAD };
+
+/* Bytes that building or loading n vectors will need. */
+uint64_t engine_predict(const struct engine_options *options, uint64_t n, enum engine_work work);
+
+/* Check every invariant: degrees, ids, levels, link distances ascending, reachability of live
+ * nodes from the entry point.  Only while nobody inserts or steps.
+ * Errors: ERR_CORRUPT with what is wrong. */
+MUST_CHECK enum err_code engine_validate(const struct engine *engine, struct err *err);
+
+#endif

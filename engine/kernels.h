@@ -1,0 +1,31 @@
+/* Distance kernels: scalar (the oracle), AVX2, AVX-512; chosen once at run time, forceable by name.
+ * All of one table agree with the scalar one within rounding, for every dim, on unaligned data. */
+#ifndef VICINAL_ENGINE_KERNELS_H
+#define VICINAL_ENGINE_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "common/base/err.h"
+
+typedef float kernel_fn(const float *a, const float *b, size_t dim);
+
+struct kernels {
+    const char *name;         /* "scalar", "avx2", "avx512" */
+    bool (*supported)(void);  /* by this CPU and this operating system */
+    kernel_fn *dot;           /* sum of a[i] b[i] */
+    kernel_fn *l2;            /* sum of (a[i] - b[i])^2 */
+};
+
+/* The table of that name; NULL or "": the fastest one that this machine supports.
+ * Errors: ERR_CONFIG (unknown name, or not supported here: the message lists those that are). */
+MUST_CHECK enum err_code kernels_choose(const char *name, const struct kernels **out,
+                                        struct err *err);
+
+/* All tables, fastest first, for tests and benches; *count of them. */
+const struct kernels *const *kernels_all(size_t *count);
+
+/* out = in / |in|; a zero vector stays zero.  Returns |in|. */
+float kernels_normalise(const struct kernels *kernels, float *out, const float *in, size_t dim);
+
+#endif
