@@ -1,0 +1,26 @@
+/* The hashes that formats depend on: murmur3_32 places ids, CRC32C guards bytes, SHA-256 names
+ * collections, xxh3 keys caches and digests. */
+#ifndef VICINAL_BASE_HASH_H
+#define VICINAL_BASE_HASH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct hash128 {
+    uint64_t low, high;
+};
+
+/* MurmurHash3_x86_32 of Austin Appleby (public domain). */
+uint32_t hash_murmur3_32(const void *data, size_t len, uint32_t seed);
+
+/* CRC32C (Castagnoli), continuing from crc (0 at the start).  SSE4.2 where there is one. */
+uint32_t hash_crc32c(uint32_t crc, const void *data, size_t len);
+
+/* The same without special instructions: the oracle of the tests. */
+uint32_t hash_crc32c_portable(uint32_t crc, const void *data, size_t len);
+
+uint64_t hash_xxh64(const void *data, size_t len, uint64_t seed); /* XXH3, 64 bits */
+struct hash128 hash_xxh128(const void *data, size_t len);         /* XXH3, 128 bits */
+void hash_sha256(uint8_t out[32], const void *data, size_t len);
+
+#endif

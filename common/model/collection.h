@@ -1,0 +1,78 @@
+/* What a collection is: its definition, its identity, and the changes of it that the log carries.
+ *
+ * The incarnation is the first 16 bytes of the SHA-256 of (tenant, name, generation, dimension,
+ * metric, placement): a name that is dropped and created again is another collection; the same
+ * definition created in two regions is one.  The generation is the number of times that the name
+ * has been dropped. */
+#ifndef VICINAL_MODEL_COLLECTION_H
+#define VICINAL_MODEL_COLLECTION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/buffer.h"
+#include "common/base/err.h"
+#include "common/base/limits.h"
+#include "common/model/record.h"
+#include "common/model/stamp.h"
+
+#define TENANT_DEFAULT      "default"
+#define TENANT_BYTES_MAX    64
+#define EMBEDDER_BYTES_MAX  256
+
+enum metric { METRIC_COSINE, METRIC_IP, METRIC_L2 };
+enum placement { PLACEMENT_HASH };
+enum index_kind { INDEX_HNSW, INDEX_FLAT };
+enum collection_change { COLLECTION_CREATE, COLLECTION_ALTER, COLLECTION_DROP };
+
+struct collection {
+    char tenant[TENANT_BYTES_MAX + 1];
+    char name[COLLECTION_NAME_BYTES_MAX + 1];
+    uint64_t generation;
+    uint32_t dimension;
+    enum metric metric;
+    enum placement placement;
+    enum index_kind index;
+    uint32_t m;
+    uint32_t ef_construction;
+    char embedder[EMBEDDER_BYTES_MAX + 1]; /* "" none; "hash:384"; a URL (later) */
+    uint8_t incarnation[INCARNATION_BYTES]; /* collection_identify */
+    struct stamp created;                   /* change stamp of the creation */
+    struct stamp schema;                    /* stamp of its newest change */
+    bool dropped;
+};
+
+const char *metric_name(enum metric metric);
+
+/* [A-Za-z0-9][A-Za-z0-9_.-]*, 1..COLLECTION_NAME_BYTES_MAX bytes.  Errors: ERR_INVALID_ARGUMENT. */
+MUST_CHECK enum err_code collection_check_name(const char *name, size_t len, struct err *err);
+
+/* The body of PUT /v1/collections/{c} into a definition with defaults filled in (tenant, name and
+ * generation are the caller's).  Fields: vector{dimension, metric}, index{kind, m,
+ * ef_construction}, embedder ("none", "hash"; hash needs dimension 384), placement ("hash").
+ * Errors, all with pointers: ERR_INVALID_JSON, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_FIELD,
+ * ERR_NOT_SUPPORTED (centroid placement, embedder URLs, sparse, text_fields, indexed_fields). */
+MUST_CHECK enum err_code collection_from_request(struct collection *out, const void *body,
+                                                 size_t len, struct err *err);
+
+/* Fill incarnation from the rest. */
+void collection_identify(struct collection *collection);
+
+/* Two definitions that make PUT answer 200: all but stamps and generation. */
+bool collection_same_definition(const struct collection *a, const struct collection *b);
+
+/* JSON of the log record and of the metadata row:
+ * {"change":"create","tenant":…,"name":…,"generation":…,"dimension":…,"metric":…,"placement":…,
+ *  "index":{"kind","m","ef_construction"},"embedder":…,"created":"clock-region","schema":…}.
+ * Unknown members are kept out of sight (a newer version's). */
+void collection_encode(const struct collection *collection, enum collection_change change,
+                       struct buffer *out);
+MUST_CHECK enum err_code collection_decode(struct collection *out, enum collection_change *change,
+                                           const void *data, size_t len, struct err *err);
+
+/* What the API shows: name, vector{}, index{}, embedder, placement, version. */
+struct json_writer;
+void collection_write(const struct collection *collection, struct json_writer *w);
+
+#endif

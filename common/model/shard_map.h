@@ -1,0 +1,35 @@
+/* Which shard serves which partition, and which replicas a shard has.  Pure data, swapped whole.
+ *
+ * Partitions are placed by a consistent-hash ring of weighted virtual nodes with bounded loads: no
+ * shard gets more than 1.25 times its weighted mean.  Source: Mirrokni, Thorup, Zadimoghaddam,
+ * "Consistent hashing with bounded loads", arXiv 1608.01350. */
+#ifndef VICINAL_MODEL_SHARD_MAP_H
+#define VICINAL_MODEL_SHARD_MAP_H
+
+#include <stdint.h>
+
+#include "common/base/buffer.h"
+#include "common/base/err.h"
+#include "common/base/limits.h"
+#include "common/model/position.h"
+
+struct shard_map {
+    uint64_t version;     /* rises with each change */
+    uint32_t partitions;  /* of the deployment, fixed */
+    uint32_t shards;
+    uint32_t replicas;    /* of each shard; named 0, 1, … */
+    uint32_t weights[SHARDS_MAX];                /* ring weight, 1.. */
+    uint16_t shard_of[PARTITIONS_MAX];           /* partition -> shard */
+};
+
+/* Place all partitions anew by the ring; equal inputs give equal maps. */
+void shard_map_place(struct shard_map *map);
+
+/* The partitions that a shard serves. */
+void shard_map_partitions(const struct shard_map *map, uint32_t shard, struct partition_set *out);
+
+void shard_map_encode(const struct shard_map *map, struct buffer *out); /* JSON */
+MUST_CHECK enum err_code shard_map_decode(struct shard_map *out, const void *data, size_t len,
+                                          struct err *err);
+
+#endif

@@ -1,0 +1,42 @@
+/* Distance kernels in plain C: they run everywhere and are the oracle for all others.
+ * Four sums side by side keep the additions from waiting for one another. */
+#include "engine/kernels_internal.h"
+
+static bool scalar_supported(void)
+{
+    return true;
+}
+
+static float scalar_dot(const float *a, const float *b, size_t dim)
+{
+    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    size_t i = 0;
+
+    for (; i + 4 <= dim; i += 4)
+        for (size_t j = 0; j < 4; j++)
+            sum[j] += a[i + j] * b[i + j];
+    for (; i < dim; i++)
+        sum[0] += a[i] * b[i];
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+static float scalar_l2(const float *a, const float *b, size_t dim)
+{
+    float sum[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+    size_t i = 0;
+
+    for (; i + 4 <= dim; i += 4) {
+        for (size_t j = 0; j < 4; j++) {
+            float d = a[i + j] - b[i + j];
+            sum[j] += d * d;
+        }
+    }
+    for (; i < dim; i++) {
+        float d = a[i] - b[i];
+        sum[0] += d * d;
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+const struct kernels kernels_scalar = {
+    .name = "scalar", .supported = scalar_supported, .dot = scalar_dot, .l2 = scalar_l2};

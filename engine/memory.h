@@ -1,0 +1,28 @@
+/* Where the engine gets its memory: zeroed arrays, and zeroed mappings on a huge page's boundary.
+ * All allocations pass here, so that a test can make the n-th one fail. */
+#ifndef VICINAL_ENGINE_MEMORY_H
+#define VICINAL_ENGINE_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MEMORY_HUGE_BYTES ((size_t)2 << 20)
+#define MEMORY_PAGE_BYTES ((size_t)4096)
+
+/* Zeroed memory, aligned to 64 bytes; NULL when there is none.  Free with memory_free(). */
+void *memory_alloc(size_t count, size_t size);
+void memory_free(void *memory);
+
+/* A zeroed mapping of bytes (rounded up to pages), aligned to MEMORY_HUGE_BYTES.  Pages are taken
+ * from the system when they are first touched. */
+void *memory_map(size_t bytes);
+void memory_unmap(void *memory, size_t bytes);
+
+/* Let the system back this part of a mapping by huge pages (a wish, never an error). */
+void memory_want_huge(void *memory, size_t bytes);
+
+/* For tests: the n-th allocation from now on fails, once (1: the next); 0: none.  Returns how
+ * many allocations there were since the last call. */
+uint64_t memory_fail_at(uint64_t n);
+
+#endif

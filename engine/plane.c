@@ -1,0 +1,72 @@
+/* See plane.h. */
+#include "engine/plane.h"
+
+#include <assert.h>
+
+#include "common/base/checked.h"
+#include "engine/memory.h"
+
+#define CHUNK_BYTES_MIN (2 * MEMORY_HUGE_BYTES)
+
+/* The fewest rows, a power of two, that fill whole huge pages: a chunk then wastes nothing. */
+static uint32_t chunk_shift(size_t stride)
+{
+    uint32_t shift = 0;
+
+    while ((stride << shift) % MEMORY_HUGE_BYTES != 0 || (stride << shift) < CHUNK_BYTES_MIN)
+        shift++;
+    return shift;
+}
+
+bool plane_init(struct plane *plane, size_t stride)
+{
+    assert(stride > 0 && stride % 4 == 0);
+    uint32_t shift = chunk_shift(stride);
+    size_t bytes = (size_t)(PLANE_ROWS_MAX >> shift) * sizeof(plane->chunks[0]);
+    unsigned char **chunks = memory_map(bytes);
+
+    if (chunks == NULL)
+        return false;
+    *plane = (struct plane){.chunks = chunks,
+                            .directory_bytes = bytes,
+                            .stride = stride,
+                            .shift = shift,
+                            .mask = (uint32_t)(((uint64_t)1 << shift) - 1)};
+    return true;
+}
+
+void plane_free(struct plane *plane)
+{
+    if (plane->chunks == NULL)
+        return;
+    for (uint64_t i = 0; i < plane->capacity >> plane->shift; i++)
+        memory_unmap(plane->chunks[i], plane->stride << plane->shift);
+    memory_unmap(plane->chunks, plane->directory_bytes);
+    *plane = (struct plane){0};
+}
+
+/* The first huge page of a plane stays in small pages, so that a small collection stays small. */
+bool plane_reserve(struct plane *plane, uint64_t rows)
+{
+    assert(rows <= PLANE_ROWS_MAX);
+    while (plane->capacity < rows) {
+        size_t bytes = plane->stride << plane->shift;
+        unsigned char *chunk = memory_map(bytes);
+        size_t small = plane->capacity == 0 ? MEMORY_HUGE_BYTES : 0;
+
+        if (chunk == NULL)
+            return false;
+        memory_want_huge(chunk + small, bytes - small);
+        plane->chunks[plane->capacity >> plane->shift] = chunk;
+        plane->capacity += (uint64_t)1 << plane->shift;
+    }
+    return true;
+}
+
+uint64_t plane_bytes(size_t stride, uint64_t rows)
+{
+    uint64_t bytes = stride * rows;
+    uint64_t unit = bytes <= MEMORY_HUGE_BYTES ? MEMORY_PAGE_BYTES : MEMORY_HUGE_BYTES;
+
+    return (bytes + unit - 1) / unit * unit;
+}

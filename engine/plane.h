@@ -1,0 +1,42 @@
+/* A plane: rows of one size that never move, so that readers need no lock.
+ *
+ * Rows stand in chunks, each a mapping whose size is a multiple of a huge page; a directory of
+ * chunk addresses, itself a mapping that is touched only as far as it is used, finds them.  One
+ * thread grows a plane; a reader may use a row when it has learnt of it by an acquiring load that
+ * follows the growth.  New rows are zero.  Failure: growing says false and changes nothing. */
+#ifndef VICINAL_ENGINE_PLANE_H
+#define VICINAL_ENGINE_PLANE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+
+#define PLANE_ROWS_MAX ((uint64_t)1 << 30)
+
+struct plane {
+    unsigned char **chunks; /* directory, NULL where no chunk is */
+    size_t directory_bytes; /* size of that mapping */
+    size_t stride;          /* bytes of a row */
+    uint32_t shift;         /* a chunk has 1 << shift rows */
+    uint32_t mask;          /* (1 << shift) - 1 */
+    uint64_t capacity;      /* rows that have a chunk */
+};
+
+/* stride: a multiple of 4 bytes; rows stand on 64 bytes if it is a multiple of 64. */
+MUST_CHECK bool plane_init(struct plane *plane, size_t stride);
+void plane_free(struct plane *plane);
+
+/* Make rows 0 .. rows-1 usable. */
+MUST_CHECK bool plane_reserve(struct plane *plane, uint64_t rows);
+
+/* Bytes that so many rows of this stride take from the system, page sizes considered. */
+uint64_t plane_bytes(size_t stride, uint64_t rows);
+
+static inline void *plane_row(const struct plane *plane, uint32_t row)
+{
+    return plane->chunks[row >> plane->shift] + (size_t)(row & plane->mask) * plane->stride;
+}
+
+#endif
