@@ -1,0 +1,109 @@
+/* Metadata that services share: small named rows with versions, changed by compare-and-swap.
+ *
+ *   url             kept in
+ *   sqlite:FILE     one host only (a network file system is refused)
+ *   postgres://…    a later issue
+ *   memory:         this process only, for tests; the simulation wraps it
+ *
+ * Rows and who writes them:
+ *   deployment                      {"partitions":P,"region":N}           ingest, once per log life
+ *   map                             shard_map_encode                      vicinal up
+ *   node/SERVICE/NAME               {"url":…,"started_us":…}              each service at its start
+ *   collection/TENANT/NAME          {"state":"pending"|"active"|"dropped","definition":{…}}  ingest
+ *   lease                           {"holder":hex,"url":…,"epochs":[…]}   ingest
+ *   catalogue                       {"region":N,"position":…}             ingest
+ *
+ * Losing all rows loses nothing: they are rebuilt from the log and from the services' start.
+ */
+#ifndef VICINAL_BACKENDS_META_H
+#define VICINAL_BACKENDS_META_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/buffer.h"
+#include "common/base/env.h"
+#include "common/base/err.h"
+
+#define META_KEY_BYTES_MAX   512
+#define META_VALUE_BYTES_MAX MIB(4)
+#define META_ANY             UINT64_MAX /* write whatever the version is */
+#define META_ABSENT          0          /* write only if there is no such row */
+
+struct meta;
+
+struct meta_row {
+    char *key;
+    void *value;        /* NUL-terminated behind value_len bytes */
+    size_t value_len;
+    uint64_t version;   /* from 1, rises with each change of any row of the store */
+};
+
+/* Errors: ERR_CONFIG (URL, newer schema, network file system), ERR_IO. */
+MUST_CHECK enum err_code meta_open(struct meta **out, const char *url, struct env *env,
+                                   struct err *err);
+void meta_close(struct meta *meta);
+
+/* All calls below: thread safe, bounded in time (seconds), and ERR_IO / ERR_UNAVAILABLE when the
+ * store is away, ERR_DEAD. */
+
+/* Errors: ERR_NOT_FOUND.  The row is owned: meta_row_free. */
+MUST_CHECK enum err_code meta_get(struct meta *meta, const char *key, struct meta_row *row,
+                                  struct err *err);
+void meta_row_free(struct meta_row *row);
+
+/* expected: the version read, META_ABSENT or META_ANY.  *version (may be NULL) is the new one.
+ * Errors: ERR_CONFLICT (someone else was first), ERR_INVALID_ARGUMENT (sizes). */
+struct meta_put {
+    const char *key;
+    const void *value;
+    size_t value_len;
+    uint64_t expected;
+};
+MUST_CHECK enum err_code meta_put(struct meta *meta, const struct meta_put *put,
+                                  uint64_t *version, struct err *err);
+
+/* Deleting what is not there is fine unless a version is expected. */
+MUST_CHECK enum err_code meta_delete(struct meta *meta, const char *key, uint64_t expected,
+                                     struct err *err);
+
+/* All rows whose key begins with prefix, in key order.  Free with meta_rows_free. */
+MUST_CHECK enum err_code meta_list(struct meta *meta, const char *prefix, struct meta_row **rows,
+                                   size_t *count, struct err *err);
+void meta_rows_free(struct meta_row *rows, size_t count);
+
+/* The version of the newest change (deletions count). */
+MUST_CHECK enum err_code meta_version(struct meta *meta, uint64_t *version, struct err *err);
+
+/* Wait until the version is above `seen` or deadline_ns; *version is the present one. */
+MUST_CHECK enum err_code meta_wait(struct meta *meta, uint64_t seen, uint64_t deadline_ns,
+                                   uint64_t *version, struct err *err);
+
+/* --- for back ends only -------------------------------------------------------------------- */
+
+struct meta_ops {
+    const char *scheme;
+    enum err_code (*open)(struct meta **out, const char *url, struct env *env, struct err *err);
+    void (*close)(struct meta *meta);
+    enum err_code (*get)(struct meta *meta, const char *key, struct meta_row *row,
+                         struct err *err);
+    enum err_code (*put)(struct meta *meta, const struct meta_put *put, uint64_t *version,
+                         struct err *err);
+    enum err_code (*remove)(struct meta *meta, const char *key, uint64_t expected,
+                            struct err *err);
+    enum err_code (*list)(struct meta *meta, const char *prefix, struct meta_row **rows,
+                          size_t *count, struct err *err);
+    enum err_code (*version)(struct meta *meta, uint64_t *version, struct err *err);
+    enum err_code (*wait)(struct meta *meta, uint64_t seen, uint64_t deadline_ns,
+                          uint64_t *version, struct err *err);
+};
+
+struct meta {
+    const struct meta_ops *ops;
+    struct env *env;
+};
+
+extern const struct meta_ops meta_sqlite_ops, meta_memory_ops;
+
+#endif

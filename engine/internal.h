@@ -1,0 +1,140 @@
+/* What the engine's files share: the engine itself, its rows, and how a distance is taken.
+ *
+ * A vector lives in a slot, numbered in the order of insertion, so slots ascend as ordinals do.
+ * Slots below `linked` are in the graph, the others wait in the tail and are scanned.
+ * A link is a slot + 1, so that a fresh, zeroed row is an empty list; links of a list ascend by
+ * (distance, slot) and end at the first zero.  A tree link (LINK_TREE) is never pruned: the tree
+ * links alone connect all nodes on the ground, in both directions.
+ * A vector whose bytes equal those of a node becomes no node of its own but that node's twin, in
+ * a chain that ascends by slot: many equal vectors would else form a clique that traps a walk.
+ *
+ * Who writes: engine_insert the vector, the slot's ordinal and `count`; engine_delete the dead
+ * bit; engine_step all the rest.  Readers learn of anything by an acquiring load of `count`,
+ * `linked`, `entry`, a link or a twin, each stored releasing after what it stands for. */
+#ifndef VICINAL_ENGINE_INTERNAL_H
+#define VICINAL_ENGINE_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+#include "engine/kernels.h"
+#include "engine/plane.h"
+
+enum {
+    LEVEL_MAX = 15,          /* highest level a node may have */
+    BATCH_MAX = 64,          /* vectors linked together */
+    SLOT_DEAD = 1,           /* bits of slot.state */
+    SLOT_TWIN = 2,
+    FLAT_BELOW_DEFAULT = 2000,
+};
+
+#define LINK_TREE   UINT32_C(0x80000000)
+#define LINK_TARGET UINT32_C(0x7fffffff)
+
+struct slot {
+    uint32_t ordinal;
+    uint32_t upper;         /* node: first row in the upper plane; first twin of a chain: its last */
+    _Atomic uint32_t twin;  /* next equal vector, slot + 1; 0: none */
+    _Atomic uint32_t state; /* SLOT_DEAD, SLOT_TWIN */
+};
+
+/* How to take a distance: base + sign * raw(a, b). */
+struct ruler {
+    kernel_fn *raw;
+    float base;
+    float sign;
+    size_t dim;
+};
+
+struct batch;   /* workspace of engine_step, hnsw_insert.c */
+struct scratch; /* workspace of one walk or scan, scratch.h */
+
+struct engine {
+    struct engine_options options; /* defaults filled in; kernel: NULL */
+    struct engine_executor executor;
+    const struct kernels *kernels;
+    struct ruler search_ruler; /* between query and vector */
+    struct ruler build_ruler;  /* between two vectors of the graph */
+
+    struct plane vectors; /* row of a slot: dim floats and padding */
+    struct plane slots;   /* struct slot */
+    struct plane ground;  /* row of a slot: 2 m links */
+    struct plane upper;   /* row of (node, level above ground): m links */
+
+    _Atomic uint32_t count;      /* slots in use */
+    _Atomic uint32_t linked;     /* slots that the graph holds */
+    _Atomic uint64_t live;       /* slots in use that are not dead */
+    _Atomic uint64_t entry;      /* (slot + 1) << 8 | level; 0: the graph is empty */
+    _Atomic uint32_t upper_rows; /* rows of the upper plane in use */
+
+    struct batch *batch;
+    _Atomic uint64_t scratch_bytes; /* of all scratches, in use or not */
+    pthread_mutex_t scratch_lock;
+    struct scratch *scratch_free; /* guarded by scratch_lock */
+};
+
+static inline float ruler_distance(const struct ruler *ruler, const float *a, const float *b)
+{
+    return ruler->base + ruler->sign * ruler->raw(a, b, ruler->dim);
+}
+
+static inline const float *vector_of(const struct engine *engine, uint32_t slot)
+{
+    return plane_row(&engine->vectors, slot);
+}
+
+static inline struct slot *slot_of(const struct engine *engine, uint32_t slot)
+{
+    return plane_row(&engine->slots, slot);
+}
+
+static inline uint32_t slot_state(const struct engine *engine, uint32_t slot)
+{
+    return atomic_load_explicit(&slot_of(engine, slot)->state, memory_order_relaxed);
+}
+
+/* Links of a node: 2 m on level 0, m above. */
+static inline _Atomic uint32_t *links_of(const struct engine *engine, uint32_t slot,
+                                         uint32_t level)
+{
+    if (level == 0)
+        return plane_row(&engine->ground, slot);
+    return plane_row(&engine->upper, slot_of(engine, slot)->upper + level - 1);
+}
+
+static inline uint32_t links_max(const struct engine *engine, uint32_t level)
+{
+    return level == 0 ? 2 * engine->options.m : engine->options.m;
+}
+
+static inline uint32_t entry_slot(uint64_t entry)
+{
+    return (uint32_t)(entry >> 8) - 1;
+}
+
+static inline uint32_t entry_level(uint64_t entry)
+{
+    return (uint32_t)(entry & 0xff);
+}
+
+/* The gcc 12 trap: without the barrier it drops all but the first prefetch of a loop. */
+static inline void prefetch(const void *address)
+{
+    __builtin_prefetch(address, 0, 3);
+    __asm__ volatile("" ::: "memory");
+}
+
+/* Level of the vector with this ordinal: a hash, so equal on all replicas. */
+uint32_t level_of(const struct engine *engine, uint32_t ordinal);
+
+/* Slot of an ordinal; false: there is none among the first count slots. */
+bool slot_find(const struct engine *engine, uint32_t ordinal, uint32_t count, uint32_t *slot);
+
+/* hnsw_insert.c: the workspace; *left: vectors in full batches that are not linked. */
+MUST_CHECK struct batch *batch_new(const struct engine_options *options);
+void batch_free(struct batch *batch);
+uint64_t batch_bytes(const struct engine_options *options);
+uint32_t batch_size(uint32_t linked);
+
+#endif
