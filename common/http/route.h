@@ -30,7 +30,7 @@ typedef enum err_code handler_fn(struct request *req);
 
 struct route {
     const char *method;
-    const char *path;       /* "/v1/collections/*" + "/search": '*' is one whole segment */
+    const char *path;       /* "/v1/things/{*}" without braces: one star is one whole segment */
     handler_fn *handler;
     size_t body_max;        /* bytes after decompression; 0: no body is read */
     const char *operation;  /* the operationId of the OpenAPI file; label of logs and metrics */
@@ -71,8 +71,9 @@ struct request {
     const char *collection; /* for the log line; NULL or arena text */
 };
 
-/* Value of a query parameter, percent-decoded into the arena; NULL when absent.  *present tells
- * absent from empty. */
+/* Value of a query parameter ('+' is a blank), percent-decoded into the arena; NULL when absent, or
+ * when it is malformed (bad escape, NUL, no UTF-8).  *present (may be NULL) is true for the latter:
+ * a handler answers NULL with *present as ERR_INVALID_ARGUMENT.  The first of several counts. */
 const char *request_query(struct request *req, const char *name, bool *present);
 
 /* Every parameter of the query is one of names (NULL-terminated).  Errors: ERR_UNKNOWN_FIELD. */
@@ -82,6 +83,8 @@ MUST_CHECK enum err_code request_query_only(struct request *req, const char *con
  * JSON).  Errors: ERR_UNSUPPORTED_MEDIA_TYPE. */
 MUST_CHECK enum err_code request_expect_media(struct request *req, const char *media);
 
+/* Add a header, or replace the one of this name; control characters become '?'.  More than
+ * REPLY_HEADERS_MAX is a bug (three are the dispatcher's). */
 void reply_header(struct reply *reply, const char *name, const char *format, ...)
     PRINTF_LIKE(3, 4);
 
@@ -91,14 +94,23 @@ struct route_match {
 };
 
 /* Find the route (path percent-decoded per segment into req->params); routes end with a NULL
- * method.  HEAD matches GET. */
+ * method.  HEAD matches GET; of several rows that match the first counts; '*' matches no empty
+ * segment.  A parameter that cannot be decoded leaves ERR_INVALID_ARGUMENT in req->err. */
 struct route_match route_find(const struct route *routes, struct request *req);
 
+/* The second half of route_dispatch, for a server that looks at the route before it reads the
+ * body.  An error that is in req->err already (body too large, too slow …) is answered instead of
+ * calling the handler. */
+void route_run(const struct route_match *match, struct request *req);
+
 /* Run the request: find, check body_len, handler, problem.  The reply is complete afterwards
- * (status, body, X-Request-Id).  Errors below 500 are not logged above debug; others once. */
+ * (status, body, X-Request-Id).  Errors below 500 are not logged above debug; others once.  The
+ * body of a route with body_max 0 is ignored. */
 void route_dispatch(const struct route *routes, struct request *req);
 
-/* Put the problem for req->err into the reply (dispatch does it by itself). */
+/* Put the problem for req->err into the reply (dispatch does it by itself).  What a 500, a failed
+ * file or missing memory is about stays in the log: its detail is only the title.  Headers that the
+ * handler has set are kept. */
 void reply_problem(struct request *req);
 
 /* Frees arena and reply; for who made the request. */

@@ -10,10 +10,9 @@
 
 #include "common/base/env.h"
 #include "common/base/options.h"
+#include "common/base/version.h"
 #include "common/http/route.h"
 #include "common/observe/metrics.h"
-
-#define VICINAL_VERSION "0.1.0"
 
 /* Members that every service's state begins with; filled before open. */
 struct service_base {
