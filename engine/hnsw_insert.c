@@ -1,0 +1,566 @@
+/* Linking the tail into the graph, a batch at a time.
+ *
+ * A batch's size depends on the number of linked vectors alone (doubling up to BATCH_MAX), never
+ * on the caller's budget or threads, and each phase either is sequential or writes rows of its
+ * own, so the graph is a pure function of the options and the (ordinal, vector) sequence:
+ *   1. search: each member walks the graph as it was before the batch (threads)
+ *   2. twins: members whose bytes equal a node's or an earlier member's are set aside
+ *   3. select: each member also looks at the earlier members, then prunes its lists (threads)
+ *   4. parents: each member gets its tree link; lists are written, links back are noted
+ *   5. link back: each target takes in all links of the batch at once (threads, one per target)
+ * then the entry and the number of linked vectors are published.
+ * Failure: only memory, and only before phase 4; the engine is then as it was. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/checked.h"
+#include "engine/hnsw.h"
+#include "engine/memory.h"
+
+enum { LINKS_MAX = 256 };
+
+struct member {
+    uint32_t slot;
+    uint32_t level;
+    uint32_t twin_of; /* slot + 1 of the node it equals; 0: it becomes a node */
+    uint32_t parent;  /* slot; its own slot: it is the root */
+    uint64_t hash;    /* of the vector's bytes */
+    size_t list;      /* its lists: batch->keys + (list + level) * span */
+    uint32_t count[LEVEL_MAX + 1];
+};
+
+/* A link back: target takes source in. */
+struct pair {
+    uint32_t target;
+    uint32_t order; /* of the distance */
+    uint32_t source;
+    uint32_t is_tree;
+};
+
+struct batch {
+    struct engine *engine;
+    uint64_t entry; /* of the graph before the batch */
+    uint32_t first; /* slot of the first member */
+    uint32_t count;
+    struct member members[BATCH_MAX];
+    uint64_t *keys;
+    size_t lists_max; /* lists that keys has room for */
+    size_t span;      /* keys of a list */
+    struct pair *pairs;
+    size_t pairs_max;
+    size_t pair_count;
+    size_t groups[BATCH_MAX * LINKS_MAX + 1]; /* where each target's pairs begin */
+    uint32_t level;                           /* that is being linked back */
+    _Atomic bool failed;                      /* a thread found no memory */
+};
+
+static size_t span_of(const struct engine_options *options)
+{
+    return options->ef_construction + BATCH_MAX;
+}
+
+uint64_t batch_bytes(const struct engine_options *options)
+{
+    return sizeof(struct batch) +
+           2 * BATCH_MAX * (span_of(options) * sizeof(uint64_t)) +
+           BATCH_MAX * (options->m + 1) * sizeof(struct pair);
+}
+
+static bool batch_grow(struct batch *batch, size_t lists)
+{
+    if (lists <= batch->lists_max)
+        return true;
+    uint64_t *keys = memory_alloc(lists, batch->span * sizeof(*keys));
+    if (keys == NULL)
+        return false;
+    memory_free(batch->keys);
+    batch->keys = keys;
+    batch->lists_max = lists;
+    return true;
+}
+
+struct batch *batch_new(const struct engine_options *options)
+{
+    struct batch *batch = memory_alloc(1, sizeof(*batch));
+
+    if (batch == NULL)
+        return NULL;
+    batch->span = span_of(options);
+    batch->pairs_max = BATCH_MAX * (options->m + 1);
+    batch->pairs = memory_alloc(batch->pairs_max, sizeof(*batch->pairs));
+    if (batch->pairs == NULL || !batch_grow(batch, 2 * BATCH_MAX)) {
+        batch_free(batch);
+        return NULL;
+    }
+    return batch;
+}
+
+void batch_free(struct batch *batch)
+{
+    if (batch == NULL)
+        return;
+    memory_free(batch->keys);
+    memory_free(batch->pairs);
+    memory_free(batch);
+}
+
+uint32_t batch_size(uint32_t linked)
+{
+    return linked == 0 ? 1 : MIN_OF(linked, (uint32_t)BATCH_MAX);
+}
+
+static uint64_t *list_of(struct batch *batch, const struct member *member, uint32_t level)
+{
+    return batch->keys + (member->list + level) * batch->span;
+}
+
+static bool equal_vectors(const struct engine *engine, uint32_t a, uint32_t b)
+{
+    return memcmp(vector_of(engine, a), vector_of(engine, b),
+                  engine->options.dim * sizeof(float)) == 0;
+}
+
+/* FNV-1a over words: only to sort out vectors that cannot be equal. */
+static uint64_t hash_vector(const float *vector, size_t dim)
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+
+    for (size_t i = 0; i < dim; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &vector[i], sizeof(bits));
+        hash = (hash ^ bits) * UINT64_C(0x100000001b3);
+    }
+    return hash;
+}
+
+static void run_jobs(struct engine *engine, void (*job)(void *, size_t), size_t count)
+{
+    if (engine->executor.run != NULL) {
+        engine->executor.run(engine->executor.state, job, engine->batch, count);
+        return;
+    }
+    for (size_t i = 0; i < count; i++)
+        job(engine->batch, i);
+}
+
+/* A node with the same bytes lies at the same distance as the vector from itself. */
+static void find_twin(struct engine *engine, struct member *member, const uint64_t *keys)
+{
+    const float *vector = vector_of(engine, member->slot);
+    uint32_t self = key_order(ruler_distance(&engine->build_ruler, vector, vector));
+
+    for (uint32_t i = 0; i < member->count[0] && (uint32_t)(keys[i] >> 32) <= self; i++) {
+        if (equal_vectors(engine, key_number(keys[i]), member->slot)) {
+            member->twin_of = key_number(keys[i]) + 1;
+            return;
+        }
+    }
+}
+
+/* Phase 1. */
+static void job_search(void *argument, size_t index)
+{
+    struct batch *batch = argument;
+    struct engine *engine = batch->engine;
+    struct member *member = &batch->members[index];
+    uint32_t ef = engine->options.ef_construction;
+    struct walk walk = {.engine = engine,
+                        .ruler = &engine->build_ruler,
+                        .query = vector_of(engine, member->slot),
+                        .limit = batch->first};
+
+    member->hash = hash_vector(walk.query, engine->options.dim);
+    if (batch->entry == 0)
+        return;
+    walk.scratch = scratch_get(engine, batch->first, ef, 1);
+    if (walk.scratch == NULL) {
+        atomic_store_explicit(&batch->failed, true, memory_order_relaxed);
+        return;
+    }
+    uint32_t level = MIN_OF(member->level, entry_level(batch->entry));
+    uint32_t start = walk_descend(&walk, batch->entry, level);
+    for (;; level--) {
+        uint64_t *keys = list_of(batch, member, level);
+
+        if (!walk_level(&walk, start, level, ef))
+            assert(!"a walk without a deadline cannot time out");
+        for (size_t i = 0; i < walk.scratch->pool_count; i++) {
+            uint64_t key = walk.scratch->pool[i];
+            keys[i] = (key >> 32) << 32 | pool_slot(key);
+        }
+        member->count[level] = (uint32_t)walk.scratch->pool_count;
+        start = key_number(keys[0]);
+        if (level == 0)
+            break;
+    }
+    scratch_put(engine, walk.scratch);
+    find_twin(engine, member, list_of(batch, member, 0));
+}
+
+/* Phase 2: twins within the batch. */
+static void find_peer_twins(struct batch *batch)
+{
+    for (uint32_t i = 1; i < batch->count; i++) {
+        struct member *member = &batch->members[i];
+
+        for (uint32_t j = 0; j < i && member->twin_of == 0; j++) {
+            const struct member *peer = &batch->members[j];
+
+            if (peer->hash == member->hash &&
+                equal_vectors(batch->engine, peer->slot, member->slot))
+                member->twin_of = peer->twin_of != 0 ? peer->twin_of : peer->slot + 1;
+        }
+    }
+}
+
+static void sort_keys(uint64_t *keys, size_t count)
+{
+    for (size_t i = 1; i < count; i++) {
+        uint64_t key = keys[i];
+        size_t at = i;
+
+        for (; at > 0 && keys[at - 1] > key; at--)
+            keys[at] = keys[at - 1];
+        keys[at] = key;
+    }
+}
+
+/* Merge two ascending lists; into has room for both. */
+static void merge_keys(uint64_t *into, size_t count, const uint64_t *more, size_t more_count)
+{
+    size_t at = count + more_count;
+
+    while (more_count > 0) {
+        if (count > 0 && into[count - 1] > more[more_count - 1])
+            into[--at] = into[--count];
+        else
+            into[--at] = more[--more_count];
+    }
+}
+
+/* Phase 3. */
+static void job_select(void *argument, size_t index)
+{
+    struct batch *batch = argument;
+    struct engine *engine = batch->engine;
+    struct member *member = &batch->members[index];
+    uint64_t peers[BATCH_MAX];
+
+    if (member->twin_of != 0)
+        return;
+    for (uint32_t level = 0; level <= member->level; level++) {
+        uint64_t *keys = list_of(batch, member, level);
+        size_t count = 0;
+
+        for (size_t j = 0; j < index; j++) {
+            const struct member *peer = &batch->members[j];
+
+            if (peer->twin_of != 0 || peer->level < level)
+                continue;
+            float distance =
+                ruler_distance(&engine->build_ruler, vector_of(engine, member->slot),
+                               vector_of(engine, peer->slot));
+            peers[count++] = key_make(distance, peer->slot);
+        }
+        sort_keys(peers, count);
+        merge_keys(keys, member->count[level], peers, count);
+        struct prune prune = {.engine = engine,
+                              .keys = keys,
+                              .count = member->count[level] + count,
+                              .max = engine->options.m};
+        member->count[level] = (uint32_t)prune_select(&prune);
+    }
+}
+
+/* Tree links of a node: those that stand in its row and those that this batch adds. */
+static uint32_t tree_degree(struct batch *batch, uint32_t slot)
+{
+    _Atomic uint32_t *links = links_of(batch->engine, slot, 0);
+    uint32_t max = links_max(batch->engine, 0);
+    uint32_t degree = 0;
+
+    for (uint32_t i = 0; i < max; i++) {
+        uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
+
+        if (link == 0)
+            break;
+        degree += (link & LINK_TREE) != 0;
+    }
+    for (size_t i = 0; i < batch->pair_count; i++)
+        degree += batch->pairs[i].is_tree != 0 && batch->pairs[i].target == slot;
+    return degree;
+}
+
+/* The nearest kept neighbour that has room for a child; failing that, the newest node that has:
+ * there is one, for a tree's average degree is below two and m is at least four. */
+static uint32_t choose_parent(struct batch *batch, const struct member *member)
+{
+    struct engine *engine = batch->engine;
+    const uint64_t *keys = list_of(batch, member, 0);
+
+    for (uint32_t i = 0; i < member->count[0]; i++)
+        if (tree_degree(batch, key_number(keys[i])) < engine->options.m)
+            return key_number(keys[i]);
+    for (uint32_t slot = member->slot; slot > 0; slot--) {
+        bool is_twin = (slot_state(engine, slot - 1) & SLOT_TWIN) != 0;
+
+        if (!is_twin && tree_degree(batch, slot - 1) < engine->options.m)
+            return slot - 1;
+    }
+    return member->slot;
+}
+
+/* Make sure that the parent stands in the member's list. */
+static void list_parent(struct batch *batch, struct member *member)
+{
+    struct engine *engine = batch->engine;
+    uint64_t *keys = list_of(batch, member, 0);
+
+    for (uint32_t i = 0; i < member->count[0]; i++)
+        if (key_number(keys[i]) == member->parent)
+            return;
+    if (member->count[0] == engine->options.m)
+        member->count[0]--;
+    keys[member->count[0]++] =
+        key_make(ruler_distance(&engine->build_ruler, vector_of(engine, member->slot),
+                                vector_of(engine, member->parent)),
+                 member->parent);
+    sort_keys(keys, member->count[0]);
+}
+
+/* Append to the chain of the node's twins; a reader finds the new one when it is complete. */
+static void attach_twin(struct engine *engine, uint32_t node, uint32_t twin)
+{
+    struct slot *head = slot_of(engine, node);
+    struct slot *last = head;
+    uint32_t first = atomic_load_explicit(&head->twin, memory_order_relaxed);
+
+    assert((slot_state(engine, node) & SLOT_TWIN) == 0);
+    atomic_fetch_or_explicit(&slot_of(engine, twin)->state, SLOT_TWIN, memory_order_relaxed);
+    if (first != 0)
+        last = slot_of(engine, slot_of(engine, first - 1)->upper);
+    slot_of(engine, first != 0 ? first - 1 : twin)->upper = twin;
+    atomic_store_explicit(&last->twin, twin + 1, memory_order_release);
+}
+
+static void write_links(struct engine *engine, const struct member *member, uint32_t level,
+                        const uint64_t *keys)
+{
+    _Atomic uint32_t *links = links_of(engine, member->slot, level);
+
+    for (uint32_t i = 0; i < member->count[level]; i++) {
+        uint32_t link = key_number(keys[i]) + 1;
+
+        if (level == 0 && key_number(keys[i]) == member->parent)
+            link |= LINK_TREE;
+        atomic_store_explicit(&links[i], link, memory_order_release);
+    }
+}
+
+/* Phase 4 for one level: write the member's list, note the links back. */
+static void commit_list(struct batch *batch, struct member *member, uint32_t level)
+{
+    const uint64_t *keys = list_of(batch, member, level);
+
+    write_links(batch->engine, member, level, keys);
+    for (uint32_t i = 0; i < member->count[level]; i++) {
+        assert(batch->pair_count < batch->pairs_max);
+        batch->pairs[batch->pair_count++] = (struct pair){
+            .target = key_number(keys[i]),
+            .order = (uint32_t)(keys[i] >> 32),
+            .source = member->slot,
+            .is_tree = level == 0 && key_number(keys[i]) == member->parent,
+        };
+    }
+}
+
+static void commit_member(struct batch *batch, struct member *member)
+{
+    struct engine *engine = batch->engine;
+
+    if (member->twin_of != 0) {
+        attach_twin(engine, member->twin_of - 1, member->slot);
+        return;
+    }
+    uint32_t rows = atomic_load_explicit(&engine->upper_rows, memory_order_relaxed);
+    slot_of(engine, member->slot)->upper = rows;
+    atomic_store_explicit(&engine->upper_rows, rows + member->level, memory_order_relaxed);
+    member->parent = choose_parent(batch, member);
+    if (member->parent != member->slot)
+        list_parent(batch, member);
+    commit_list(batch, member, 0);
+}
+
+static int compare_pairs(const void *a, const void *b)
+{
+    const struct pair *x = a;
+    const struct pair *y = b;
+
+    if (x->target != y->target)
+        return x->target < y->target ? -1 : 1;
+    if (x->order != y->order)
+        return x->order < y->order ? -1 : 1;
+    return x->source < y->source ? -1 : x->source > y->source;
+}
+
+/* The row of a target as keys, with distances; notes its tree links.  Returns the count. */
+static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, struct prune *prune,
+                         uint32_t *tree)
+{
+    struct engine *engine = batch->engine;
+    _Atomic uint32_t *links = links_of(engine, target, batch->level);
+    uint32_t max = links_max(engine, batch->level);
+    size_t count = 0;
+
+    for (; count < max; count++) {
+        uint32_t link = atomic_load_explicit(&links[count], memory_order_relaxed);
+        uint32_t slot = (link & LINK_TARGET) - 1;
+
+        if (link == 0)
+            break;
+        if ((link & LINK_TREE) != 0)
+            tree[prune->tree_count++] = slot;
+        keys[count] = key_make(ruler_distance(&engine->build_ruler, vector_of(engine, target),
+                                              vector_of(engine, slot)),
+                               slot);
+    }
+    return count;
+}
+
+/* Phase 5: one target takes in its new links. */
+static void job_link(void *argument, size_t index)
+{
+    struct batch *batch = argument;
+    struct engine *engine = batch->engine;
+    const struct pair *pair = &batch->pairs[batch->groups[index]];
+    size_t incoming = batch->groups[index + 1] - batch->groups[index];
+    _Atomic uint32_t *links = links_of(engine, pair->target, batch->level);
+    uint64_t keys[LINKS_MAX];
+    uint64_t sources[BATCH_MAX];
+    uint32_t tree[LINKS_MAX];
+    struct prune prune = {.engine = engine, .keys = keys, .tree = tree};
+
+    assert(incoming > 0 && incoming <= BATCH_MAX);
+    size_t before = read_links(batch, pair->target, keys, &prune, tree);
+    for (size_t i = 0; i < incoming; i++) {
+        if (pair[i].is_tree != 0)
+            tree[prune.tree_count++] = pair[i].source;
+        sources[i] = (uint64_t)pair[i].order << 32 | pair[i].source;
+    }
+    merge_keys(keys, before, sources, incoming);
+    prune.count = before + incoming;
+    prune.max = links_max(engine, batch->level);
+    size_t count = prune.count <= prune.max ? prune.count : prune_select(&prune);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t link = key_number(keys[i]) + 1;
+
+        for (size_t j = 0; j < prune.tree_count; j++)
+            if (tree[j] == key_number(keys[i]))
+                link |= LINK_TREE;
+        atomic_store_explicit(&links[i], link, memory_order_release);
+    }
+    for (size_t i = count; i < before; i++)
+        atomic_store_explicit(&links[i], 0, memory_order_release);
+}
+
+static void link_back(struct batch *batch, uint32_t level)
+{
+    size_t groups = 0;
+
+    qsort(batch->pairs, batch->pair_count, sizeof(*batch->pairs), compare_pairs);
+    for (size_t i = 0; i < batch->pair_count; i++)
+        if (i == 0 || batch->pairs[i].target != batch->pairs[i - 1].target)
+            batch->groups[groups++] = i;
+    batch->groups[groups] = batch->pair_count;
+    batch->level = level;
+    run_jobs(batch->engine, job_link, groups);
+    batch->pair_count = 0;
+}
+
+/* Name the members and take all memory that the batch will want.  False: there is none. */
+static bool prepare(struct batch *batch, uint32_t first, uint32_t count)
+{
+    struct engine *engine = batch->engine;
+    size_t lists = 0;
+
+    batch->first = first;
+    batch->count = count;
+    batch->pair_count = 0;
+    batch->entry = atomic_load_explicit(&engine->entry, memory_order_relaxed);
+    atomic_store_explicit(&batch->failed, false, memory_order_relaxed);
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t level = level_of(engine, slot_of(engine, first + i)->ordinal);
+
+        batch->members[i] = (struct member){.slot = first + i, .level = level, .list = lists};
+        lists += level + 1;
+    }
+    uint64_t rows = atomic_load_explicit(&engine->upper_rows, memory_order_relaxed) + lists;
+    return batch_grow(batch, lists) && plane_reserve(&engine->upper, rows) &&
+           plane_reserve(&engine->ground, (uint64_t)first + count);
+}
+
+static void commit(struct batch *batch)
+{
+    struct engine *engine = batch->engine;
+    uint32_t top = 0;
+    uint64_t entry = batch->entry;
+
+    for (uint32_t i = 0; i < batch->count; i++) {
+        const struct member *member = &batch->members[i];
+
+        commit_member(batch, &batch->members[i]);
+        if (member->twin_of != 0)
+            continue;
+        top = MAX_OF(top, member->level);
+        if (entry == 0 || member->level > entry_level(entry))
+            entry = (uint64_t)(member->slot + 1) << 8 | member->level;
+    }
+    link_back(batch, 0);
+    for (uint32_t level = 1; level <= top; level++) {
+        for (uint32_t i = 0; i < batch->count; i++) {
+            struct member *member = &batch->members[i];
+
+            if (member->twin_of == 0 && member->level >= level)
+                commit_list(batch, member, level);
+        }
+        link_back(batch, level);
+    }
+    /* Releasing: who sees the entry sees its links; who sees the number finds all in the graph. */
+    atomic_store_explicit(&engine->entry, entry, memory_order_release);
+    atomic_store_explicit(&engine->linked, batch->first + batch->count, memory_order_release);
+}
+
+enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left, struct err *err)
+{
+    uint32_t linked = atomic_load_explicit(&engine->linked, memory_order_relaxed);
+    uint32_t count = atomic_load_explicit(&engine->count, memory_order_acquire);
+    uint32_t begun = linked;
+    struct batch *batch = engine->batch;
+
+    *left = 0;
+    if (engine->options.kind == ENGINE_FLAT)
+        return ERR_OK;
+    while (count - linked >= batch_size(linked)) {
+        uint32_t size = batch_size(linked);
+
+        if (linked - begun >= budget)
+            break;
+        batch->engine = engine;
+        if (!prepare(batch, linked, size))
+            return err_set(err, ERR_NO_MEMORY, "no memory to link %u vectors", size);
+        run_jobs(engine, job_search, size);
+        if (atomic_load_explicit(&batch->failed, memory_order_relaxed))
+            return err_set(err, ERR_NO_MEMORY, "no memory to search for neighbours");
+        find_peer_twins(batch);
+        run_jobs(engine, job_select, size);
+        commit(batch);
+        linked += size;
+    }
+    if (count - linked >= batch_size(linked))
+        *left = (count - linked) / BATCH_MAX * BATCH_MAX;
+    if (*left == 0 && count - linked >= batch_size(linked))
+        *left = batch_size(linked);
+    return ERR_OK;
+}

@@ -1,0 +1,69 @@
+/* Which neighbours a node keeps: the heuristic of the paper's algorithm 4.
+ *
+ * A candidate is kept when no kept one is nearer to it than the base is: links then point in all
+ * directions instead of at one crowd.  Room that is left is filled with the nearest of the rest,
+ * for a longer list costs no more to fetch.  Differs from the paper: tree links always stay. */
+#include <assert.h>
+
+#include "engine/hnsw.h"
+
+enum { CANDIDATES_MAX = 2048 + BATCH_MAX, LINKS_MAX = 256 };
+
+static bool in_tree(const struct prune *prune, uint32_t slot)
+{
+    for (size_t i = 0; i < prune->tree_count; i++)
+        if (prune->tree[i] == slot)
+            return true;
+    return false;
+}
+
+static bool is_diverse(const struct prune *prune, uint64_t key, const uint32_t *kept,
+                       size_t kept_count)
+{
+    const struct engine *engine = prune->engine;
+    const float *vector = vector_of(engine, key_number(key));
+    uint32_t order = (uint32_t)(key >> 32);
+
+    for (size_t i = 0; i < kept_count; i++) {
+        float distance = ruler_distance(&engine->build_ruler, vector, vector_of(engine, kept[i]));
+
+        if (key_order(distance) < order)
+            return false;
+    }
+    return true;
+}
+
+size_t prune_select(const struct prune *prune)
+{
+    uint32_t kept[LINKS_MAX];
+    bool is_kept[CANDIDATES_MAX] = {false};
+    size_t kept_count = 0;
+    size_t reserved = prune->tree_count;
+    size_t out = 0;
+
+    assert(prune->count <= CANDIDATES_MAX && prune->max <= LINKS_MAX);
+    assert(prune->tree_count <= prune->max);
+    for (size_t i = 0; i < prune->count && kept_count < prune->max; i++) {
+        uint64_t key = prune->keys[i];
+
+        if (reserved > 0 && in_tree(prune, key_number(key)))
+            reserved--;
+        else if (kept_count + reserved >= prune->max ||
+                 !is_diverse(prune, key, kept, kept_count))
+            continue;
+        kept[kept_count++] = key_number(key);
+        is_kept[i] = true;
+    }
+    assert(reserved == 0);
+    for (size_t i = 0; i < prune->count && kept_count < prune->max; i++) {
+        if (is_kept[i])
+            continue;
+        is_kept[i] = true;
+        kept_count++;
+    }
+    for (size_t i = 0; i < prune->count; i++)
+        if (is_kept[i])
+            prune->keys[out++] = prune->keys[i];
+    assert(out == kept_count);
+    return out;
+}
