@@ -283,26 +283,29 @@ static size_t print_ladder(char *out, double value, int precision, bool as_float
     return (size_t)len;
 }
 
-/* The decimal exponent of value > 0, or one less: enough, because one more digit is harmless. */
-static int decimal_exponent(double value)
+/* floor(log10(value)) of value > 0; false when it is so far from 0 that powers[] ends. */
+static bool decimal_exponent(double value, int *out)
 {
-    int binary;
-    double product;
+    int binary, guess;
 
     (void)frexp(value, &binary);
-    /* floor((binary - 1) * log10(2)) */
-    product = (binary - 1) * 0.30102999566398120;
-    return (int)floor(product);
+    guess = (int)floor((binary - 1) * 0.30102999566398120); /* right, or one too small */
+    if (guess + 1 < -EXACT_POWER || guess + 1 > EXACT_POWER)
+        return false;
+    if (guess + 1 >= 0 ? value >= powers[guess + 1] : value * powers[-(guess + 1)] >= 1)
+        guess++;
+    *out = guess;
+    return true;
 }
 
 /* The fast way; 0 when it is not sure to be right. */
 static size_t print_small_float(char *out, float value)
 {
     double wide = (double)value;
-    int exponent = decimal_exponent(wide);
+    int exponent;
 
-    if (exponent + 1 < EXACT_POWER && wide >= powers[exponent < 0 ? 0 : exponent + 1])
-        exponent++;
+    if (!decimal_exponent(wide, &exponent))
+        return 0;
     for (int count = 6; count <= 9; count++) {
         int shift = count - 1 - exponent; /* power of ten that makes an integer of count digits */
         double scaled;

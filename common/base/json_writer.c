@@ -79,17 +79,29 @@ void json_end_array(struct json_writer *w)
     end(w, false);
 }
 
-void json_key(struct json_writer *w, const char *key)
+static void before_key(struct json_writer *w)
 {
     assert(in_object(w));
     assert(!w->after_key);
     if (w->comma)
         buffer_append_byte(w->out, ',');
+    w->comma = false;
+    w->after_key = true;
+}
+
+void json_key(struct json_writer *w, const char *key)
+{
+    before_key(w);
     buffer_append_byte(w->out, '"');
     buffer_append_text(w->out, key);
     buffer_append(w->out, "\":", 2);
-    w->comma = false;
-    w->after_key = true;
+}
+
+void json_key_text(struct json_writer *w, const char *data, size_t len)
+{
+    before_key(w);
+    json_escape(w->out, data, len);
+    buffer_append_byte(w->out, ':');
 }
 
 void json_string(struct json_writer *w, const char *data, size_t len)
