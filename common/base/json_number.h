@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "common/base/err.h"
+
 #define NUMBER_TEXT_MAX 32 /* bytes of a printed number */
 
 struct json_number {
@@ -34,6 +36,11 @@ bool json_number_to_float(const struct json_number *number, float *out);
 /* The fast path of json_number_to_float for digits / 10^places, places <= 22 and digits < 2^53;
  * false when that does not give the nearest float for sure. */
 bool json_number_small(uint64_t digits, unsigned places, float *out);
+
+/* Scan the number that the reader comes to and go behind it; its range is not looked at.
+ * Errors: as json_read_double. */
+struct json_reader;
+MUST_CHECK enum err_code json_take_number(struct json_reader *r, struct json_number *number);
 
 /* The shortest decimal form that reads back equal; value is finite.  Returns the length, at most
  * NUMBER_TEXT_MAX; out is not terminated. */
