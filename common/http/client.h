@@ -48,7 +48,9 @@ struct http_call {
 
 void http_call_free(struct http_call *call); /* the reply only */
 
-/* As each call ends: true = the call has been re-aimed (base, path, body), send it again. */
+/* As each call ends: true = the call has been re-aimed (base, path, body), send it again.  Runs on
+ * the thread that gathers, one at a time.  At the deadline it is called too, but nothing is sent
+ * again. */
 typedef bool http_ended_fn(void *context, struct http_call *call);
 
 struct http_client_ops {
@@ -73,7 +75,8 @@ MUST_CHECK enum err_code http_client_open(struct http_client **out,
                                           struct err *err);
 void http_client_close(struct http_client *client);
 
-/* Send all, wait for all; calls that have not ended at deadline_ns (boot time) end with
+/* Send all, wait for all (each call's rc and err say what became of it: ERR_INVALID_ARGUMENT for a
+ * URL or header that cannot be sent, ERR_NO_MEMORY, else as struct http_call says); calls that have not ended at deadline_ns (boot time) end with
  * ERR_TIMEOUT.  ended may be NULL.  A reused connection that the peer had closed is retried once
  * on a fresh one when nothing of the reply has come and the method is GET, or POST with
  * idempotent semantics between our own services (all internal calls are: the caller says so by
