@@ -34,7 +34,7 @@ struct token {
 void token_free(struct token *token);
 
 /* The entry becomes the higher of what was there and position.  Errors: ERR_NO_MEMORY,
- * ERR_INVALID_ARGUMENT (too many entries). */
+ * ERR_INVALID_ARGUMENT (too many entries, or no such partition). */
 MUST_CHECK enum err_code token_raise(struct token *token, uint32_t region, uint32_t partition,
                                      uint64_t position, struct err *err);
 MUST_CHECK enum err_code token_merge(struct token *token, const struct token *other,
@@ -51,11 +51,18 @@ void token_to_text(const struct token *token, struct buffer *out);
 MUST_CHECK enum err_code token_from_text(struct token *out, const char *text, size_t len,
                                          struct err *err);
 
-/* The same content inside a wire form. */
+/* The same content inside a wire form: varints; the number of regions, then for each one its
+ * number, the number of its entries and, rising by partition, (partition, position).  Regions and
+ * partitions rise: the first is told as it is, the next ones less their predecessor less 1.
+ * Errors: ERR_INVALID_ARGUMENT (malformed), ERR_NO_MEMORY. */
 struct bytes_reader;
 void token_encode(const struct token *token, struct buffer *out);
 MUST_CHECK enum err_code token_decode(struct token *out, struct bytes_reader *reader,
                                       struct err *err);
+
+/* As token_decode, but the entries live in the arena: neither token_free nor token_raise. */
+MUST_CHECK enum err_code token_decode_in(struct token *out, struct bytes_reader *reader,
+                                         struct arena *arena, struct err *err);
 
 /* Set of partitions, 0..PARTITIONS_MAX-1. */
 struct partition_set {
