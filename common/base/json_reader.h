@@ -7,12 +7,11 @@
  * are not finite are refused.  Differentially fuzzed against jansson.
  *
  * Errors: ERR_INVALID_JSON for malformed input; ERR_INVALID_ARGUMENT where JSON is well-formed but
- * of another type than asked for, and for NaN, Infinity and numbers like 1e400 where a number is
- * asked for (json_peek calls them JSON_NUMBER; json_skip:
- * ERR_INVALID_JSON for the words, ERR_INVALID_ARGUMENT for 1e400); ERR_NO_MEMORY.  A
- * number of more than JSON_NUMBER_BYTES_MAX bytes is refused as one that is not finite.  After an
- * error the reader is not used further.  Pointers of errors are the caller's business
- * (err_prefix_pointer).
+ * of another type than asked for, and for numbers out of range (1e400; those of more than
+ * JSON_NUMBER_BYTES_MAX bytes count as such); ERR_NO_MEMORY.  The words NaN and Infinity are
+ * ERR_INVALID_ARGUMENT where a number is asked for (json_peek calls them JSON_NUMBER), and
+ * ERR_INVALID_JSON elsewhere, as in json_skip.  After an error the reader is not used further.
+ * Pointers of errors are the caller's business (err_prefix_pointer).
  */
 #ifndef VICINAL_BASE_JSON_READER_H
 #define VICINAL_BASE_JSON_READER_H

@@ -192,8 +192,10 @@ static void escape_byte(struct buffer *out, uint8_t byte)
 {
     static const char names[] = "\"\\\b\f\n\r\t";
     static const char letters[] = "\"\\bfnrt";
-    const char *name = byte == 0 ? NULL : strchr(names, byte);
+    const char *name;
 
+    assert(byte != 0 && byte < 0x80);
+    name = strchr(names, byte);
     if (name != NULL) {
         buffer_append_byte(out, '\\');
         buffer_append_byte(out, (uint8_t)letters[name - names]);
@@ -221,7 +223,7 @@ void json_escape(struct buffer *out, const char *data, size_t len)
             continue;
         }
         buffer_append(out, p + start, at - start);
-        if (p[at] < 0x80)
+        if (p[at] != 0 && p[at] < 0x80)
             escape_byte(out, p[at]);
         else
             buffer_append(out, "\xef\xbf\xbd", 3); /* U+FFFD */

@@ -42,8 +42,8 @@ void json_bool(struct json_writer *w, bool value);
 void json_null(struct json_writer *w);
 void json_raw(struct json_writer *w, const void *data, size_t len); /* one value, encoded */
 
-/* The bytes of a JSON string, quotes included, appended to a buffer.  Bytes that are not
- * well-formed UTF-8 become U+FFFD: what is written is valid JSON, whatever came in. */
+/* The bytes of a JSON string, quotes included, appended to a buffer.  NUL and bytes that are not
+ * well-formed UTF-8 become U+FFFD: json_reader reads what is written, whatever came in. */
 void json_escape(struct buffer *out, const char *data, size_t len);
 
 #endif
