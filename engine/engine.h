@@ -37,11 +37,11 @@ struct engine_executor {
 };
 
 struct engine_options {
-    uint32_t dim;             /* 1..DIMENSION_MAX */
+    uint32_t dim; /* 1..DIMENSION_MAX */
     enum engine_metric metric;
     enum engine_kind kind;
-    uint32_t m;               /* links a node keeps on the upper levels; 2 m on the ground */
-    uint32_t ef_construction; /* beam of an insertion */
+    uint32_t m; /* links a node keeps above the ground, where it keeps 2 m; 0: default */
+    uint32_t ef_construction; /* beam of an insertion; 0: default */
     uint32_t flat_below;      /* at most so many live vectors: exact scan; 0: default */
     uint64_t memory_budget;   /* bytes; 0: no limit */
     uint64_t seed;            /* of the levels; equal on all replicas */
@@ -61,9 +61,9 @@ void engine_close(struct engine *engine);
  * before it (gaps are allowed and cost 8 bytes each at the most).  A cosine engine keeps the
  * normalised vector; a zero vector is kept and has distance 1 to everything.
  * Errors: ERR_NO_MEMORY, ERR_INSUFFICIENT_STORAGE (over the budget), ERR_INVALID_ARGUMENT
- * (ordinal not above the last one); the engine is unchanged then. */
-MUST_CHECK enum err_code engine_insert(struct engine *engine, uint32_t ordinal,
-                                       const float *vector, struct err *err);
+ * (ordinal not above the last one, a number that is not finite); the engine is unchanged then. */
+MUST_CHECK enum err_code engine_insert(struct engine *engine, uint32_t ordinal, const float *vector,
+                                       struct err *err);
 
 /* Not returned from now on, still walked through.  Unknown and dead ordinals are ignored. */
 void engine_delete(struct engine *engine, uint32_t ordinal);
@@ -107,22 +107,32 @@ MUST_CHECK enum err_code engine_search(struct engine *engine, const struct engin
                                        struct engine_counters *counters, struct err *err);
 
 /* One slice of background work: link up to budget vectors into the graph (with the executor's
- * threads, if it has any).  Returns how many are left to link. */
+ * threads, if it has any).  *left says how many a further call would link: 0, nothing to do.
+ * Vectors are linked in batches of up to 64, whose sizes depend only on the number linked before,
+ * so that the graph does not depend on budgets and threads: a call may exceed its budget by a part
+ * of a batch, and the last vectors, fewer than a batch, stay in the flat scan until it is full
+ * (engine_linked() is then below the number inserted while *left is 0).
+ * Errors: ERR_NO_MEMORY; nothing of the batch is linked then. */
 MUST_CHECK enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left,
                                      struct err *err);
 
 /* Every ordinal below this is in a sealed, synced segment: 0 in this version. */
 uint32_t engine_covered(const struct engine *engine);
 
-uint64_t engine_count(const struct engine *engine);        /* live vectors */
-uint64_t engine_linked(const struct engine *engine);       /* vectors that the graph holds */
-uint64_t engine_memory_used(const struct engine *engine);  /* bytes taken from the system */
-const char *engine_kernel(const struct engine *engine);    /* name of the kernels in use */
+uint64_t engine_count(const struct engine *engine);       /* live vectors */
+uint64_t engine_linked(const struct engine *engine);      /* vectors that the graph holds */
+uint64_t engine_memory_used(const struct engine *engine); /* bytes taken from the system */
+const char *engine_kernel(const struct engine *engine);   /* name of the kernels in use */
 
 enum engine_work { ENGINE_BUILD, ENGINE_LOAD };
 
 /* Bytes that building or loading n vectors will need. */
 uint64_t engine_predict(const struct engine_options *options, uint64_t n, enum engine_work work);
+
+/* A number that is equal for engines with the same ordinals, vectors, deletions and graph, hence
+ * after the same sequence of insertions, whatever the budgets and threads of engine_step() were.
+ * Only while nobody inserts, deletes or steps. */
+uint64_t engine_digest(const struct engine *engine);
 
 /* Check every invariant: degrees, ids, levels, link distances ascending, reachability of live
  * nodes from the entry point.  Only while nobody inserts or steps.

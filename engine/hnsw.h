@@ -33,8 +33,8 @@ bool deadline_passed(uint64_t deadline_ns);
 
 /* Keys are order << 32 | slot here.  Of count ascending keys around `base`, keep up to max that
  * are nearer to base than to any kept one, then fill with the nearest of the others; the kept
- * ones, ascending, replace the front of keys.  Keys that stand in tree (tree_count ascending slots) are always
- * kept.  Returns how many were kept. */
+ * ones, ascending, replace the front of keys.  Keys that stand in tree (tree_count ascending slots)
+ * are always kept.  Returns how many were kept. */
 struct prune {
     const struct engine *engine;
     uint64_t *keys;

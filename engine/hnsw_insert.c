@@ -15,6 +15,7 @@
 #include <string.h>
 
 #include "common/base/checked.h"
+#include "common/base/limits.h"
 #include "engine/hnsw.h"
 #include "engine/memory.h"
 
@@ -50,9 +51,9 @@ struct batch {
     struct pair *pairs;
     size_t pairs_max;
     size_t pair_count;
-    size_t groups[BATCH_MAX * LINKS_MAX + 1]; /* where each target's pairs begin */
-    uint32_t level;                           /* that is being linked back */
-    _Atomic bool failed;                      /* a thread found no memory */
+    size_t groups[BATCH_MAX * (HNSW_M_MAX + 1) + 1]; /* where each target's pairs begin */
+    uint32_t level;                                  /* that is being linked back */
+    _Atomic bool failed;                             /* a thread found no memory */
 };
 
 static size_t span_of(const struct engine_options *options)
@@ -62,8 +63,7 @@ static size_t span_of(const struct engine_options *options)
 
 uint64_t batch_bytes(const struct engine_options *options)
 {
-    return sizeof(struct batch) +
-           2 * BATCH_MAX * (span_of(options) * sizeof(uint64_t)) +
+    return sizeof(struct batch) + 2 * BATCH_MAX * (span_of(options) * sizeof(uint64_t)) +
            BATCH_MAX * (options->m + 1) * sizeof(struct pair);
 }
 
@@ -259,9 +259,8 @@ static void job_select(void *argument, size_t index)
 
             if (peer->twin_of != 0 || peer->level < level)
                 continue;
-            float distance =
-                ruler_distance(&engine->build_ruler, vector_of(engine, member->slot),
-                               vector_of(engine, peer->slot));
+            float distance = ruler_distance(&engine->build_ruler, vector_of(engine, member->slot),
+                                            vector_of(engine, peer->slot));
             peers[count++] = key_make(distance, peer->slot);
         }
         sort_keys(peers, count);

@@ -48,8 +48,7 @@ size_t prune_select(const struct prune *prune)
 
         if (reserved > 0 && in_tree(prune, key_number(key)))
             reserved--;
-        else if (kept_count + reserved >= prune->max ||
-                 !is_diverse(prune, key, kept, kept_count))
+        else if (kept_count + reserved >= prune->max || !is_diverse(prune, key, kept, kept_count))
             continue;
         kept[kept_count++] = key_number(key);
         is_kept[i] = true;

@@ -142,8 +142,8 @@ static size_t absorb_fresh(struct walk *walk, size_t count, size_t ef)
     for (size_t i = 0; i < count; i++) {
         if (i + LOOK_AHEAD < count)
             prefetch_vector(walk->engine, fresh[i + LOOK_AHEAD]);
-        uint64_t order = key_order(
-            ruler_distance(walk->ruler, walk->query, vector_of(walk->engine, fresh[i])));
+        uint64_t order =
+            key_order(ruler_distance(walk->ruler, walk->query, vector_of(walk->engine, fresh[i])));
         uint64_t key = order << 32 | (uint64_t)fresh[i] << 1;
         if (scratch->pool_count == ef && key >= scratch->pool[ef - 1])
             continue;

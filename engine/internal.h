@@ -16,15 +16,16 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <string.h>
 
 #include "engine/engine.h"
 #include "engine/kernels.h"
 #include "engine/plane.h"
 
 enum {
-    LEVEL_MAX = 15,          /* highest level a node may have */
-    BATCH_MAX = 64,          /* vectors linked together */
-    SLOT_DEAD = 1,           /* bits of slot.state */
+    LEVEL_MAX = 15, /* highest level a node may have */
+    BATCH_MAX = 64, /* vectors linked together */
+    SLOT_DEAD = 1,  /* bits of slot.state */
     SLOT_TWIN = 2,
     FLAT_BELOW_DEFAULT = 2000,
 };
@@ -34,8 +35,8 @@ enum {
 
 struct slot {
     uint32_t ordinal;
-    uint32_t upper;         /* node: first row in the upper plane; first twin of a chain: its last */
-    _Atomic uint32_t twin;  /* next equal vector, slot + 1; 0: none */
+    uint32_t upper;        /* node: first row in the upper plane; first twin of a chain: its last */
+    _Atomic uint32_t twin; /* next equal vector, slot + 1; 0: none */
     _Atomic uint32_t state; /* SLOT_DEAD, SLOT_TWIN */
 };
 
@@ -95,8 +96,7 @@ static inline uint32_t slot_state(const struct engine *engine, uint32_t slot)
 }
 
 /* Links of a node: 2 m on level 0, m above. */
-static inline _Atomic uint32_t *links_of(const struct engine *engine, uint32_t slot,
-                                         uint32_t level)
+static inline _Atomic uint32_t *links_of(const struct engine *engine, uint32_t slot, uint32_t level)
 {
     if (level == 0)
         return plane_row(&engine->ground, slot);
@@ -125,13 +125,27 @@ static inline void prefetch(const void *address)
     __asm__ volatile("" ::: "memory");
 }
 
+/* No NaN, no infinity.  On the bits: this is integer work that a compiler does many at a time. */
+static inline bool all_finite(const float *vector, size_t dim)
+{
+    uint32_t bad = 0;
+
+    for (size_t i = 0; i < dim; i++) {
+        uint32_t bits;
+
+        memcpy(&bits, &vector[i], sizeof(bits));
+        bad |= (bits & UINT32_C(0x7f800000)) == UINT32_C(0x7f800000);
+    }
+    return bad == 0;
+}
+
 /* Level of the vector with this ordinal: a hash, so equal on all replicas. */
 uint32_t level_of(const struct engine *engine, uint32_t ordinal);
 
 /* Slot of an ordinal; false: there is none among the first count slots. */
 bool slot_find(const struct engine *engine, uint32_t ordinal, uint32_t count, uint32_t *slot);
 
-/* hnsw_insert.c: the workspace; *left: vectors in full batches that are not linked. */
+/* hnsw_insert.c: the workspace, and how many vectors the next batch takes. */
 MUST_CHECK struct batch *batch_new(const struct engine_options *options);
 void batch_free(struct batch *batch);
 uint64_t batch_bytes(const struct engine_options *options);

@@ -11,10 +11,10 @@
 typedef float kernel_fn(const float *a, const float *b, size_t dim);
 
 struct kernels {
-    const char *name;         /* "scalar", "avx2", "avx512" */
-    bool (*supported)(void);  /* by this CPU and this operating system */
-    kernel_fn *dot;           /* sum of a[i] b[i] */
-    kernel_fn *l2;            /* sum of (a[i] - b[i])^2 */
+    const char *name;        /* "scalar", "avx2", "avx512" */
+    bool (*supported)(void); /* by this CPU and this operating system */
+    kernel_fn *dot;          /* sum of a[i] b[i] */
+    kernel_fn *l2;           /* sum of (a[i] - b[i])^2 */
 };
 
 /* The table of that name; NULL or "": the fastest one that this machine supports.

@@ -96,8 +96,8 @@ TARGET_AVX512 static float avx512_dot(const float *a, const float *b, size_t dim
         size_t rest = dim - i;
         __mmask16 mask = rest >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << rest) - 1u);
 
-        s0 = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, a + i),
-                             _mm512_maskz_loadu_ps(mask, b + i), s0);
+        s0 = _mm512_fmadd_ps(_mm512_maskz_loadu_ps(mask, a + i), _mm512_maskz_loadu_ps(mask, b + i),
+                             s0);
     }
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s0, s1), _mm512_add_ps(s2, s3)));
 }
@@ -123,8 +123,8 @@ TARGET_AVX512 static float avx512_l2(const float *a, const float *b, size_t dim)
     for (; i < dim; i += 16) {
         size_t rest = dim - i;
         __mmask16 mask = rest >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << rest) - 1u);
-        __m512 d = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, a + i),
-                                 _mm512_maskz_loadu_ps(mask, b + i));
+        __m512 d =
+            _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, a + i), _mm512_maskz_loadu_ps(mask, b + i));
 
         s0 = _mm512_fmadd_ps(d, d, s0);
     }

@@ -9,16 +9,16 @@
 
 struct scratch {
     struct scratch *next;
-    uint8_t *visited;      /* equals tag: seen in this walk */
-    size_t visited_max;    /* slots it has room for */
-    uint64_t *pool;        /* beam, ascending: order << 32 | slot << 1 | expanded */
+    uint8_t *visited;   /* equals tag: seen in this walk */
+    size_t visited_max; /* slots it has room for */
+    uint64_t *pool;     /* beam, ascending: order << 32 | slot << 1 | expanded */
     size_t pool_max;
     size_t pool_count;
-    uint64_t *best;        /* room for the heap of a topk */
+    uint64_t *best; /* room for the heap of a topk */
     size_t best_max;
-    float *query;          /* dim floats, normalised where the metric wants it */
-    uint32_t *fresh;       /* slots of one hop, or of one run of a filtered scan */
-    uint64_t bytes;        /* of all of the above */
+    float *query;    /* dim floats, normalised where the metric wants it */
+    uint32_t *fresh; /* slots of one hop, or of one run of a filtered scan */
+    uint64_t bytes;  /* of all of the above */
     uint8_t tag;
 };
 

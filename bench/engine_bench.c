@@ -1,0 +1,490 @@
+/* Measure the engine alone: build it from --base, sweep the beam over --queries against --truth.
+ *
+ * One query at a time; with --threads above one only the build uses them.  QPS at a target recall
+ * is interpolated between the measured points around it.  Prints a table; with --json the last
+ * line is one object.  Failure: any file or option that does not fit ends the run with code 1. */
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/base/checked.h"
+#include "common/base/limits.h"
+#include "common/base/npy.h"
+#include "engine/engine.h"
+
+enum { TARGETS_MAX = 16, POINTS_MAX = 32, THREADS_MAX = 64 };
+
+struct options {
+    const char *base, *queries, *truth;
+    struct engine_options engine;
+    uint32_t k, ef, threads, repeats;
+    double targets[TARGETS_MAX];
+    size_t target_count;
+    bool json;
+};
+
+struct point {
+    uint32_t ef;
+    double recall, qps, p50_us, p99_us, distances, hops;
+};
+
+struct bench {
+    struct options options;
+    struct npy base, queries, truth;
+    float *vectors; /* queries as floats */
+    struct engine *engine;
+    double build_s, insert_s;
+    struct point points[POINTS_MAX];
+    size_t point_count;
+};
+
+static double now_s(void)
+{
+    struct timespec now;
+
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+/* An executor of so many threads, started anew for each batch of jobs: batches take long. */
+struct crew {
+    void (*job)(void *, size_t);
+    void *argument;
+    size_t count;
+    _Atomic size_t next;
+};
+
+static void *crew_work(void *argument)
+{
+    struct crew *crew = argument;
+
+    for (;;) {
+        size_t index = atomic_fetch_add_explicit(&crew->next, 1, memory_order_relaxed);
+        if (index >= crew->count)
+            return NULL;
+        crew->job(crew->argument, index);
+    }
+}
+
+static void crew_run(void *state, void (*job)(void *, size_t), void *argument, size_t count)
+{
+    const struct options *options = state;
+    struct crew crew = {.job = job, .argument = argument, .count = count};
+    pthread_t threads[THREADS_MAX];
+    uint32_t started = 0;
+
+    for (; started + 1 < options->threads && started + 1 < count; started++)
+        if (pthread_create(&threads[started], NULL, crew_work, &crew) != 0)
+            break;
+    (void)crew_work(&crew);
+    for (uint32_t i = 0; i < started; i++)
+        (void)pthread_join(threads[i], NULL);
+}
+
+static enum err_code build(struct bench *bench, struct err *err)
+{
+    float *row = array_alloc(bench->base.cols, sizeof(*row));
+    struct engine_executor executor = {.run = crew_run, .state = &bench->options};
+    enum err_code code;
+    uint64_t left;
+
+    if (row == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory");
+    code = engine_open(&bench->engine, NULL, &bench->options.engine,
+                       bench->options.threads > 1 ? &executor : NULL, err);
+    double begin = now_s();
+    for (uint64_t i = 0; code == ERR_OK && i < bench->base.rows; i++) {
+        npy_row_f32(&bench->base, i, row);
+        code = engine_insert(bench->engine, (uint32_t)i, row, err);
+    }
+    bench->insert_s = now_s() - begin;
+    if (code == ERR_OK)
+        code = engine_step(bench->engine, UINT32_MAX, &left, err);
+    bench->build_s = now_s() - begin;
+    free(row);
+    return code;
+}
+
+static int compare_double(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* Share of the true k nearest among the hits. */
+static double recall_of(const struct engine_hit *hits, size_t count, const int32_t *truth,
+                        uint32_t k)
+{
+    uint32_t right = 0;
+
+    for (size_t i = 0; i < count; i++)
+        for (uint32_t j = 0; j < k; j++)
+            right += (int32_t)hits[i].ordinal == truth[j];
+    return (double)right / k;
+}
+
+struct work {
+    struct engine_hit *hits;
+    int32_t *truth;
+    double *times;
+};
+
+static enum err_code run_queries(struct bench *bench, struct work *work, struct point *point,
+                                 struct err *err)
+{
+    size_t dim = bench->queries.cols;
+    double recall = 0, total = 0;
+
+    point->distances = point->hops = 0;
+    for (uint64_t i = 0; i < bench->queries.rows; i++) {
+        struct engine_query query = {.vector = bench->vectors + i * dim,
+                                     .k = bench->options.k,
+                                     .ef = point->ef,
+                                     .bound = INFINITY};
+        struct engine_counters counters;
+        size_t count;
+        double begin = now_s();
+        enum err_code code =
+            engine_search(bench->engine, &query, work->hits, &count, &counters, err);
+        work->times[i] = now_s() - begin;
+        if (code != ERR_OK)
+            return code;
+        total += work->times[i];
+        npy_row_i32(&bench->truth, i, work->truth);
+        recall += recall_of(work->hits, count, work->truth, bench->options.k);
+        point->distances += (double)counters.distances;
+        point->hops += (double)counters.hops;
+    }
+    double n = (double)bench->queries.rows;
+    qsort(work->times, bench->queries.rows, sizeof(double), compare_double);
+    if (n / total > point->qps) {
+        point->qps = n / total;
+        point->p50_us = work->times[bench->queries.rows / 2] * 1e6;
+        point->p99_us = work->times[bench->queries.rows * 99 / 100] * 1e6;
+    }
+    point->recall = recall / n;
+    point->distances /= n;
+    point->hops /= n;
+    return ERR_OK;
+}
+
+static enum err_code sweep(struct bench *bench, struct work *work, struct err *err)
+{
+    static const uint32_t beams[] = {0,  10,  16,  24,  32,  40,  48,  56,  64,  72, 80,
+                                     96, 112, 128, 160, 192, 256, 320, 400, 512, 768};
+    double highest = 0;
+
+    for (size_t t = 0; t < bench->options.target_count; t++)
+        highest = MAX_OF(highest, bench->options.targets[t]);
+    for (size_t i = 0; i < ARRAY_COUNT(beams); i++) {
+        struct point point = {.ef = bench->options.ef != 0 ? bench->options.ef : beams[i]};
+
+        for (uint32_t r = 0; r < bench->options.repeats; r++) {
+            enum err_code code = run_queries(bench, work, &point, err);
+            if (code != ERR_OK)
+                return code;
+        }
+        printf("ef %4u  recall %.4f  %8.0f qps  p50 %6.1f us  p99 %6.1f us  %6.0f distances  "
+               "%5.0f hops\n",
+               point.ef, point.recall, point.qps, point.p50_us, point.p99_us, point.distances,
+               point.hops);
+        bench->points[bench->point_count++] = point;
+        if (bench->options.ef != 0 || (point.ef != 0 && point.recall >= highest))
+            break;
+    }
+    return ERR_OK;
+}
+
+/* The measured points around the recall; between them speed is taken as linear. */
+static bool interpolate(const struct bench *bench, double target, struct point *out)
+{
+    const struct point *before = NULL;
+
+    for (size_t i = 0; i < bench->point_count; i++) {
+        const struct point *point = &bench->points[i];
+
+        if (point->ef == 0)
+            continue; /* the default beam: shown, no part of the sweep */
+        if (point->recall >= target) {
+            double share = 1;
+            if (before != NULL && point->recall > before->recall)
+                share = (target - before->recall) / (point->recall - before->recall);
+            else
+                before = point;
+            *out = *point;
+            out->qps = 1 / ((1 - share) / before->qps + share / point->qps);
+            out->p50_us = before->p50_us + share * (point->p50_us - before->p50_us);
+            out->p99_us = before->p99_us + share * (point->p99_us - before->p99_us);
+            return true;
+        }
+        before = point;
+    }
+    return false;
+}
+
+static void print_number(const char *name, bool is_known, double value)
+{
+    if (is_known)
+        printf("%s%.2f", name, value);
+    else
+        printf("%snull", name);
+}
+
+static void report(const struct bench *bench)
+{
+    const struct options *options = &bench->options;
+    double bytes = (double)engine_memory_used(bench->engine) / (double)bench->base.rows;
+    struct point point = {0};
+    struct point shown = {0};
+    bool is_shown = false;
+
+    for (size_t t = 0; t < options->target_count; t++)
+        if (interpolate(bench, options->targets[t], &point))
+            printf("recall %.3f: %.0f qps, p50 %.1f us, p99 %.1f us\n", options->targets[t],
+                   point.qps, point.p50_us, point.p99_us);
+    if (!options->json)
+        return;
+    printf("{\"qps\":{");
+    for (size_t t = 0; t < options->target_count; t++) {
+        char name[32];
+        bool is_known = interpolate(bench, options->targets[t], &point);
+
+        (void)snprintf(name, sizeof(name), "%s\"%.2f\":", t == 0 ? "" : ",", options->targets[t]);
+        print_number(name, is_known, point.qps);
+        if (is_known && (!is_shown || options->targets[t] <= 0.951)) {
+            shown = point;
+            is_shown = true;
+        }
+    }
+    print_number("},\"p50_us\":", is_shown, shown.p50_us);
+    print_number(",\"p99_us\":", is_shown, shown.p99_us);
+    printf(",\"build_s\":%.2f,\"bytes_per_vector\":%.1f}\n", bench->build_s, bytes);
+}
+
+static enum err_code open_files(struct bench *bench, struct err *err)
+{
+    struct options *options = &bench->options;
+    enum err_code code = npy_open(options->base, &bench->base, err);
+
+    if (code == ERR_OK)
+        code = npy_open(options->queries, &bench->queries, err);
+    if (code == ERR_OK)
+        code = npy_open(options->truth, &bench->truth, err);
+    if (code != ERR_OK)
+        return code;
+    if (bench->base.cols != bench->queries.cols || bench->queries.rows == 0 ||
+        bench->queries.rows > bench->truth.rows || bench->truth.cols < options->k ||
+        bench->truth.type != NPY_INT32 || bench->base.cols > DIMENSION_MAX)
+        return err_set(err, ERR_INVALID_ARGUMENT, "base, queries and truth do not fit together");
+    options->engine.dim = bench->base.cols;
+    bench->vectors =
+        array_alloc(bench->queries.rows, (size_t)bench->queries.cols * sizeof(*bench->vectors));
+    if (bench->vectors == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory");
+    for (uint64_t i = 0; i < bench->queries.rows; i++)
+        npy_row_f32(&bench->queries, i, bench->vectors + i * bench->queries.cols);
+    return ERR_OK;
+}
+
+static enum err_code measure(struct bench *bench, struct err *err)
+{
+    struct work work = {0};
+    enum err_code code = open_files(bench, err);
+
+    if (code == ERR_OK)
+        code = build(bench, err);
+    if (code != ERR_OK)
+        return code;
+    printf("kernel %s, %llu x %u, m %u, ef_construction %u: copied in %.2f s, built in %.2f s, "
+           "%.1f MB, predicted %.1f MB\n",
+           engine_kernel(bench->engine), (unsigned long long)bench->base.rows, bench->base.cols,
+           bench->options.engine.m, bench->options.engine.ef_construction, bench->insert_s,
+           bench->build_s, (double)engine_memory_used(bench->engine) * 1e-6,
+           (double)engine_predict(&bench->options.engine, bench->base.rows, ENGINE_BUILD) * 1e-6);
+    work.hits = array_alloc(bench->options.k, sizeof(*work.hits));
+    work.truth = array_alloc(bench->truth.cols, sizeof(*work.truth));
+    work.times = array_alloc(bench->queries.rows, sizeof(*work.times));
+    if (work.hits == NULL || work.truth == NULL || work.times == NULL)
+        code = err_set(err, ERR_NO_MEMORY, "no memory");
+    if (code == ERR_OK)
+        code = sweep(bench, &work, err);
+    if (code == ERR_OK)
+        report(bench);
+    free(work.hits);
+    free(work.truth);
+    free(work.times);
+    return code;
+}
+
+static bool parse_u32(const char *text, uint32_t max, uint32_t *out)
+{
+    char *end;
+
+    errno = 0;
+    unsigned long value = strtoul(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || value > max)
+        return false;
+    *out = (uint32_t)value;
+    return true;
+}
+
+static bool parse_targets(const char *text, struct options *options)
+{
+    options->target_count = 0;
+    for (;;) {
+        char *end;
+        double value = strtod(text, &end);
+
+        if (end == text || !(value > 0 && value <= 1) || options->target_count == TARGETS_MAX)
+            return false;
+        options->targets[options->target_count++] = value;
+        if (*end == '\0')
+            return true;
+        if (*end != ',')
+            return false;
+        text = end + 1;
+    }
+}
+
+static bool parse_metric(const char *text, enum engine_metric *metric)
+{
+    static const char *const names[] = {"cosine", "ip", "l2"};
+
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *metric = (enum engine_metric)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool parse_index(const char *text, enum engine_kind *kind)
+{
+    *kind = strcmp(text, "flat") == 0 ? ENGINE_FLAT : ENGINE_HNSW;
+    return *kind == ENGINE_FLAT || strcmp(text, "hnsw") == 0;
+}
+
+enum {
+    O_BASE = 1,
+    O_QUERIES,
+    O_TRUTH,
+    O_METRIC,
+    O_K,
+    O_EF,
+    O_THREADS,
+    O_TARGETS,
+    O_JSON,
+    O_M,
+    O_EFC,
+    O_KERNEL,
+    O_REPEATS,
+    O_INDEX
+};
+
+static bool set_option(struct options *options, int option, const char *text)
+{
+    switch (option) {
+    case O_BASE:
+        options->base = text;
+        return true;
+    case O_QUERIES:
+        options->queries = text;
+        return true;
+    case O_TRUTH:
+        options->truth = text;
+        return true;
+    case O_METRIC:
+        return parse_metric(text, &options->engine.metric);
+    case O_INDEX:
+        return parse_index(text, &options->engine.kind);
+    case O_K:
+        return parse_u32(text, TOP_K_MAX, &options->k) && options->k > 0;
+    case O_EF:
+        return parse_u32(text, SEARCH_EF_MAX, &options->ef);
+    case O_THREADS:
+        return parse_u32(text, THREADS_MAX, &options->threads) && options->threads > 0;
+    case O_REPEATS:
+        return parse_u32(text, 100, &options->repeats) && options->repeats > 0;
+    case O_M:
+        return parse_u32(text, HNSW_M_MAX, &options->engine.m);
+    case O_EFC:
+        return parse_u32(text, HNSW_EF_CONSTRUCTION_MAX, &options->engine.ef_construction);
+    case O_TARGETS:
+        return parse_targets(text, options);
+    case O_KERNEL:
+        options->engine.kernel = text;
+        return true;
+    case O_JSON:
+        options->json = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool parse_options(int argc, char **argv, struct options *options)
+{
+    static const struct option table[] = {
+        {"base", required_argument, NULL, O_BASE},
+        {"queries", required_argument, NULL, O_QUERIES},
+        {"truth", required_argument, NULL, O_TRUTH},
+        {"metric", required_argument, NULL, O_METRIC},
+        {"index", required_argument, NULL, O_INDEX},
+        {"k", required_argument, NULL, O_K},
+        {"ef", required_argument, NULL, O_EF},
+        {"threads", required_argument, NULL, O_THREADS},
+        {"repeats", required_argument, NULL, O_REPEATS},
+        {"m", required_argument, NULL, O_M},
+        {"ef-construction", required_argument, NULL, O_EFC},
+        {"targets", required_argument, NULL, O_TARGETS},
+        {"kernel", required_argument, NULL, O_KERNEL},
+        {"json", no_argument, NULL, O_JSON},
+        {NULL, 0, NULL, 0},
+    };
+    int option;
+
+    while ((option = getopt_long(argc, argv, "", table, NULL)) != -1)
+        if (!set_option(options, option, optarg))
+            return false;
+    return optind == argc && options->base != NULL && options->queries != NULL &&
+           options->truth != NULL;
+}
+
+int main(int argc, char **argv)
+{
+    struct bench bench = {.options = {.engine = {.metric = ENGINE_COSINE,
+                                                 .m = HNSW_M_DEFAULT,
+                                                 .ef_construction = HNSW_EF_CONSTRUCTION_DEFAULT},
+                                      .k = 10,
+                                      .threads = 1,
+                                      .repeats = 3,
+                                      .targets = {0.90, 0.95, 0.99},
+                                      .target_count = 3}};
+    struct err err;
+
+    if (!parse_options(argc, argv, &bench.options)) {
+        fprintf(stderr, "usage: engine-bench --base X.npy --queries Q.npy --truth T.npy\n"
+                        "  [--metric cosine|ip|l2] [--index hnsw|flat] [--k N] [--ef N]\n"
+                        "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
+                        "  [--m N] [--ef-construction N] [--kernel NAME] [--json]\n");
+        return 2;
+    }
+    enum err_code code = measure(&bench, &err);
+    if (code != ERR_OK)
+        fprintf(stderr, "engine-bench: %s\n", err.message);
+    engine_close(bench.engine);
+    npy_close(&bench.base);
+    npy_close(&bench.queries);
+    npy_close(&bench.truth);
+    free(bench.vectors);
+    return code == ERR_OK ? 0 : 1;
+}

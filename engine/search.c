@@ -1,0 +1,237 @@
+/* A search: choose a plan, walk or scan, merge, and make sure that nothing was missed.
+ *
+ * Happy path: walk the graph with a beam of ef, collect from the beam what is alive and passes
+ * the filter, scan the tail that the graph does not hold yet, return the best k.
+ * The dead and the filtered are walked through but not returned, so the beam is widened by their
+ * share.  When the beam still holds too few that may be returned (they lie far from the query, or
+ * the share was misjudged) the walk is repeated with a wider beam, and when scanning is cheaper
+ * than that, everything that may be returned is scanned: k hits are found whenever there are k.
+ * Failure: the deadline, or no memory for the workspace. */
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+
+#include "common/base/checked.h"
+#include "engine/search.h"
+
+enum {
+    EF_FLOOR = 72,          /* default beam for small k ... */
+    EF_PER_HIT = 2,         /* ... and for large k */
+    COST_PER_BEAM = 10,     /* distances that a walk computes for each place in the beam */
+    FILTER_FLAT_MAX = 2000, /* a filter that names no more is always scanned */
+    WIDEN_BY = 4,           /* the beam, when it held too few */
+    CHAIN_PER_CHECK = 4096,
+};
+
+static uint32_t effective_ef(const struct engine_query *query)
+{
+    uint64_t ef = query->ef;
+
+    if (ef == 0)
+        ef = MAX_OF((uint64_t)EF_FLOOR, (uint64_t)EF_PER_HIT * query->k);
+    return (uint32_t)MIN_OF(MAX_OF(ef, (uint64_t)query->k), PLANE_ROWS_MAX);
+}
+
+/* Add a node that the walk found, and its twins.  False: the deadline has passed. */
+static bool collect_node(struct search *search, uint64_t key, uint64_t *found)
+{
+    const struct engine *engine = search->engine;
+    uint32_t order = (uint32_t)(key >> 32);
+    uint32_t slot = pool_slot(key);
+    uint64_t taken = 0;
+    uint32_t seen = 0;
+
+    for (;;) {
+        const struct slot *row = slot_of(engine, slot);
+
+        if (slot >= search->linked)
+            break; /* linked while we walked; the scan of the tail sees it */
+        if ((slot_state(engine, slot) & SLOT_DEAD) == 0 && search_admits(search, row->ordinal)) {
+            topk_push(&search->best, (uint64_t)order << 32 | row->ordinal);
+            taken++;
+        }
+        uint32_t next = atomic_load_explicit(&row->twin, memory_order_acquire);
+        if (next == 0 || taken >= search->query->k)
+            break; /* later twins lie no nearer and have larger ordinals */
+        if (++seen % CHAIN_PER_CHECK == 0 && deadline_passed(search->query->deadline_ns))
+            return false;
+        slot = next - 1;
+    }
+    *found += taken;
+    return true;
+}
+
+static bool walk_once(struct search *search, uint32_t ef, uint64_t *found)
+{
+    struct scratch *scratch = search->scratch;
+    struct walk walk = {.engine = search->engine,
+                        .scratch = scratch,
+                        .ruler = &search->engine->search_ruler,
+                        .query = scratch->query,
+                        .limit = search->count,
+                        .deadline_ns = search->query->deadline_ns};
+    bool in_time = walk_level(&walk, walk_descend(&walk, search->entry, 0), 0, ef);
+
+    search->counters.distances += walk.distances;
+    search->counters.hops += walk.hops;
+    *found = 0;
+    for (size_t i = 0; in_time && i < scratch->pool_count; i++)
+        in_time = collect_node(search, scratch->pool[i], found);
+    return in_time;
+}
+
+static void best_reset(struct search *search)
+{
+    float bound = search->query->bound;
+    uint64_t limit = UINT64_MAX;
+
+    if (bound == bound)
+        limit = ((uint64_t)key_order(bound) + 1) << 32;
+    search->best =
+        (struct topk){.keys = search->scratch->best, .max = search->query->k, .limit = limit};
+}
+
+static bool scan_all(struct search *search)
+{
+    best_reset(search);
+    if (search->query->filter != NULL && search->candidates < search->count / 4) {
+        search->counters.plan = "flat_filter";
+        return flat_filter(search);
+    }
+    search->counters.plan = search->query->filter != NULL ? "flat_filter" : "flat";
+    return flat_range(search, 0, search->count);
+}
+
+/* Beam that is expected to hold ef vectors that may be returned. */
+static uint64_t widened(const struct search *search, uint64_t ef)
+{
+    return ef * search->count / MAX_OF(search->candidates, UINT64_C(1)) + 1;
+}
+
+static bool is_flat(const struct search *search, uint32_t ef)
+{
+    const struct engine *engine = search->engine;
+    const struct engine_query *query = search->query;
+
+    if (engine->options.kind == ENGINE_FLAT || query->exact || search->entry == 0 ||
+        search->linked == 0 || search->live <= engine->options.flat_below)
+        return true;
+    if (query->filter != NULL && search->candidates <= FILTER_FLAT_MAX)
+        return true;
+    return widened(search, ef) * COST_PER_BEAM >= search->candidates;
+}
+
+/* Enough of the beam may be returned to trust it.  Duplicates may have made the graph smaller
+ * than the beam; then the walk has seen every node. */
+static bool is_plenty(const struct search *search, uint64_t found, uint32_t ef, uint64_t beam)
+{
+    uint64_t wanted = MAX_OF((uint64_t)search->query->k, (uint64_t)ef / 2);
+
+    return found >= wanted || search->scratch->pool_count < beam;
+}
+
+static bool walk_and_merge(struct search *search, uint32_t ef, bool *starved)
+{
+    uint64_t beam = widened(search, ef);
+
+    search->counters.plan = search->query->filter != NULL ? "hnsw_filter" : "hnsw";
+    for (;;) {
+        uint64_t found;
+
+        if (beam * COST_PER_BEAM >= search->candidates + COST_PER_BEAM * (uint64_t)ef ||
+            !scratch_beam(search->engine, search->scratch, beam)) {
+            *starved = true;
+            return true;
+        }
+        best_reset(search);
+        if (!walk_once(search, (uint32_t)beam, &found))
+            return false;
+        if (is_plenty(search, found, ef, beam))
+            break;
+        beam *= WIDEN_BY;
+    }
+    return flat_range(search, search->linked, search->count);
+}
+
+static enum err_code check_query(const struct engine *engine, const struct engine_query *query,
+                                 struct err *err)
+{
+    if (query->k < 1 || query->k > PLANE_ROWS_MAX)
+        return err_set(err, ERR_INVALID_ARGUMENT, "k %u is not allowed", query->k);
+    if (!all_finite(query->vector, engine->options.dim))
+        return err_set(err, ERR_INVALID_ARGUMENT, "the query has a number that is not finite");
+    return ERR_OK;
+}
+
+/* The entry first: whatever it names is below the count that is read after it. */
+static void look(struct search *search)
+{
+    struct engine *engine = search->engine;
+    const struct engine_bitmap *filter = search->query->filter;
+
+    search->entry = atomic_load_explicit(&engine->entry, memory_order_acquire);
+    search->linked = atomic_load_explicit(&engine->linked, memory_order_acquire);
+    search->count = atomic_load_explicit(&engine->count, memory_order_acquire);
+    search->live = atomic_load_explicit(&engine->live, memory_order_relaxed);
+    search->candidates = search->live;
+    if (filter != NULL)
+        search->candidates = MIN_OF(search->live, filter->cardinality);
+    search->counters.linked = search->linked;
+}
+
+static bool run(struct search *search, uint32_t ef)
+{
+    bool starved = is_flat(search, ef);
+
+    if (!starved && !walk_and_merge(search, ef, &starved))
+        return false;
+    return !starved || scan_all(search);
+}
+
+static void prepare_query(struct search *search)
+{
+    struct engine *engine = search->engine;
+    const float *vector = search->query->vector;
+    float *query = search->scratch->query;
+
+    if (engine->options.metric == ENGINE_COSINE) {
+        (void)kernels_normalise(engine->kernels, query, vector, engine->options.dim);
+        return;
+    }
+    for (uint32_t i = 0; i < engine->options.dim; i++)
+        query[i] = vector[i];
+}
+
+enum err_code engine_search(struct engine *engine, const struct engine_query *query,
+                            struct engine_hit *hits, size_t *count,
+                            struct engine_counters *counters, struct err *err)
+{
+    struct search search = {.engine = engine, .query = query};
+    enum err_code code = check_query(engine, query, err);
+
+    *count = 0;
+    if (code != ERR_OK)
+        return code;
+    look(&search);
+    uint32_t ef = effective_ef(query);
+    size_t beam = (size_t)MIN_OF((uint64_t)ef, (uint64_t)search.count);
+    size_t best = (size_t)MIN_OF((uint64_t)query->k, (uint64_t)search.count);
+    search.scratch = scratch_get(engine, search.count, beam, best);
+    if (search.scratch == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory to search");
+    prepare_query(&search);
+    if (deadline_passed(query->deadline_ns) || !run(&search, ef)) {
+        code = err_set(err, ERR_TIMEOUT, "the deadline passed after %llu distances",
+                       (unsigned long long)search.counters.distances);
+    } else {
+        topk_finish(&search.best);
+        for (size_t i = 0; i < search.best.count; i++)
+            hits[i] = (struct engine_hit){.distance = key_distance(search.best.keys[i]),
+                                          .ordinal = key_number(search.best.keys[i])};
+        *count = search.best.count;
+    }
+    scratch_put(engine, search.scratch);
+    if (counters != NULL)
+        *counters = search.counters;
+    return code;
+}

@@ -1,0 +1,36 @@
+/* One search under way, for search.c and flat.c. */
+#ifndef VICINAL_ENGINE_SEARCH_H
+#define VICINAL_ENGINE_SEARCH_H
+
+#include "engine/hnsw.h"
+
+struct search {
+    struct engine *engine;
+    const struct engine_query *query;
+    struct scratch *scratch;
+    struct topk best; /* keys: order << 32 | ordinal */
+    uint32_t linked;  /* slots below are found by the walk */
+    uint32_t count;   /* slots below exist for this search */
+    uint64_t entry;
+    uint64_t live;       /* when the search began */
+    uint64_t candidates; /* about as many vectors may be returned */
+    struct engine_counters counters;
+};
+
+static inline bool search_admits(const struct search *search, uint32_t ordinal)
+{
+    const struct engine_bitmap *filter = search->query->filter;
+
+    if (filter == NULL)
+        return true;
+    size_t word = ordinal / 64;
+    return word < filter->word_count && (filter->words[word] >> ordinal % 64 & 1) != 0;
+}
+
+/* Exact scan of the slots from..to-1.  False: the deadline has passed. */
+MUST_CHECK bool flat_range(struct search *search, uint32_t from, uint32_t to);
+
+/* Exact scan of what the filter names.  False: the deadline has passed. */
+MUST_CHECK bool flat_filter(struct search *search);
+
+#endif
