@@ -27,8 +27,8 @@ struct cluster_options {
     struct env *env;
     struct meta *meta;
     struct http_client *client;
-    struct metrics *metrics;   /* may be NULL */
-    uint32_t status_every_ms;  /* 0: 100 */
+    struct metrics *metrics;  /* may be NULL */
+    uint32_t status_every_ms; /* 0: 100 */
 };
 
 /* All borrowed until close.  Loads what there is (an empty store is fine), starts the threads. */
@@ -36,6 +36,10 @@ MUST_CHECK enum err_code cluster_open(struct cluster **out, const struct cluster
                                       struct err *err);
 void cluster_stop(struct cluster *cluster);  /* wakes and ends the threads */
 void cluster_close(struct cluster *cluster); /* after stop */
+
+/* Read the metadata store now, instead of when the follower does: after a change that went through
+ * here.  Errors: ERR_UNAVAILABLE (the last view stays). */
+MUST_CHECK enum err_code cluster_refresh(struct cluster *cluster, struct err *err);
 
 /* --- nodes and map --------------------------------------------------------------------------- */
 
@@ -71,9 +75,8 @@ MUST_CHECK enum err_code cluster_collection(struct cluster *cluster, const char 
 /* Active collections of a tenant in name order, with names above `after` ("": from the start), at
  * most max.  *more: there are further ones. */
 MUST_CHECK enum err_code cluster_collections(struct cluster *cluster, const char *tenant,
-                                             const char *after, struct collection *out,
-                                             size_t max, size_t *count, bool *more,
-                                             struct err *err);
+                                             const char *after, struct collection *out, size_t max,
+                                             size_t *count, bool *more, struct err *err);
 
 /* --- asking the shards ----------------------------------------------------------------------- */
 
@@ -89,7 +92,7 @@ struct cluster_ask {
 struct cluster_part {
     uint32_t shard, replica;
     struct wire_answer answer;
-    struct buffer raw;          /* what answer points into */
+    struct buffer raw; /* what answer points into */
     uint64_t took_ns;
 };
 
@@ -99,10 +102,10 @@ struct cluster_answer {
     size_t count;
     struct partition_set served;
     uint32_t served_count, wanted_count;
-    uint64_t staleness_ns;      /* the highest of the parts */
+    uint64_t staleness_ns; /* the highest of the parts */
     bool stale;
-    bool partial;               /* served_count < wanted_count */
-    struct token seen;          /* what the answer reflects: the read's token */
+    bool partial;      /* served_count < wanted_count */
+    struct token seen; /* what the answer reflects: the read's token */
     uint32_t retries;
     struct arena arena;
 };

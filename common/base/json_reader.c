@@ -59,24 +59,24 @@ static bool take_literal(struct json_reader *r, const char *literal)
     return true;
 }
 
-enum err_code json_peek(struct json_reader *r, enum json_type *type)
+enum err_code json_peek(struct json_reader *r, enum json_kind *type)
 {
     switch (next_byte(r)) {
     case '{':
-        *type = JSON_OBJECT;
+        *type = JSON_KIND_OBJECT;
         return ERR_OK;
     case '[':
-        *type = JSON_ARRAY;
+        *type = JSON_KIND_ARRAY;
         return ERR_OK;
     case '"':
-        *type = JSON_STRING;
+        *type = JSON_KIND_STRING;
         return ERR_OK;
     case 't':
     case 'f':
-        *type = JSON_BOOL;
+        *type = JSON_KIND_BOOL;
         return ERR_OK;
     case 'n':
-        *type = JSON_NULL;
+        *type = JSON_KIND_NULL;
         return ERR_OK;
     case '-':
     case 'N': /* NaN and Infinity are numbers, if not allowed ones */
@@ -91,7 +91,7 @@ enum err_code json_peek(struct json_reader *r, enum json_type *type)
     case '7':
     case '8':
     case '9':
-        *type = JSON_NUMBER;
+        *type = JSON_KIND_NUMBER;
         return ERR_OK;
     default:
         return malformed(r, r->at == r->len ? "the text ends early" : "expected a value");
@@ -103,7 +103,7 @@ static enum err_code refuse_type(struct json_reader *r, const char *wanted)
 {
     static const char *const names[] = {"null",     "a boolean", "a number",
                                         "a string", "an array",  "an object"};
-    enum json_type type;
+    enum json_kind type;
     enum err_code code = json_peek(r, &type);
 
     if (code == ERR_OK)
@@ -354,12 +354,12 @@ enum err_code json_read_string(struct json_reader *r, struct json_text *out)
 
 enum err_code json_take_number(struct json_reader *r, struct json_number *number)
 {
-    enum json_type type;
+    enum json_kind type;
     enum err_code code = json_peek(r, &type);
 
     if (code != ERR_OK)
         return code;
-    if (type != JSON_NUMBER)
+    if (type != JSON_KIND_NUMBER)
         return refuse_type(r, "a number");
     if (take_literal(r, "NaN") || take_literal(r, "Infinity") || take_literal(r, "-Infinity"))
         return err_set(r->err, ERR_INVALID_ARGUMENT, "the number is not finite");

@@ -9,7 +9,7 @@
  * Errors: ERR_INVALID_JSON for malformed input; ERR_INVALID_ARGUMENT where JSON is well-formed but
  * of another type than asked for, and for numbers out of range (1e400; those of more than
  * JSON_NUMBER_BYTES_MAX bytes count as such); ERR_NO_MEMORY.  The words NaN and Infinity are
- * ERR_INVALID_ARGUMENT where a number is asked for (json_peek calls them JSON_NUMBER), and
+ * ERR_INVALID_ARGUMENT where a number is asked for (json_peek calls them JSON_KIND_NUMBER), and
  * ERR_INVALID_JSON elsewhere, as in json_skip.  After an error the reader is not used further.
  * Pointers of errors are the caller's business (err_prefix_pointer).
  */
@@ -25,7 +25,7 @@
 
 #define JSON_NUMBER_BYTES_MAX 1200 /* no double needs more to be told exactly */
 
-enum json_type { JSON_NULL, JSON_BOOL, JSON_NUMBER, JSON_STRING, JSON_ARRAY, JSON_OBJECT };
+enum json_kind { JSON_KIND_NULL, JSON_KIND_BOOL, JSON_KIND_NUMBER, JSON_KIND_STRING, JSON_KIND_ARRAY, JSON_KIND_OBJECT };
 
 struct json_text {
     const char *data; /* not NUL-terminated */
@@ -47,7 +47,7 @@ void json_reader_init(struct json_reader *r, const void *data, size_t len, struc
                       struct err *err);
 
 /* Type of the next value, which stays unread. */
-MUST_CHECK enum err_code json_peek(struct json_reader *r, enum json_type *type);
+MUST_CHECK enum err_code json_peek(struct json_reader *r, enum json_kind *type);
 
 /* Objects:  json_object_begin(r);  while (json_object_next(r, &key, &more) == ERR_OK && more)
  * read one value.  Arrays alike.  Duplicate keys are given as they come. */

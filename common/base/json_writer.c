@@ -104,7 +104,7 @@ void json_key_text(struct json_writer *w, const char *data, size_t len)
     buffer_append_byte(w->out, ':');
 }
 
-void json_string(struct json_writer *w, const char *data, size_t len)
+void json_put_string(struct json_writer *w, const char *data, size_t len)
 {
     before_value(w);
     json_escape(w->out, data, len);
@@ -112,7 +112,7 @@ void json_string(struct json_writer *w, const char *data, size_t len)
 
 void json_text(struct json_writer *w, const char *text)
 {
-    json_string(w, text, strlen(text));
+    json_put_string(w, text, strlen(text));
 }
 
 void json_u64(struct json_writer *w, uint64_t value)
@@ -153,7 +153,7 @@ void json_bool(struct json_writer *w, bool value)
     buffer_append_text(w->out, value ? "true" : "false");
 }
 
-void json_null(struct json_writer *w)
+void json_put_null(struct json_writer *w)
 {
     before_value(w);
     buffer_append_text(w->out, "null");

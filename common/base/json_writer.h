@@ -9,12 +9,6 @@
 
 #include "common/base/buffer.h"
 
-/* libjansson exports functions of these two names, and one that is defined in the program would
- * take their place inside that library: at link time ours are called differently.  In a file that
- * needs both, jansson.h comes first, and its json_string and json_null are out of reach. */
-#define json_string vicinal_json_string
-#define json_null   vicinal_json_null
-
 struct json_writer {
     struct buffer *out;
     uint32_t depth;
@@ -32,14 +26,14 @@ void json_end_array(struct json_writer *w);
 
 void json_key(struct json_writer *w, const char *key); /* a literal without escapes */
 void json_key_text(struct json_writer *w, const char *data, size_t len); /* UTF-8; escapes */
-void json_string(struct json_writer *w, const char *data, size_t len);   /* UTF-8; escapes */
+void json_put_string(struct json_writer *w, const char *data, size_t len);   /* UTF-8; escapes */
 void json_text(struct json_writer *w, const char *text);                 /* NUL-terminated */
 void json_u64(struct json_writer *w, uint64_t value);
 void json_i64(struct json_writer *w, int64_t value);
 void json_double(struct json_writer *w, double value); /* shortest that reads back; finite */
 void json_float(struct json_writer *w, float value);   /* shortest that reads back as float */
 void json_bool(struct json_writer *w, bool value);
-void json_null(struct json_writer *w);
+void json_put_null(struct json_writer *w);
 void json_raw(struct json_writer *w, const void *data, size_t len); /* one value, encoded */
 
 /* The bytes of a JSON string, quotes included, appended to a buffer.  NUL and bytes that are not

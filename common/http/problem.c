@@ -30,7 +30,7 @@ static void write_text(struct json_writer *w, const char *text)
         for (size_t i = 0; i < len; i++)
             if ((unsigned char)clean[i] >= 0x80)
                 clean[i] = '?';
-    json_string(w, clean, len);
+    json_put_string(w, clean, len);
 }
 
 static void write_type(struct json_writer *w, const char *word)
@@ -40,7 +40,7 @@ static void write_type(struct json_writer *w, const char *word)
 
     for (; *word != '\0' && at < sizeof(type) - 1; word++)
         type[at++] = *word == '_' ? '-' : *word;
-    json_string(w, type, at);
+    json_put_string(w, type, at);
 }
 
 void reply_problem(struct request *req)

@@ -21,7 +21,7 @@
 #define TENANT_BYTES_MAX    64
 #define EMBEDDER_BYTES_MAX  256
 
-enum metric { METRIC_COSINE, METRIC_IP, METRIC_L2 };
+enum distance_metric { METRIC_COSINE, METRIC_IP, METRIC_L2 };
 enum placement { PLACEMENT_HASH };
 enum index_kind { INDEX_HNSW, INDEX_FLAT };
 enum collection_change { COLLECTION_CREATE, COLLECTION_ALTER, COLLECTION_DROP };
@@ -31,7 +31,7 @@ struct collection {
     char name[COLLECTION_NAME_BYTES_MAX + 1];
     uint64_t generation;
     uint32_t dimension;
-    enum metric metric;
+    enum distance_metric metric;
     enum placement placement;
     enum index_kind index;
     uint32_t m;
@@ -43,7 +43,7 @@ struct collection {
     bool dropped;
 };
 
-const char *metric_name(enum metric metric);
+const char *metric_name(enum distance_metric metric);
 
 /* [A-Za-z0-9][A-Za-z0-9_.-]*, 1..COLLECTION_NAME_BYTES_MAX bytes.  Errors: ERR_INVALID_ARGUMENT. */
 MUST_CHECK enum err_code collection_check_name(const char *name, size_t len, struct err *err);

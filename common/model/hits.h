@@ -25,10 +25,10 @@ size_t hits_merge_by_id(const struct hit_list *lists, size_t list_count, size_t 
 
 /* What clients see: higher is better.  cosine: the cosine; ip: the inner product; l2: minus the
  * Euclidean distance. */
-double hits_score(enum metric metric, float distance);
+double hits_score(enum distance_metric metric, float distance);
 
 /* The distance that a score_threshold of that metric allows at most. */
-float hits_bound(enum metric metric, double score_threshold);
+float hits_bound(enum distance_metric metric, double score_threshold);
 
 /* Maximal marginal relevance: pick k of count candidates (rows with vectors, nearest first), lambda
  * 1 = relevance, 0 = diversity; the indices of the picks in order into out.  Cosine similarity of

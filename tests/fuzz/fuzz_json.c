@@ -8,15 +8,15 @@
  */
 
 /* jansson.h and json_reader.h name some things alike: jansson's get other names here. */
-#define JSON_OBJECT JANSSON_OBJECT
-#define JSON_ARRAY  JANSSON_ARRAY
-#define JSON_STRING JANSSON_STRING
-#define JSON_NULL   JANSSON_NULL
+#define JSON_KIND_OBJECT JANSSON_OBJECT
+#define JSON_KIND_ARRAY  JANSSON_ARRAY
+#define JSON_KIND_STRING JANSSON_STRING
+#define JSON_KIND_NULL   JANSSON_NULL
 #include <jansson.h>
-#undef JSON_OBJECT
-#undef JSON_ARRAY
-#undef JSON_STRING
-#undef JSON_NULL
+#undef JSON_KIND_OBJECT
+#undef JSON_KIND_ARRAY
+#undef JSON_KIND_STRING
+#undef JSON_KIND_NULL
 
 #include <assert.h>
 #include <math.h>
@@ -109,37 +109,37 @@ static void compare_object(struct json_reader *r, const json_t *theirs)
 static void compare(struct json_reader *r, const json_t *theirs)
 {
     struct json_text text;
-    enum json_type type;
+    enum json_kind type;
     double number;
     size_t count = 0;
     bool more, flag;
 
     must(json_peek(r, &type) == ERR_OK, "peek");
     switch (type) {
-    case JSON_NULL:
+    case JSON_KIND_NULL:
         must(json_read_null(r) == ERR_OK && json_typeof(theirs) == JANSSON_NULL, "null");
         break;
-    case JSON_BOOL:
+    case JSON_KIND_BOOL:
         must(json_read_bool(r, &flag) == ERR_OK, "boolean");
         must(json_typeof(theirs) == (flag ? JSON_TRUE : JSON_FALSE), "boolean value");
         break;
-    case JSON_NUMBER:
+    case JSON_KIND_NUMBER:
         must(json_read_double(r, &number) == ERR_OK, "number");
         must(json_typeof(theirs) == JSON_REAL && json_real_value(theirs) == number, "its value");
         break;
-    case JSON_STRING:
+    case JSON_KIND_STRING:
         must(json_read_string(r, &text) == ERR_OK, "string");
         must(json_typeof(theirs) == JANSSON_STRING && json_string_length(theirs) == text.len,
              "string length");
         must(memcmp(json_string_value(theirs), text.data, text.len) == 0, "string bytes");
         break;
-    case JSON_ARRAY:
+    case JSON_KIND_ARRAY:
         must(json_array_begin(r) == ERR_OK && json_typeof(theirs) == JANSSON_ARRAY, "array");
         while (json_array_next(r, &more) == ERR_OK && more)
             compare(r, json_array_get(theirs, count++));
         must(count == json_array_size(theirs), "array size");
         break;
-    case JSON_OBJECT:
+    case JSON_KIND_OBJECT:
         must(json_typeof(theirs) == JANSSON_OBJECT, "object");
         compare_object(r, theirs);
         break;
@@ -220,7 +220,7 @@ static void check_writing(const char *data, size_t size)
         number = 0;
     json_writer_init(&w, &out);
     json_begin_array(&w);
-    json_string(&w, data, size);
+    json_put_string(&w, data, size);
     json_double(&w, number);
     json_end_array(&w);
     must(!out.failed, "memory");

@@ -1,0 +1,476 @@
+/* Asking the shards: one replica of each, all at once; who fails is replaced by another.
+ *
+ * Happy path: plan (which shard is asked for which partitions), aim (pick a replica of each),
+ * gather, decode.  A call that cannot be sent, breaks, or comes back "behind", "moved" or
+ * "unavailable" is aimed at the shard's next replica inside the gather.  What is still missing
+ * afterwards (no replica answered, a gap in the partitions served) is planned again on a fresh
+ * view, while the deadline allows.  A replica that hangs costs half of the time that is left when
+ * the shard has another one. */
+#include "cluster/internal.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/checked.h"
+#include "common/base/log.h"
+
+#define REPLY_BYTES_MAX MIB(512)
+#define ROUNDS_MAX      64
+#define PAUSE_NS        (20 * NS_PER_MS)
+#define MARGIN_NS       (2 * NS_PER_MS) /* a shard answers so much before the asker gives up */
+
+/* One shard's part in one round. */
+struct aim {
+    struct asking *asking;
+    uint32_t shard;
+    uint32_t replica;
+    uint32_t tried; /* bit per replica */
+    struct buffer body;
+    enum err_code failed; /* how the last attempt ended, ERR_OK: answered */
+    struct err err;
+};
+
+struct asking {
+    struct cluster *cluster;
+    const struct cluster_ask *ask;
+    struct cluster_answer *out;
+    struct view *view;
+    struct partition_set missing; /* wanted and not served yet */
+    enum err_code rc;             /* a failure that another replica cannot mend */
+    struct err *err;
+    enum err_code last_failure; /* of a replica; why the missing are missing */
+    struct err last_err;
+};
+
+/* --- picking a replica ---------------------------------------------------------------------- */
+
+/* Lower is better. */
+static uint64_t replica_rank(struct asking *asking, uint32_t shard, uint32_t replica)
+{
+    struct cluster *cluster = asking->cluster;
+    struct replica_state *state = &cluster->replicas[shard * REPLICAS_MAX + replica];
+    const struct wire_question *question = asking->ask->question;
+    uint64_t now = env_boot_ns(cluster->env), rank = 0;
+    struct report *report;
+
+    pthread_mutex_lock(&cluster->mutex);
+    if (!state->healthy)
+        rank += 1000;
+    if (state->suspect_until_ns > now)
+        rank += 10000;
+    pthread_mutex_unlock(&cluster->mutex);
+    report = report_get(cluster, shard, replica);
+    if (report == NULL || now - report->asked_ns > HEARD_NS)
+        rank += 500;
+    for (size_t i = 0; report != NULL && i < question->demands.count; i++) {
+        const struct token_entry *entry = &question->demands.entries[i];
+
+        if (entry->region == report->region && entry->partition < PARTITIONS_MAX &&
+            partition_set_has(&report->serves, entry->partition) &&
+            report->position[entry->partition] < entry->position)
+            rank = rank < 100 ? 100 : rank;
+    }
+    if (report != NULL && question->max_staleness_ns != NEVER_NS)
+        for (uint32_t p = 0; p < asking->view->map.partitions; p++)
+            if (partition_set_has(&report->serves, p) &&
+                report->staleness_ns[p] > question->max_staleness_ns) {
+                rank += 200;
+                break;
+            }
+    report_put(report);
+    return rank;
+}
+
+/* The best replica that has not been tried; false: none is left. */
+static bool pick_replica(struct asking *asking, struct aim *aim)
+{
+    uint32_t replicas = asking->view->map.replicas, turn, best = replicas;
+    uint64_t best_rank = UINT64_MAX;
+
+    pthread_mutex_lock(&asking->cluster->mutex);
+    turn = asking->cluster->turn++;
+    pthread_mutex_unlock(&asking->cluster->mutex);
+    for (uint32_t i = 0; i < replicas; i++) {
+        uint32_t replica = (turn + i) % replicas;
+        uint64_t rank;
+
+        if ((aim->tried >> replica & 1) != 0 ||
+            view_url(asking->view, aim->shard, replica)[0] == '\0')
+            continue;
+        rank = replicas == 1 ? 0 : replica_rank(asking, aim->shard, replica);
+        if (rank < best_rank) {
+            best_rank = rank;
+            best = replica;
+        }
+    }
+    if (best == replicas)
+        return false;
+    aim->replica = best;
+    aim->tried |= 1u << best;
+    return true;
+}
+
+static bool has_untried(const struct asking *asking, const struct aim *aim)
+{
+    for (uint32_t replica = 0; replica < asking->view->map.replicas; replica++)
+        if ((aim->tried >> replica & 1) == 0 &&
+            view_url(asking->view, aim->shard, replica)[0] != '\0')
+            return true;
+    return false;
+}
+
+/* --- one round ------------------------------------------------------------------------------ */
+
+/* Is the failure of one replica worth asking another? */
+static bool another_may_help(enum err_code rc)
+{
+    return err_is_retriable(rc) || rc == ERR_INTERNAL;
+}
+
+/* A call has ended: true when it was aimed at another replica. */
+static bool call_ended(void *context, struct http_call *call)
+{
+    struct asking *asking = context;
+    struct aim *aim = call->user;
+    struct cluster *cluster = asking->cluster;
+    struct replica_state *state = &cluster->replicas[aim->shard * REPLICAS_MAX + aim->replica];
+
+    err_clear(&aim->err);
+    aim->failed = http_call_expect(call, &aim->err);
+    if (aim->failed == ERR_OK)
+        return false;
+    if (call->rc != ERR_OK && call->rc != ERR_DEAD) {
+        pthread_mutex_lock(&cluster->mutex);
+        state->suspect_until_ns = env_boot_ns(cluster->env) + SUSPECT_NS;
+        if (call->rc == ERR_UNAVAILABLE)
+            state->healthy = false;
+        pthread_mutex_unlock(&cluster->mutex);
+    }
+    if (!another_may_help(aim->failed) || call->rc == ERR_TIMEOUT || call->rc == ERR_DEAD)
+        return false;
+    if (!pick_replica(asking, aim))
+        return false;
+    if (cluster->retries != NULL)
+        metric_add(cluster->retries, 1);
+    asking->out->retries++;
+    call->base = view_url(asking->view, aim->shard, aim->replica);
+    return true;
+}
+
+/* The ids of a get that are in these partitions. */
+static struct wire_id *ids_of(struct asking *asking, const struct partition_set *partitions,
+                              size_t *count)
+{
+    const struct wire_question *question = asking->ask->question;
+    struct wire_id *ids = array_alloc(question->id_count, sizeof(*ids));
+
+    *count = 0;
+    for (size_t i = 0; ids != NULL && i < question->id_count; i++) {
+        uint32_t partition = record_partition(question->ids[i].data, question->ids[i].len,
+                                              asking->view->map.partitions);
+
+        if (partition_set_has(partitions, partition))
+            ids[(*count)++] = question->ids[i];
+    }
+    return ids;
+}
+
+/* Fill the question of one shard into aim->body. */
+static enum err_code encode_question(struct asking *asking, struct aim *aim,
+                                     const struct partition_set *partitions, uint64_t wait_ns)
+{
+    struct wire_question question = *asking->ask->question;
+    struct wire_id *ids = NULL;
+    enum err_code rc;
+
+    question.partitions = *partitions;
+    question.wait_ms = (uint32_t)(wait_ns / NS_PER_MS);
+    if (question.op == WIRE_GET) {
+        ids = ids_of(asking, partitions, &question.id_count);
+        if (ids == NULL)
+            return err_set(asking->err, ERR_NO_MEMORY, "no memory for a question");
+        question.ids = ids;
+    }
+    wire_question_encode(&question, &aim->body);
+    free(ids);
+    rc = buffer_check(&aim->body, asking->err);
+    return rc;
+}
+
+/* The partitions of a shard that are still missing; false: none. */
+static bool missing_of(const struct asking *asking, uint32_t shard, struct partition_set *out)
+{
+    bool any = false;
+
+    memset(out, 0, sizeof(*out));
+    for (uint32_t p = 0; p < asking->view->map.partitions; p++)
+        if (asking->view->map.shard_of[p] == shard && partition_set_has(&asking->missing, p)) {
+            partition_set_add(out, p);
+            any = true;
+        }
+    return any;
+}
+
+/* How long this round may take: half of what is left when a hanging replica could be replaced. */
+static uint64_t round_deadline(struct asking *asking, const struct aim *aims, uint32_t count)
+{
+    uint64_t now = env_boot_ns(asking->cluster->env), deadline = asking->ask->deadline_ns;
+    bool replaceable = false;
+
+    for (uint32_t i = 0; i < count; i++)
+        replaceable = replaceable || has_untried(asking, &aims[i]);
+    if (!replaceable || deadline <= now)
+        return deadline;
+    return now + (deadline - now) / 2;
+}
+
+/* One answered part into the result. */
+static enum err_code take_part(struct asking *asking, struct aim *aim, struct http_call *call)
+{
+    struct cluster_answer *out = asking->out;
+    struct cluster_part *part = &out->parts[out->count];
+    enum err_code rc;
+
+    part->shard = aim->shard;
+    part->replica = aim->replica;
+    rc = wire_answer_decode(&part->answer, call->reply.data, call->reply.len, &out->arena,
+                            asking->err);
+    if (rc != ERR_OK)
+        return err_set(asking->err, ERR_INTERNAL, "shard %u answered what cannot be read",
+                       aim->shard);
+    part->raw = call->reply;
+    call->reply = (struct buffer){0};
+    out->count++;
+    for (size_t i = 0; i < part->answer.served_count; i++) {
+        const struct wire_served *served = &part->answer.served[i];
+
+        if (!partition_set_has(&asking->missing, served->partition))
+            return err_set(asking->err, ERR_INTERNAL, "shard %u served partition %u unasked",
+                           aim->shard, served->partition);
+        partition_set_remove(&asking->missing, served->partition);
+        partition_set_add(&out->served, served->partition);
+        rc = token_raise(&out->seen, part->answer.region, served->partition, served->position,
+                         asking->err);
+        if (rc != ERR_OK)
+            return rc;
+    }
+    if (part->answer.served_count > 0 && part->answer.staleness_ns > out->staleness_ns)
+        out->staleness_ns = part->answer.staleness_ns;
+    out->stale = out->stale || part->answer.stale;
+    return token_merge(&out->seen, &part->answer.seen, asking->err);
+}
+
+static void take_answer(struct asking *asking, struct aim *aim, struct http_call *call)
+{
+    if (call->rc == ERR_TIMEOUT || call->rc == ERR_DEAD)
+        aim->failed = http_call_expect(call, &aim->err);
+    if (aim->failed == ERR_OK) {
+        if (asking->rc == ERR_OK)
+            asking->rc = take_part(asking, aim, call);
+    } else if (another_may_help(aim->failed)) {
+        asking->last_failure = aim->failed;
+        asking->last_err = aim->err;
+    } else if (asking->rc == ERR_OK) {
+        asking->rc = aim->failed;
+        *asking->err = aim->err;
+    }
+}
+
+/* Room for one more part of each shard. */
+static enum err_code grow_parts(struct asking *asking)
+{
+    struct cluster_answer *out = asking->out;
+    struct cluster_part *parts =
+        array_resize(out->parts, out->count + asking->view->map.shards, sizeof(*parts));
+
+    if (parts == NULL)
+        return err_set(asking->err, ERR_NO_MEMORY, "no memory for the answers");
+    memset(parts + out->count, 0, asking->view->map.shards * sizeof(*parts));
+    out->parts = parts;
+    return ERR_OK;
+}
+
+/* Plan the shards that have missing partitions; returns how many can be asked. */
+static uint32_t plan_round(struct asking *asking, struct aim *aims, struct partition_set *sets)
+{
+    uint32_t count = 0;
+
+    for (uint32_t shard = 0; shard < asking->view->map.shards; shard++) {
+        struct aim *aim = &aims[count];
+
+        if (!missing_of(asking, shard, &sets[count]))
+            continue;
+        aim->asking = asking;
+        aim->shard = shard;
+        if (pick_replica(asking, aim))
+            count++;
+        else
+            asking->last_failure = err_set(&asking->last_err, ERR_SHARDS_UNAVAILABLE,
+                                           "shard %u has no replica", shard);
+    }
+    return count;
+}
+
+static void send_round(struct asking *asking, struct aim *aims, struct partition_set *sets,
+                       uint32_t count)
+{
+    struct http_call *calls = array_alloc(count, sizeof(*calls));
+    uint64_t deadline = round_deadline(asking, aims, count);
+    uint64_t now = env_boot_ns(asking->cluster->env);
+    uint64_t wait_ns = deadline > now + MARGIN_NS ? deadline - now - MARGIN_NS : NS_PER_MS;
+
+    if (calls == NULL)
+        asking->rc = err_set(asking->err, ERR_NO_MEMORY, "no memory for the calls");
+    for (uint32_t i = 0; asking->rc == ERR_OK && i < count; i++) {
+        asking->rc = encode_question(asking, &aims[i], &sets[i], wait_ns);
+        calls[i] = (struct http_call){
+            .method = "POST",
+            .base = view_url(asking->view, aims[i].shard, aims[i].replica),
+            .path = "/internal/v1/ask",
+            .content_type = "application/x-vicinal",
+            .request_id = asking->ask->request_id,
+            .traceparent = asking->ask->traceparent,
+            .body = aims[i].body.data,
+            .body_len = aims[i].body.len,
+            .reply_max = REPLY_BYTES_MAX,
+            .user = &aims[i],
+        };
+    }
+    if (asking->rc == ERR_OK) {
+        http_gather(asking->cluster->client, calls, count, deadline, call_ended, asking);
+        for (uint32_t i = 0; i < count; i++)
+            take_answer(asking, &aims[i], &calls[i]);
+    }
+    for (uint32_t i = 0; calls != NULL && i < count; i++)
+        http_call_free(&calls[i]);
+    free(calls);
+}
+
+/* Ask every shard that has missing partitions, once each with all its replicas. */
+static void run_round(struct asking *asking)
+{
+    uint32_t shards = asking->view->map.shards, count = 0;
+    struct aim *aims = array_alloc(shards, sizeof(*aims));
+    struct partition_set *sets = array_alloc(shards, sizeof(*sets));
+
+    if (aims == NULL || sets == NULL)
+        asking->rc = err_set(asking->err, ERR_NO_MEMORY, "no memory for the question");
+    else
+        asking->rc = grow_parts(asking);
+    if (asking->rc == ERR_OK)
+        count = plan_round(asking, aims, sets);
+    if (asking->rc == ERR_OK && count > 0)
+        send_round(asking, aims, sets, count);
+    for (uint32_t i = 0; aims != NULL && i < shards; i++)
+        buffer_free(&aims[i].body);
+    free(aims);
+    free(sets);
+}
+
+/* --- the whole ------------------------------------------------------------------------------ */
+
+/* The partitions that the question wants: those named, those of its ids, or all. */
+static void want(struct asking *asking, const struct wire_question *question)
+{
+    uint32_t partitions = asking->view->map.partitions;
+
+    if (partition_set_count(&question->partitions) > 0) {
+        asking->missing = question->partitions;
+    } else if (question->op == WIRE_GET) {
+        for (size_t i = 0; i < question->id_count; i++)
+            partition_set_add(&asking->missing, record_partition(question->ids[i].data,
+                                                                 question->ids[i].len, partitions));
+    } else {
+        partition_set_fill(&asking->missing, partitions);
+    }
+    asking->out->wanted_count = partition_set_count(&asking->missing);
+}
+
+/* Something is missing: wait a little, look at the metadata again; false: there is no time. */
+static bool prepare_next_round(struct asking *asking)
+{
+    struct cluster *cluster = asking->cluster;
+    uint64_t now = env_boot_ns(cluster->env);
+    struct err ignored = {0};
+
+    if (now + PAUSE_NS + MARGIN_NS >= asking->ask->deadline_ns)
+        return false;
+    if (env_sleep_until(cluster->env, now + PAUSE_NS) != ERR_OK)
+        return false;
+    /* The last view serves on when the metadata store is away. */
+    (void)(cluster_refresh(cluster, &ignored) == ERR_OK);
+    view_put(asking->view);
+    asking->view = view_get(cluster);
+    return asking->view->has_map;
+}
+
+/* Why partitions are missing, as the caller's error. */
+static enum err_code report_missing(struct asking *asking)
+{
+    struct err *err = asking->err;
+    uint32_t missing = partition_set_count(&asking->missing);
+
+    switch (asking->last_failure) {
+    case ERR_BEHIND:
+    case ERR_STALENESS_UNMET:
+        return err_set(err, ERR_STALENESS_UNMET, "no replica is fresh enough in time: %s",
+                       asking->last_err.message);
+    case ERR_NO_MEMORY:
+    case ERR_DEAD:
+        *err = asking->last_err;
+        return err->code;
+    default:
+        return err_set(err, ERR_SHARDS_UNAVAILABLE, "%u of %u partitions are not served: %s",
+                       missing, asking->out->wanted_count, asking->last_err.message);
+    }
+}
+
+enum err_code cluster_ask(struct cluster *cluster, const struct cluster_ask *ask,
+                          struct cluster_answer *out, struct err *err)
+{
+    struct asking asking = {.cluster = cluster, .ask = ask, .out = out, .err = err};
+
+    memset(out, 0, sizeof(*out));
+    asking.view = view_get(cluster);
+    if (!asking.view->has_map) {
+        view_put(asking.view);
+        return err_set(err, ERR_SHARDS_UNAVAILABLE, "there is no shard map yet");
+    }
+    want(&asking, ask->question);
+    for (uint32_t round = 0; round < ROUNDS_MAX; round++) {
+        if (partition_set_count(&asking.missing) == 0)
+            break;
+        run_round(&asking);
+        if (asking.rc != ERR_OK || partition_set_count(&asking.missing) == 0)
+            break;
+        if (ask->allow_partial && asking.last_failure != ERR_BEHIND && round > 0)
+            break;
+        if (asking.last_failure == ERR_OK)
+            asking.last_failure =
+                err_set(&asking.last_err, ERR_MOVED, "partitions are on the move");
+        if (!prepare_next_round(&asking))
+            break;
+    }
+    view_put(asking.view);
+    out->served_count = partition_set_count(&out->served);
+    out->partial = out->served_count < out->wanted_count;
+    if (asking.rc == ERR_OK && out->partial &&
+        (!ask->allow_partial || asking.last_failure == ERR_BEHIND ||
+         asking.last_failure == ERR_STALENESS_UNMET))
+        asking.rc = report_missing(&asking);
+    if (asking.rc != ERR_OK)
+        cluster_answer_free(out);
+    return asking.rc;
+}
+
+void cluster_answer_free(struct cluster_answer *answer)
+{
+    for (size_t i = 0; i < answer->count; i++)
+        buffer_free(&answer->parts[i].raw);
+    free(answer->parts);
+    token_free(&answer->seen);
+    arena_free(&answer->arena);
+    memset(answer, 0, sizeof(*answer));
+}
