@@ -20,7 +20,17 @@
  *   -4  4   CRC32C of everything before
  *
  * Little-endian throughout.  A reader refuses unknown formats, ops, flags, and unknown fields that
- * may not be skipped (ERR_CORRUPT: it must not guess).
+ * may not be skipped (ERR_CORRUPT: it must not guess).  Which op has what:
+ *
+ *   upsert            id; vector (f32 or f16), text and metadata, each optional
+ *   delete            id
+ *   truncate          neither id nor fields
+ *   collection        the definition
+ *   epoch             the holder, 16 bytes
+ *   version vector    the version vector
+ *
+ * An id is 1..500 bytes of UTF-8 without NUL; a vector has at least one element, all finite.  What
+ * record_decode refuses, record_encode refuses too: a log never gets what no reader takes.
  */
 #ifndef VICINAL_MODEL_RECORD_H
 #define VICINAL_MODEL_RECORD_H
@@ -46,7 +56,7 @@ enum record_op {
     RECORD_COLLECTION = 4,        /* create, alter, drop: field definition */
     RECORD_EPOCH = 5,             /* a new holder: field holder */
     RECORD_VERSION_VECTOR = 6,    /* what the holder knows: field version vector */
-    RECORD_BULK_MANIFEST = 7,     /* reserved */
+    RECORD_BULK_MANIFEST = 7,     /* reserved: neither written nor read by this version */
 };
 
 enum record_flag { RECORD_ZSTD = 1, RECORD_ENCRYPTED = 2 };
@@ -91,13 +101,16 @@ struct record {
     size_t payload_len;
 };
 
-/* Append the encoded record.  RECORD_ZSTD in flags packs the fields.
- * Errors: ERR_PAYLOAD_TOO_LARGE (over RECORD_BYTES_MAX), ERR_INVALID_ARGUMENT (id length, too many
- * centroids), ERR_NO_MEMORY. */
+/* Append the encoded record.  RECORD_ZSTD in flags packs the fields, where that makes the record
+ * smaller.  Appends nothing on failure.
+ * Errors: ERR_PAYLOAD_TOO_LARGE (over RECORD_BYTES_MAX), ERR_INVALID_ARGUMENT (id, too many
+ * centroids, fields that the op has not, a vector that is not finite), ERR_NO_MEMORY,
+ * ERR_NOT_SUPPORTED (encryption, bulk manifests). */
 MUST_CHECK enum err_code record_encode(const struct record *record, struct buffer *out,
                                        struct err *err);
 
-/* What the sequencer fills in when a record's turn has come: into encoded bytes, CRC mended. */
+/* What the sequencer fills in when a record's turn has come: into bytes that record_encode made,
+ * CRC mended. */
 struct record_turn {
     uint64_t epoch;
     struct stamp stamp;
@@ -108,11 +121,12 @@ void record_set_turn(void *data, size_t len, const struct record_turn *turn);
 
 /* Decode and check everything, CRC first.  Pointers lead into data, or into scratch (for packed
  * fields; may be NULL if those are to be refused) until it is next used.
- * Errors: ERR_CORRUPT, ERR_NO_MEMORY, ERR_NOT_SUPPORTED (encrypted). */
+ * Errors: ERR_CORRUPT, ERR_NO_MEMORY, ERR_NOT_SUPPORTED (encrypted, bulk manifests). */
 MUST_CHECK enum err_code record_decode(struct record *out, const void *data, size_t len,
                                        struct buffer *scratch, struct err *err);
 
-/* The header alone, no CRC and no fields: for skipping.  Errors: ERR_CORRUPT. */
+/* The header, centroid tags and id, no CRC and no fields: for skipping.
+ * Errors: ERR_CORRUPT, ERR_NOT_SUPPORTED (encrypted, bulk manifests). */
 MUST_CHECK enum err_code record_peek(struct record *out, const void *data, size_t len,
                                      struct err *err);
 
@@ -154,7 +168,10 @@ struct version_vector {
 struct version_entry *version_vector_entry(struct version_vector *vector, uint32_t region);
 const struct version_entry *version_vector_find(const struct version_vector *vector,
                                                 uint32_t region);
+/* Frozen, as the record is: u8 form 1, u64 clock, u32 count, then count times {u32 region,
+ * u64 position, u64 clock, u32 region of the newest stamp}, rising by region. */
 void version_vector_encode(const struct version_vector *vector, struct buffer *out);
+/* Errors: ERR_CORRUPT. */
 MUST_CHECK enum err_code version_vector_decode(struct version_vector *out, const void *data,
                                                size_t len, struct err *err);
 
