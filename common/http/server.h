@@ -17,11 +17,13 @@ struct http_server_options {
     const struct route *routes;
     void *state;
     struct env *env;
-    struct metrics *metrics;    /* http_request_seconds{operation,status class}; may be NULL */
+    struct metrics *metrics;    /* http_requests_total{service,operation,status="2xx"} and
+                                 * http_request_seconds{operation}; may be NULL */
+    const char *service;        /* the label of the former; NULL: "" */
     bool access_log;            /* one info line a request */
 };
 
-/* Limits: headers 16 KiB, bodies per route (Content-Length is looked at first, chunked bodies are
+/* Limits: headers 16 KiB and 63 lines, bodies per route (Content-Length is looked at first, chunked bodies are
  * counted), Content-Encoding gzip and identity (the decompressed size is limited), Expect:
  * 100-continue answered, 405 with Allow for every other method (TRACE too), HEAD without a body.
  * One write per reply.
@@ -31,7 +33,8 @@ MUST_CHECK enum err_code http_server_open(struct http_server **out,
                                           struct err *err);
 uint16_t http_server_port(const struct http_server *server);
 
-/* Stop accepting, wait for running requests (at most drain_ms), close. */
+/* Answer new requests 503, wait for running ones (at most drain_ms), close all connections.  Replies
+ * that are still being written then are cut off; a handler that never returns is waited for. */
 void http_server_close(struct http_server *server, uint32_t drain_ms);
 
 #endif
