@@ -18,7 +18,8 @@
 #include "common/model/record.h"
 #include "common/model/stamp.h"
 
-#define WIRE_VERSION 1
+#define WIRE_VERSION  1
+#define WIRE_ROWS_MAX 10000 /* of one answer */
 
 enum wire_op {
     WIRE_SEARCH = 1,
@@ -103,12 +104,17 @@ struct wire_answer {
 
 void wire_question_encode(const struct wire_question *question, struct buffer *out);
 
-/* Everything is checked (counts, lengths, finite floats, partitions < PARTITIONS_MAX); pointers
- * lead into data or the arena.  vector is aligned.  Errors: ERR_INVALID_ARGUMENT, ERR_NO_MEMORY. */
+/* Everything is checked (counts, lengths, finite floats, partitions < PARTITIONS_MAX, k and limit
+ * within their limits, wait_ms <= DEADLINE_MS_MAX; a search has a vector and k >= 1, a scroll a
+ * limit >= 1); the filter is not parsed.  Pointers lead into data or the arena.  vector is aligned.
+ * Errors: ERR_INVALID_ARGUMENT, ERR_NO_MEMORY. */
 MUST_CHECK enum err_code wire_question_decode(struct wire_question *out, const void *data,
                                               size_t len, struct arena *arena, struct err *err);
 
 void wire_answer_encode(const struct wire_answer *answer, struct buffer *out);
+
+/* As for questions.  text, metadata and explain are checked to begin and end as such a value does,
+ * not parsed: they come from our own shards. */
 MUST_CHECK enum err_code wire_answer_decode(struct wire_answer *out, const void *data, size_t len,
                                             struct arena *arena, struct err *err);
 
