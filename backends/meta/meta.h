@@ -25,6 +25,7 @@
 #include "common/base/buffer.h"
 #include "common/base/env.h"
 #include "common/base/err.h"
+#include "common/base/limits.h"
 
 #define META_KEY_BYTES_MAX   512
 #define META_VALUE_BYTES_MAX MIB(4)
@@ -35,18 +36,19 @@ struct meta;
 
 struct meta_row {
     char *key;
-    void *value;        /* NUL-terminated behind value_len bytes */
+    void *value; /* NUL-terminated behind value_len bytes */
     size_t value_len;
-    uint64_t version;   /* from 1, rises with each change of any row of the store */
+    uint64_t version; /* from 1, rises with each change of any row of the store */
 };
 
-/* Errors: ERR_CONFIG (URL, newer schema, network file system), ERR_IO. */
+/* Errors: ERR_CONFIG (URL, newer schema, another program's file, network file system), ERR_CORRUPT,
+ * ERR_UNAVAILABLE (busy for seconds), ERR_IO. */
 MUST_CHECK enum err_code meta_open(struct meta **out, const char *url, struct env *env,
                                    struct err *err);
 void meta_close(struct meta *meta);
 
 /* All calls below: thread safe, bounded in time (seconds), and ERR_IO / ERR_UNAVAILABLE when the
- * store is away, ERR_DEAD. */
+ * store is away, ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, ERR_DEAD. */
 
 /* Errors: ERR_NOT_FOUND.  The row is owned: meta_row_free. */
 MUST_CHECK enum err_code meta_get(struct meta *meta, const char *key, struct meta_row *row,
@@ -61,10 +63,11 @@ struct meta_put {
     size_t value_len;
     uint64_t expected;
 };
-MUST_CHECK enum err_code meta_put(struct meta *meta, const struct meta_put *put,
-                                  uint64_t *version, struct err *err);
+MUST_CHECK enum err_code meta_put(struct meta *meta, const struct meta_put *put, uint64_t *version,
+                                  struct err *err);
 
-/* Deleting what is not there is fine unless a version is expected. */
+/* Deleting what is not there is fine (and no change) unless a version is expected.
+ * Errors: ERR_CONFLICT. */
 MUST_CHECK enum err_code meta_delete(struct meta *meta, const char *key, uint64_t expected,
                                      struct err *err);
 
@@ -86,17 +89,15 @@ struct meta_ops {
     const char *scheme;
     enum err_code (*open)(struct meta **out, const char *url, struct env *env, struct err *err);
     void (*close)(struct meta *meta);
-    enum err_code (*get)(struct meta *meta, const char *key, struct meta_row *row,
-                         struct err *err);
+    enum err_code (*get)(struct meta *meta, const char *key, struct meta_row *row, struct err *err);
     enum err_code (*put)(struct meta *meta, const struct meta_put *put, uint64_t *version,
                          struct err *err);
-    enum err_code (*remove)(struct meta *meta, const char *key, uint64_t expected,
-                            struct err *err);
+    enum err_code (*remove)(struct meta *meta, const char *key, uint64_t expected, struct err *err);
     enum err_code (*list)(struct meta *meta, const char *prefix, struct meta_row **rows,
                           size_t *count, struct err *err);
     enum err_code (*version)(struct meta *meta, uint64_t *version, struct err *err);
-    enum err_code (*wait)(struct meta *meta, uint64_t seen, uint64_t deadline_ns,
-                          uint64_t *version, struct err *err);
+    enum err_code (*wait)(struct meta *meta, uint64_t seen, uint64_t deadline_ns, uint64_t *version,
+                          struct err *err);
 };
 
 struct meta {
@@ -105,5 +106,22 @@ struct meta {
 };
 
 extern const struct meta_ops meta_sqlite_ops, meta_memory_ops;
+
+/* A row of its own from the key and value of `from`.  Errors: ERR_NO_MEMORY. */
+MUST_CHECK enum err_code meta_row_fill(struct meta_row *row, const struct meta_put *from,
+                                       uint64_t version, struct err *err);
+
+/* A growing list of rows.  Errors: ERR_NO_MEMORY; the caller frees what it has. */
+struct meta_rows {
+    struct meta_row *rows;
+    size_t count;
+    size_t size; /* rows allocated */
+};
+MUST_CHECK enum err_code meta_rows_push(struct meta_rows *rows, const struct meta_put *from,
+                                        uint64_t version, struct err *err);
+
+/* Is a file system of this type (f_type of statfs) shared between hosts?  SQLite's locks and its
+ * shared memory hold on one host only. */
+bool meta_sqlite_is_network(uint64_t file_system_type);
 
 #endif
