@@ -20,30 +20,30 @@ struct http_client;
 
 struct http_call {
     /* the request; everything is borrowed until the gather returns */
-    const char *method;       /* "GET", "POST", … */
-    const char *base;         /* "http://127.0.0.1:8081" */
-    const char *path;         /* "/internal/v1/search?x=1", already encoded */
-    const char *content_type; /* NULL: none */
-    const char *accept;       /* NULL: any */
+    const char *method;        /* "GET", "POST", … */
+    const char *base;          /* "http://127.0.0.1:8081" */
+    const char *path;          /* "/internal/v1/search?x=1", already encoded */
+    const char *content_type;  /* NULL: none */
+    const char *accept;        /* NULL: any */
     const char *authorization; /* whole value, NULL: none */
-    const char *request_id;   /* X-Request-Id; NULL: none */
-    const char *traceparent;  /* NULL or "": none */
-    const char *if_match;     /* If-Match; NULL: none */
+    const char *request_id;    /* X-Request-Id; NULL: none */
+    const char *traceparent;   /* NULL or "": none */
+    const char *if_match;      /* If-Match; NULL: none */
     const void *body;
     size_t body_len;
-    size_t reply_max;         /* longer replies fail with ERR_PAYLOAD_TOO_LARGE */
-    void *user;               /* the caller's */
+    size_t reply_max; /* longer replies fail with ERR_PAYLOAD_TOO_LARGE */
+    void *user;       /* the caller's */
 
     /* the answer */
-    enum err_code rc;         /* ERR_OK: a reply with any status came; ERR_UNAVAILABLE: no
-                               * connection, nothing was sent; ERR_IO: broke after sending;
-                               * ERR_TIMEOUT; ERR_DEAD */
+    enum err_code rc; /* ERR_OK: a reply with any status came; ERR_UNAVAILABLE: no
+                       * connection, nothing was sent; ERR_IO: broke after sending;
+                       * ERR_TIMEOUT; ERR_DEAD */
     int status;
-    struct buffer reply;      /* owned by the call: http_call_free */
-    char reply_type[64];      /* media type without parameters */
+    struct buffer reply; /* owned by the call: http_call_free */
+    char reply_type[64]; /* media type without parameters */
     char etag[64];
-    uint32_t retry_after_s;   /* 0: none said */
-    struct err err;           /* for rc != ERR_OK */
+    uint32_t retry_after_s; /* 0: none said */
+    struct err err;         /* for rc != ERR_OK */
 };
 
 void http_call_free(struct http_call *call); /* the reply only */
@@ -76,11 +76,11 @@ MUST_CHECK enum err_code http_client_open(struct http_client **out,
 void http_client_close(struct http_client *client);
 
 /* Send all, wait for all (each call's rc and err say what became of it: ERR_INVALID_ARGUMENT for a
- * URL or header that cannot be sent, ERR_NO_MEMORY, else as struct http_call says); calls that have not ended at deadline_ns (boot time) end with
- * ERR_TIMEOUT.  ended may be NULL.  A reused connection that the peer had closed is retried once
- * on a fresh one when nothing of the reply has come and the method is GET, or POST with
- * idempotent semantics between our own services (all internal calls are: the caller says so by
- * using this client). */
+ * URL or header that cannot be sent, ERR_NO_MEMORY, else as struct http_call says); calls that have
+ * not ended at deadline_ns (boot time) end with ERR_TIMEOUT.  ended may be NULL.  A reused
+ * connection that the peer had closed is retried once on a fresh one when nothing of the reply has
+ * come and the method is GET, or POST with idempotent semantics between our own services (all
+ * internal calls are: the caller says so by using this client). */
 void http_gather(struct http_client *client, struct http_call *calls, size_t count,
                  uint64_t deadline_ns, http_ended_fn *ended, void *context);
 

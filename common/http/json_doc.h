@@ -22,8 +22,8 @@ MUST_CHECK enum err_code json_doc_only(json_t *object, const char *const *names,
  * Errors: ERR_INVALID_ARGUMENT at "/name". */
 MUST_CHECK enum err_code json_doc_text(json_t *object, const char *name, const char **out,
                                        struct err *err);
-MUST_CHECK enum err_code json_doc_u64(json_t *object, const char *name, uint64_t min,
-                                      uint64_t max, uint64_t *out, struct err *err);
+MUST_CHECK enum err_code json_doc_u64(json_t *object, const char *name, uint64_t min, uint64_t max,
+                                      uint64_t *out, struct err *err);
 MUST_CHECK enum err_code json_doc_bool(json_t *object, const char *name, bool *out,
                                        struct err *err);
 

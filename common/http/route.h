@@ -16,10 +16,10 @@
 #include "common/base/env.h"
 #include "common/base/err.h"
 
-#define ROUTE_PARAMS_MAX   2
-#define REPLY_HEADERS_MAX  8
-#define REQUEST_ID_BYTES   65
-#define TRACEPARENT_BYTES  56
+#define ROUTE_PARAMS_MAX  2
+#define REPLY_HEADERS_MAX 8
+#define REQUEST_ID_BYTES  65
+#define TRACEPARENT_BYTES 56
 
 #define MEDIA_JSON    "application/json"
 #define MEDIA_PROBLEM "application/problem+json"
@@ -30,14 +30,14 @@ typedef enum err_code handler_fn(struct request *req);
 
 struct route {
     const char *method;
-    const char *path;       /* "/v1/things/{*}" without braces: one star is one whole segment */
+    const char *path; /* "/v1/things/{*}" without braces: one star is one whole segment */
     handler_fn *handler;
-    size_t body_max;        /* bytes after decompression; 0: no body is read */
-    const char *operation;  /* the operationId of the OpenAPI file; label of logs and metrics */
+    size_t body_max;       /* bytes after decompression; 0: no body is read */
+    const char *operation; /* the operationId of the OpenAPI file; label of logs and metrics */
 };
 
 struct reply_header {
-    const char *name;  /* literal */
+    const char *name; /* literal */
     char value[128];
 };
 
@@ -50,22 +50,22 @@ struct reply {
 };
 
 struct request {
-    void *state;        /* the service's own */
+    void *state; /* the service's own */
     struct env *env;
     const struct route *route;
     const char *method;
-    const char *path;   /* as it came, without the query */
-    const char *query;  /* after '?', as it came; "" */
+    const char *path;                     /* as it came, without the query */
+    const char *query;                    /* after '?', as it came; "" */
     const char *params[ROUTE_PARAMS_MAX]; /* percent-decoded, UTF-8, without NUL; NUL-terminated */
     size_t param_lens[ROUTE_PARAMS_MAX];
     const uint8_t *body; /* not NUL-terminated */
     size_t body_len;
-    uint64_t received_ns; /* boot time */
+    uint64_t received_ns;                /* boot time */
     char request_id[REQUEST_ID_BYTES];   /* X-Request-Id or made here */
     char traceparent[TRACEPARENT_BYTES]; /* W3C, "" when none came */
     const char *(*header)(const struct request *req, const char *name); /* NULL: not there */
-    void *transport;     /* the server's */
-    struct arena arena;  /* freed after the reply is sent */
+    void *transport;                                                    /* the server's */
+    struct arena arena; /* freed after the reply is sent */
     struct err err;
     struct reply reply;
     const char *collection; /* for the log line; NULL or arena text */
@@ -85,8 +85,7 @@ MUST_CHECK enum err_code request_expect_media(struct request *req, const char *m
 
 /* Add a header, or replace the one of this name; control characters become '?'.  More than
  * REPLY_HEADERS_MAX is a bug (three are the dispatcher's). */
-void reply_header(struct reply *reply, const char *name, const char *format, ...)
-    PRINTF_LIKE(3, 4);
+void reply_header(struct reply *reply, const char *name, const char *format, ...) PRINTF_LIKE(3, 4);
 
 struct route_match {
     const struct route *route; /* NULL: none */
