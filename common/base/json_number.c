@@ -9,6 +9,7 @@
 #include "common/base/json_number.h"
 
 #include <assert.h>
+#include <float.h>
 #include <locale.h>
 #include <math.h>
 #include <pthread.h>
@@ -262,7 +263,8 @@ static size_t print_decimal(char *out, uint64_t digits, int exponent)
     return len + 1;
 }
 
-/* The slow, general way: precision is the first one that is tried, 17 tells every double. */
+/* The slow, general way: precision is the first one that is tried, 17 tells every double.  Numbers
+ * below FLT_MIN and DBL_MIN have fewer digits the nearer they are to 0: all are tried. */
 static size_t print_ladder(char *out, double value, int precision, bool as_float)
 {
     char text[NUMBER_TEXT_MAX];
@@ -317,7 +319,7 @@ static size_t print_small_float(char *out, float value)
         scaled = shift < 0 ? wide / powers[-shift] : wide * powers[shift];
         digits = (uint64_t)(scaled + 0.5);
         if (!scale(digits, -shift, &scaled) || !narrow(scaled, &again))
-            continue;
+            return 0;
         if (again == value)
             return print_decimal(out, digits, -shift);
     }
@@ -339,7 +341,7 @@ size_t json_number_print_float(char *out, float value)
     }
     len = print_small_float(out + at, value);
     if (len == 0)
-        len = print_ladder(out + at, (double)value, 6, true);
+        len = print_ladder(out + at, (double)value, value < FLT_MIN ? 1 : 6, true);
     return at + len;
 }
 
@@ -354,5 +356,5 @@ size_t json_number_print_double(char *out, double value)
     }
     if (value < (double)EXACT_DIGITS && value == floor(value))
         return at + json_number_print_u64(out + at, (uint64_t)value);
-    return at + print_ladder(out + at, value, 15, false);
+    return at + print_ladder(out + at, value, value < DBL_MIN ? 1 : 15, false);
 }
