@@ -6,12 +6,13 @@
  *
  * One write transaction at a time (the owner sees to it); any number of read transactions, each
  * seeing the state of the commit before it began.  Values are valid until their transaction ends
- * or, in a write transaction, the next change.  A read transaction is short and used by one thread
- * at a time.
+ * or, in a write transaction, the next change, and need not be aligned.  A read transaction is
+ * short and used by one thread at a time; a write transaction begins and ends in one thread.
  */
 #ifndef VICINAL_BACKENDS_STORE_H
 #define VICINAL_BACKENDS_STORE_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -27,7 +28,10 @@ enum store_table {
     STORE_TABLES
 };
 
+/* Keys have at least 1 byte.  In STORE_META those that begin with STORE_META_RESERVED belong to the
+ * back end. */
 #define STORE_KEY_BYTES_MAX 511
+#define STORE_META_RESERVED 0xff
 
 struct store;
 struct store_txn;
@@ -45,16 +49,18 @@ struct store_options {
     uint32_t readers_max; /* read transactions at a time; 0: 512 */
 };
 
-/* Errors: ERR_CONFIG (URL, in use by another process), ERR_CORRUPT, ERR_IO,
- * ERR_INSUFFICIENT_STORAGE. */
+/* Errors: ERR_CONFIG (URL, in use by another process, newer format), ERR_CORRUPT, ERR_IO,
+ * ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY. */
 MUST_CHECK enum err_code store_open(struct store **out, const struct store_options *options,
                                     struct err *err);
 void store_close(struct store *store);
 
+/* Errors: ERR_UNAVAILABLE (too many readers), ERR_IO, ERR_NO_MEMORY, ERR_DEAD. */
 MUST_CHECK enum err_code store_begin(struct store_txn **out, struct store *store, bool write,
                                      struct err *err);
 
-/* Ends the transaction whatever the code; after an error nothing of it is kept.
+/* Ends the transaction whatever the code; after an error nothing of it is kept.  After a put or
+ * delete has failed, the commit fails with the same code.
  * Errors: ERR_INSUFFICIENT_STORAGE, ERR_IO, ERR_DEAD. */
 MUST_CHECK enum err_code store_commit(struct store_txn *txn, struct err *err);
 void store_abort(struct store_txn *txn); /* NULL is fine; for readers: the end */
@@ -69,18 +75,20 @@ MUST_CHECK enum err_code store_put(struct store_txn *txn, enum store_table table
 MUST_CHECK enum err_code store_delete(struct store_txn *txn, enum store_table table,
                                       struct store_value key, struct err *err); /* absent: fine */
 
-/* Rows in key order from the first key >= from.  A cursor ends before its transaction does. */
+/* Rows in key order from the first key >= from (no bytes: from the start).  A cursor ends before
+ * its transaction does.  In a write transaction rows may be changed meanwhile: the cursor goes on
+ * behind the key that it gave last. */
 MUST_CHECK enum err_code store_cursor_open(struct store_cursor **out, struct store_txn *txn,
                                            enum store_table table, struct store_value from,
                                            struct err *err);
 
 /* *more false: no further row. */
 MUST_CHECK enum err_code store_cursor_next(struct store_cursor *cursor, struct store_value *key,
-                                           struct store_value *value, bool *more,
-                                           struct err *err);
+                                           struct store_value *value, bool *more, struct err *err);
 void store_cursor_close(struct store_cursor *cursor);
 
-/* Everything committed before the call survives a power cut.  Errors: ERR_IO, ERR_DEAD. */
+/* Thread safe.  Everything committed before the call survives a power cut.  Errors: ERR_IO,
+ * ERR_DEAD. */
 MUST_CHECK enum err_code store_sync(struct store *store, struct err *err);
 
 /* Drop every row of every table, in one commit. */
@@ -96,8 +104,7 @@ void store_memory_crash(struct store *store, uint32_t lost);
 
 struct store_ops {
     const char *scheme;
-    enum err_code (*open)(struct store **out, const struct store_options *options,
-                          struct err *err);
+    enum err_code (*open)(struct store **out, const struct store_options *options, struct err *err);
     void (*close)(struct store *store);
     enum err_code (*begin)(struct store_txn **out, struct store *store, bool write,
                            struct err *err);
@@ -107,11 +114,10 @@ struct store_ops {
                          struct store_value *value, struct err *err);
     enum err_code (*put)(struct store_txn *txn, enum store_table table, struct store_value key,
                          struct store_value value, struct err *err);
-    enum err_code (*remove)(struct store_txn *txn, enum store_table table,
-                            struct store_value key, struct err *err);
+    enum err_code (*remove)(struct store_txn *txn, enum store_table table, struct store_value key,
+                            struct err *err);
     enum err_code (*cursor_open)(struct store_cursor **out, struct store_txn *txn,
-                                 enum store_table table, struct store_value from,
-                                 struct err *err);
+                                 enum store_table table, struct store_value from, struct err *err);
     enum err_code (*cursor_next)(struct store_cursor *cursor, struct store_value *key,
                                  struct store_value *value, bool *more, struct err *err);
     void (*cursor_close)(struct store_cursor *cursor);
@@ -120,15 +126,20 @@ struct store_ops {
     uint64_t (*bytes)(struct store *store);
 };
 
-/* First members of every back end's own structs. */
+/* First members of every back end's own structs; the back end fills ops and env, the front the
+ * rest. */
 struct store {
     const struct store_ops *ops;
     struct env *env;
+    atomic_bool is_writing; /* a write transaction is open */
+    atomic_uint open_txns;  /* of both kinds */
 };
 
 struct store_txn {
     struct store *store;
     bool write;
+    enum err_code failed; /* of the first change that failed */
+    uint32_t open_cursors;
 };
 
 struct store_cursor {
