@@ -1,11 +1,18 @@
-# Vicinal.  `make run` starts the suite on this repository's own text; `make test` tests it.
-# One static library per folder; the link lines are the architecture (see ARCHITECTURE.md).
+# Vicinal.  `make run` starts the whole suite on this repository's own text and asks it a question;
+# `make test` installs what the tests need and runs them; `make help` lists the rest.
+#
+# One static library per folder; the link lines are the architecture (tests/tidy.py checks who
+# includes whom).  BUILD and BIN may be set to keep several builds side by side.
 BUILD    ?= build
 BIN      ?= bin
 CC       ?= gcc
+OPT      ?= -O2
 SANITIZE ?=
 WERROR   ?=
-OPT      ?= -O2
+PYTHON   ?= $(BUILD)/venv/bin/python
+ifeq ($(origin CC),default)
+CC       := gcc
+endif
 
 CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)
 CFLAGS   += -std=c17 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off -pthread
@@ -15,46 +22,112 @@ CFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 LDFLAGS  += -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 DEPFLAGS  = -MMD -MP
 
-# folder -> library; each may use those before it
-LIB_DIRS := common/base engine common/model common/observe common/http \
-            backends/wal backends/cache backends/meta backends/store backends/embedder cluster
-lib      = $(BUILD)/lib$(subst /,_,$(1)).a
-srcs     = $(wildcard $(1)/*.c)
-objs     = $(patsubst %.c,$(BUILD)/%.o,$(call srcs,$(1)))
-LIBS    := $(foreach d,$(LIB_DIRS),$(call lib,$(d)))
-
-SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lzstd -lxxhash -lcrypto -lm
-
-# innermost last, so that every library stands before those it uses
-CLUSTER_LIBS  := $(call lib,cluster) $(foreach b,embedder store meta cache wal,$(call lib,backends/$(b))) \
-                 $(call lib,common/http) $(call lib,common/observe) $(call lib,common/model) \
-                 $(call lib,common/base)
-ENGINE_LIBS   := $(call lib,engine) $(call lib,common/base)
+SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lzstd -lxxhash -lcrypto -lz -lm
 
 SERVICES := router shard ingest
-BINARIES := $(foreach s,$(SERVICES),$(BIN)/vicinal-$(s)) $(BIN)/vicinal $(BIN)/engine-bench
+BACKENDS := wal cache meta store embedder
+LIB_DIRS := common/base common/model common/observe common/http $(BACKENDS:%=backends/%) engine \
+            cluster $(SERVICES:%=services/%) cli tests/lib tests/sim
 
-.PHONY: all deps run test unit service recall fuzz tidy format clean bench
+# folder -> library.  A program's main file stays out of its folder's library.
+lib  = $(BUILD)/lib$(subst /,_,$(1)).a
+objs = $(patsubst %.c,$(BUILD)/%.o,$(filter-out %/main.c %/sim_main.c,$(wildcard $(1)/*.c)))
+
+# Outermost first: every library stands before those that it uses.
+COMMON_LIBS  := $(call lib,common/http) $(call lib,common/observe) $(call lib,common/model) \
+                $(call lib,common/base)
+CLUSTER_LIBS := $(call lib,cluster) $(foreach b,$(BACKENDS),$(call lib,backends/$(b))) $(COMMON_LIBS)
+ENGINE_LIBS  := $(call lib,engine) $(call lib,common/base)
+TEST_LIBS    := $(call lib,tests/sim) $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,services/$(s))) \
+                $(call lib,cli) $(call lib,engine) $(CLUSTER_LIBS)
+
+BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench
+
+.PHONY: all help deps deps-test run test bench format clean
 all: $(BINARIES)
+
+help:
+	@echo "make            build into bin/"
+	@echo "make run        start the suite, import text, ask (DOCS=dir ASK=question ONCE=1 LISTEN=host:port)"
+	@echo "make test       install what the tests need, then everything that CI runs"
+	@echo "make bench      the table of the README (DATA=folder with docs-100k.npy)"
+	@echo "make nightly    long fuzzing, 5,000 simulation seeds, a long kill loop"
+	@echo "make format     clang-format over all sources"
 
 define library
 $(call lib,$(1)): $(call objs,$(1))
 	@mkdir -p $$(@D)
 	@rm -f $$@
-	$$(AR) rcs $$@ $$^
+	@$$(AR) rcs $$@ $$^
 endef
-$(foreach d,$(LIB_DIRS) services/router services/shard services/ingest tests/sim tests/lib,$(eval $(call library,$(d))))
+$(foreach d,$(LIB_DIRS),$(eval $(call library,$(d))))
 
 $(BUILD)/%.o: %.c
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) $(DEPFLAGS) -c $< -o $@
+	@echo "CC $<"
+	@$(CC) $(CPPFLAGS) $(CFLAGS) $(DEPFLAGS) -c $< -o $@
 
--include Makefile.local
+define program
+@mkdir -p $(@D)
+@echo "LINK $@"
+@$(CC) $(LDFLAGS) -o $@ $(1) $(SYSTEM_LIBS)
+endef
+
+$(BIN)/vicinal-shard: $(BUILD)/services/shard/main.o $(call lib,services/shard) $(call lib,engine) $(CLUSTER_LIBS)
+	$(call program,$^)
+$(BIN)/vicinal-ingest: $(BUILD)/services/ingest/main.o $(call lib,services/ingest) $(CLUSTER_LIBS)
+	$(call program,$^)
+$(BIN)/vicinal-router: $(BUILD)/services/router/main.o $(call lib,services/router) $(CLUSTER_LIBS)
+	$(call program,$^)
+$(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(CLUSTER_LIBS)
+	$(call program,$^)
+$(BIN)/engine-bench: $(BUILD)/bench/engine_bench.o $(ENGINE_LIBS)
+	$(call program,$^)
+
+# The public API's description, compiled into the router.
+$(BUILD)/openapi_router.h: openapi/router.yaml tools/openapi_embed.py
+	@mkdir -p $(@D)
+	@python3 tools/openapi_embed.py $< > $@.part && mv $@.part $@
+$(BUILD)/services/router/root.o: $(BUILD)/openapi_router.h
+
+include tests/tests.mk
+
+# --- what must be installed --------------------------------------------------------------------
+# Named Debian packages; a machine that has them all is left alone.
+APT_BUILD := gcc libc6-dev libjansson-dev libcivetweb-dev libcurl4-openssl-dev liblmdb-dev \
+             libsqlite3-dev libzstd-dev libxxhash-dev libssl-dev zlib1g-dev python3 python3-yaml
+APT_TEST  := clang-14 clang-format-14 libclang-rt-14-dev llvm-14 libcmocka-dev strace python3-venv curl \
+             default-jre-headless maven
+
+deps:
+	@sh tools/install_packages.sh $(APT_BUILD)
+
+deps-test: deps
+	@sh tools/install_packages.sh $(APT_TEST)
+	@$(MAKE) -s $(BUILD)/venv/ready
+
+$(BUILD)/venv/ready: tests/clients/requirements.txt $(wildcard clients/python/pyproject.toml)
+	@mkdir -p $(BUILD)
+	python3 -m venv $(BUILD)/venv
+	$(BUILD)/venv/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt -e clients/python
+	touch $@
+
+# --- the two commands --------------------------------------------------------------------------
+DOCS   ?= .
+ASK    ?=
+ONCE   ?=
+LISTEN ?= 127.0.0.1:8080
+RUN_DATA ?= $(BUILD)/run-data
+
+run: deps
+	@$(MAKE) -s all
+	@$(BIN)/vicinal demo --data $(RUN_DATA) --listen $(if $(ONCE),127.0.0.1:0,$(LISTEN)) --docs '$(DOCS)' \
+	    $(if $(ASK),--ask '$(ASK)') $(if $(ONCE),--once)
 
 format:
 	clang-format-14 -i $$(git ls-files '*.c' '*.h')
 
 clean:
-	rm -rf $(BUILD) $(BIN)
+	rm -rf $(BUILD) $(BIN) build-*
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -name '*.d' -not -path '*/venv/*' 2>/dev/null)

@@ -1,0 +1,104 @@
+# Everything that is run to find out whether Vicinal keeps its promises.  Included by the Makefile.
+#
+#   make test        all of CI                 make unit       C unit tests
+#   make recall      the index against exact   make service    the real suite, from outside
+#   make fault       kills, full disks         make sim        simulated clusters (SEEDS=FROM:COUNT)
+#   make fuzz        short fuzzing (FUZZ_SECONDS)   make tidy   style, layers, format
+
+TEST_LDLIBS  := -lcmocka
+SEEDS        ?= 1:100
+FUZZ_SECONDS ?= 10
+JOBS         ?= 2
+
+UNIT_TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test_*.c))
+RECALL_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/recall/test_*.c))
+FUZZERS      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
+
+.PHONY: unit recall service fault clients sim fuzz tidy unit-asan unit-tsan suite-asan clang-build nightly
+.SECONDARY:
+
+# A test that needs the linker's help says so in its first lines: "link-flags: -Wl,--wrap=…".
+link_flags = $(shell sed -n '1,20s/.*link-flags: *\([^*]*\).*/\1/p' $(1))
+
+$(BUILD)/tests/unit/%: $(BUILD)/tests/unit/%.o $(TEST_LIBS)
+	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(call link_flags,tests/unit/$*.c) $(TEST_LDLIBS) $(SYSTEM_LIBS)
+$(BUILD)/tests/recall/%: $(BUILD)/tests/recall/%.o $(TEST_LIBS)
+	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(TEST_LDLIBS) $(SYSTEM_LIBS)
+$(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(TEST_LIBS)
+	@$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(SYSTEM_LIBS)
+$(BIN)/sim: $(BUILD)/tests/sim/sim_main.o $(TEST_LIBS)
+	$(call program,$< -Wl$(comma)--start-group $(TEST_LIBS) -Wl$(comma)--end-group)
+comma := ,
+
+run_programs = python3 tests/run_programs.py --jobs $(JOBS)
+
+unit: $(UNIT_TESTS)
+	@$(run_programs) $(UNIT_TESTS)
+
+recall: $(RECALL_TESTS)
+	@$(run_programs) $(RECALL_TESTS)
+
+# Sanitized builds live beside the plain one.
+unit-asan:
+	@$(MAKE) --no-print-directory BUILD=build-asan BIN=build-asan/bin OPT=-O1 SANITIZE=address,undefined unit
+unit-tsan:
+	@TSAN_OPTIONS="suppressions=tests/tsan.supp halt_on_error=1" \
+	    $(MAKE) --no-print-directory BUILD=build-tsan BIN=build-tsan/bin OPT=-O1 SANITIZE=thread unit
+clang-build:
+	@$(MAKE) --no-print-directory BUILD=build-clang BIN=build-clang/bin CC=clang-14 WERROR=1 all
+
+pytest = $(PYTHON) -m pytest -q -x --color=no -p no:cacheprovider
+
+service: all
+	@VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/service
+fault: all
+	@VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/fault
+clients: all
+	@VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/clients
+
+# The real suite under sanitizers: the service tests once more, against instrumented binaries.
+suite-asan:
+	@$(MAKE) --no-print-directory BUILD=build-asan BIN=build-asan/bin OPT=-O1 SANITIZE=address,undefined all
+	@VICINAL_BIN=$(abspath build-asan/bin) VICINAL_SLOW=4 $(pytest) tests/service
+suite-tsan:
+	@$(MAKE) --no-print-directory BUILD=build-tsan BIN=build-tsan/bin OPT=-O1 SANITIZE=thread all
+	@TSAN_OPTIONS="suppressions=$(abspath tests/tsan.supp) halt_on_error=1" \
+	    VICINAL_BIN=$(abspath build-tsan/bin) VICINAL_SLOW=8 $(pytest) tests/service
+
+sim: $(BIN)/sim
+	$(BIN)/sim --seeds $(SEEDS)
+
+fuzz:
+	@$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang-14 OPT=-O1 fuzz-run
+.PHONY: fuzz-run
+fuzz-run: export FUZZ_RUN := 1
+fuzz-run: CFLAGS += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+fuzz-run: LDFLAGS += -fsanitize=address,undefined
+fuzz-run: $(FUZZERS)
+	@for f in $(FUZZERS); do echo "fuzz $$f"; mkdir -p $$f.corpus; \
+	    $$f -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096 -artifact_prefix=$$f- \
+	    -print_final_stats=0 -verbosity=0 $$f.corpus > $$f.log 2>&1 || { tail -40 $$f.log; exit 1; }; done
+
+tidy:
+	@python3 tests/tidy.py
+
+test: deps-test
+	@$(MAKE) --no-print-directory tidy
+	@$(MAKE) --no-print-directory -j$(JOBS) WERROR=1 all unit-programs
+	@$(MAKE) --no-print-directory unit recall
+	@$(MAKE) --no-print-directory -j$(JOBS) clang-build
+	@$(MAKE) --no-print-directory sim
+	@$(MAKE) --no-print-directory service fault clients
+	@$(MAKE) --no-print-directory -j$(JOBS) unit-asan
+	@$(MAKE) --no-print-directory -j$(JOBS) suite-asan
+	@$(MAKE) --no-print-directory -j$(JOBS) unit-tsan
+	@$(MAKE) --no-print-directory -j$(JOBS) suite-tsan
+	@$(MAKE) --no-print-directory -j$(JOBS) fuzz
+	@echo "everything passed"
+.PHONY: unit-programs
+unit-programs: $(UNIT_TESTS) $(RECALL_TESTS)
+
+nightly:
+	@$(MAKE) --no-print-directory sim SEEDS=1000:5000
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
+	@VICINAL_KILLS=200 $(MAKE) --no-print-directory fault
