@@ -44,13 +44,16 @@ struct collection {
 };
 
 const char *metric_name(enum distance_metric metric);
+const char *placement_name(enum placement placement);
+const char *index_kind_name(enum index_kind kind);
 
 /* [A-Za-z0-9][A-Za-z0-9_.-]*, 1..COLLECTION_NAME_BYTES_MAX bytes.  Errors: ERR_INVALID_ARGUMENT. */
 MUST_CHECK enum err_code collection_check_name(const char *name, size_t len, struct err *err);
 
 /* The body of PUT /v1/collections/{c} into a definition with defaults filled in (tenant, name and
  * generation are the caller's).  Fields: vector{dimension, metric}, index{kind, m,
- * ef_construction}, embedder ("none", "hash"; hash needs dimension 384), placement ("hash").
+ * ef_construction}, embedder ("none", "hash"; hash needs dimension 384, or none given),
+ * placement ("hash").  *out is overwritten whole, tenant, name and generation too; err is not NULL.
  * Errors, all with pointers: ERR_INVALID_JSON, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_FIELD,
  * ERR_NOT_SUPPORTED (centroid placement, embedder URLs, sparse, text_fields, indexed_fields). */
 MUST_CHECK enum err_code collection_from_request(struct collection *out, const void *body,
@@ -65,13 +68,15 @@ bool collection_same_definition(const struct collection *a, const struct collect
 /* JSON of the log record and of the metadata row:
  * {"change":"create","tenant":…,"name":…,"generation":…,"dimension":…,"metric":…,"placement":…,
  *  "index":{"kind","m","ef_construction"},"embedder":…,"created":"clock-region","schema":…}.
- * Unknown members are kept out of sight (a newer version's). */
+ * Unknown members are kept out of sight (a newer version's).  Decoding identifies the collection,
+ * and sets dropped for a drop.  Errors: ERR_CORRUPT, ERR_NO_MEMORY. */
 void collection_encode(const struct collection *collection, enum collection_change change,
                        struct buffer *out);
 MUST_CHECK enum err_code collection_decode(struct collection *out, enum collection_change *change,
                                            const void *data, size_t len, struct err *err);
 
-/* What the API shows: name, vector{}, index{}, embedder, placement, version. */
+/* What the API shows: the members name, vector{}, index{}, embedder, placement, version of an
+ * object that the caller has begun, adds to and ends. */
 struct json_writer;
 void collection_write(const struct collection *collection, struct json_writer *w);
 
