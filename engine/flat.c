@@ -11,7 +11,7 @@ static void scan_one(struct search *search, uint32_t slot)
 {
     const struct engine *engine = search->engine;
     float distance =
-        ruler_distance(&engine->search_ruler, search->scratch->query, vector_of(engine, slot));
+        ruler_distance(&engine->ruler, search->scratch->query, vector_of(engine, slot));
 
     search->counters.scanned++;
     search->counters.distances++;

@@ -149,7 +149,7 @@ static void run_jobs(struct engine *engine, void (*job)(void *, size_t), size_t 
 static void find_twin(struct engine *engine, struct member *member, const uint64_t *keys)
 {
     const float *vector = vector_of(engine, member->slot);
-    uint32_t self = key_order(ruler_distance(&engine->build_ruler, vector, vector));
+    uint32_t self = key_order(ruler_distance(&engine->ruler, vector, vector));
 
     for (uint32_t i = 0; i < member->count[0] && (uint32_t)(keys[i] >> 32) <= self; i++) {
         if (equal_vectors(engine, key_number(keys[i]), member->slot)) {
@@ -167,7 +167,7 @@ static void job_search(void *argument, size_t index)
     struct member *member = &batch->members[index];
     uint32_t ef = engine->options.ef_construction;
     struct walk walk = {.engine = engine,
-                        .ruler = &engine->build_ruler,
+                        .ruler = &engine->ruler,
                         .query = vector_of(engine, member->slot),
                         .limit = batch->first};
 
@@ -259,7 +259,7 @@ static void job_select(void *argument, size_t index)
 
             if (peer->twin_of != 0 || peer->level < level)
                 continue;
-            float distance = ruler_distance(&engine->build_ruler, vector_of(engine, member->slot),
+            float distance = ruler_distance(&engine->ruler, vector_of(engine, member->slot),
                                             vector_of(engine, peer->slot));
             peers[count++] = key_make(distance, peer->slot);
         }
@@ -323,7 +323,7 @@ static void list_parent(struct batch *batch, struct member *member)
     if (member->count[0] == engine->options.m)
         member->count[0]--;
     keys[member->count[0]++] =
-        key_make(ruler_distance(&engine->build_ruler, vector_of(engine, member->slot),
+        key_make(ruler_distance(&engine->ruler, vector_of(engine, member->slot),
                                 vector_of(engine, member->parent)),
                  member->parent);
     sort_keys(keys, member->count[0]);
@@ -421,9 +421,9 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
             break;
         if ((link & LINK_TREE) != 0)
             tree[prune->tree_count++] = slot;
-        keys[count] = key_make(ruler_distance(&engine->build_ruler, vector_of(engine, target),
-                                              vector_of(engine, slot)),
-                               slot);
+        keys[count] = key_make(
+            ruler_distance(&engine->ruler, vector_of(engine, target), vector_of(engine, slot)),
+            slot);
     }
     return count;
 }

@@ -25,7 +25,7 @@ static bool is_diverse(const struct prune *prune, uint64_t key, const uint32_t *
     uint32_t order = (uint32_t)(key >> 32);
 
     for (size_t i = 0; i < kept_count; i++) {
-        float distance = ruler_distance(&engine->build_ruler, vector, vector_of(engine, kept[i]));
+        float distance = ruler_distance(&engine->ruler, vector, vector_of(engine, kept[i]));
 
         if (key_order(distance) < order)
             return false;

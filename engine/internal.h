@@ -55,8 +55,7 @@ struct engine {
     struct engine_options options; /* defaults filled in; kernel: NULL */
     struct engine_executor executor;
     const struct kernels *kernels;
-    struct ruler search_ruler; /* between query and vector */
-    struct ruler build_ruler;  /* between two vectors of the graph */
+    struct ruler ruler; /* between query and vector, and between two vectors */
 
     struct plane vectors; /* row of a slot: dim floats and padding */
     struct plane slots;   /* struct slot */

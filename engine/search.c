@@ -15,7 +15,7 @@
 #include "engine/search.h"
 
 enum {
-    EF_FLOOR = 72,          /* default beam for small k ... */
+    EF_FLOOR = 60,          /* default beam for small k ... */
     EF_PER_HIT = 2,         /* ... and for large k */
     COST_PER_BEAM = 10,     /* distances that a walk computes for each place in the beam */
     FILTER_FLAT_MAX = 2000, /* a filter that names no more is always scanned */
@@ -66,7 +66,7 @@ static bool walk_once(struct search *search, uint32_t ef, uint64_t *found)
     struct scratch *scratch = search->scratch;
     struct walk walk = {.engine = search->engine,
                         .scratch = scratch,
-                        .ruler = &search->engine->search_ruler,
+                        .ruler = &search->engine->ruler,
                         .query = scratch->query,
                         .limit = search->count,
                         .deadline_ns = search->query->deadline_ns};
