@@ -25,9 +25,9 @@ void json_begin_array(struct json_writer *w);
 void json_end_array(struct json_writer *w);
 
 void json_key(struct json_writer *w, const char *key); /* a literal without escapes */
-void json_key_text(struct json_writer *w, const char *data, size_t len); /* UTF-8; escapes */
-void json_put_string(struct json_writer *w, const char *data, size_t len);   /* UTF-8; escapes */
-void json_text(struct json_writer *w, const char *text);                 /* NUL-terminated */
+void json_key_text(struct json_writer *w, const char *data, size_t len);   /* UTF-8; escapes */
+void json_put_string(struct json_writer *w, const char *data, size_t len); /* UTF-8; escapes */
+void json_text(struct json_writer *w, const char *text);                   /* NUL-terminated */
 void json_u64(struct json_writer *w, uint64_t value);
 void json_i64(struct json_writer *w, int64_t value);
 void json_double(struct json_writer *w, double value); /* shortest that reads back; finite */

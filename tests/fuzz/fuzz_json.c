@@ -3,26 +3,16 @@
  * Any input: json_skip and json_end accept it if and only if jansson does.  Ours is stricter in
  * three points, which are allowed for: nesting beyond JSON_DEPTH_MAX, numbers of more than
  * JSON_NUMBER_BYTES_MAX bytes, and a NUL byte behind the value, where jansson stops reading.  What
- * both accept is walked: strings, keys and numbers are equal. Beside that: json_read_floats agrees
+ * both accept is walked: strings, keys and numbers are equal.  Beside that: json_read_floats agrees
  * with strtof, whatever is escaped or printed reads back.
  */
 
-/* jansson.h and json_reader.h name some things alike: jansson's get other names here. */
-#define JSON_KIND_OBJECT JANSSON_OBJECT
-#define JSON_KIND_ARRAY  JANSSON_ARRAY
-#define JSON_KIND_STRING JANSSON_STRING
-#define JSON_KIND_NULL   JANSSON_NULL
-#include <jansson.h>
-#undef JSON_KIND_OBJECT
-#undef JSON_KIND_ARRAY
-#undef JSON_KIND_STRING
-#undef JSON_KIND_NULL
-
-#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <jansson.h>
 
 #include "common/base/arena.h"
 #include "common/base/buffer.h"
@@ -117,7 +107,7 @@ static void compare(struct json_reader *r, const json_t *theirs)
     must(json_peek(r, &type) == ERR_OK, "peek");
     switch (type) {
     case JSON_KIND_NULL:
-        must(json_read_null(r) == ERR_OK && json_typeof(theirs) == JANSSON_NULL, "null");
+        must(json_read_null(r) == ERR_OK && json_typeof(theirs) == JSON_NULL, "null");
         break;
     case JSON_KIND_BOOL:
         must(json_read_bool(r, &flag) == ERR_OK, "boolean");
@@ -129,18 +119,18 @@ static void compare(struct json_reader *r, const json_t *theirs)
         break;
     case JSON_KIND_STRING:
         must(json_read_string(r, &text) == ERR_OK, "string");
-        must(json_typeof(theirs) == JANSSON_STRING && json_string_length(theirs) == text.len,
+        must(json_typeof(theirs) == JSON_STRING && json_string_length(theirs) == text.len,
              "string length");
         must(memcmp(json_string_value(theirs), text.data, text.len) == 0, "string bytes");
         break;
     case JSON_KIND_ARRAY:
-        must(json_array_begin(r) == ERR_OK && json_typeof(theirs) == JANSSON_ARRAY, "array");
+        must(json_array_begin(r) == ERR_OK && json_typeof(theirs) == JSON_ARRAY, "array");
         while (json_array_next(r, &more) == ERR_OK && more)
             compare(r, json_array_get(theirs, count++));
         must(count == json_array_size(theirs), "array size");
         break;
     case JSON_KIND_OBJECT:
-        must(json_typeof(theirs) == JANSSON_OBJECT, "object");
+        must(json_typeof(theirs) == JSON_OBJECT, "object");
         compare_object(r, theirs);
         break;
     }
