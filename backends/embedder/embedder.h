@@ -37,8 +37,7 @@ MUST_CHECK enum err_code embedder_embed(struct embedder *embedder,
 
 struct embedder_ops {
     const char *scheme;
-    enum err_code (*open)(struct embedder **out, const char *url, struct env *env,
-                          struct err *err);
+    enum err_code (*open)(struct embedder **out, const char *url, struct env *env, struct err *err);
     void (*close)(struct embedder *embedder);
     enum err_code (*embed)(struct embedder *embedder, const struct embedder_text *texts,
                            size_t count, uint64_t deadline_ns, float *out, struct err *err);
