@@ -277,12 +277,44 @@ static int on_begin_request(struct mg_connection *conn)
     return 200;
 }
 
-/* Civetweb refuses a request by itself; the connection ends afterwards.  Nothing of the request may
- * be looked at: it has not been parsed. */
+/* Civetweb knows a fixed list of methods (TRACE is not among them) and refuses others after it has
+ * taken the request line apart; the API answers them as every method that a path does not have.
+ * False: the head was refused for another reason. */
+static bool is_strange_method(const struct mg_request_info *info)
+{
+    static const char *const known[] = {"GET",     "POST",      "PUT",    "DELETE",   "HEAD",
+                                        "OPTIONS", "CONNECT",   "PATCH",  "PROPFIND", "MKCOL",
+                                        "LOCK",    "PROPPATCH", "UNLOCK", "REPORT"};
+
+    /* The version is set last, after the other two; "HTTP/" is taken off when it was there. */
+    if (info->http_version == NULL || strncmp(info->http_version, "1.", 2) != 0)
+        return false;
+    for (size_t i = 0; i < ARRAY_COUNT(known); i++)
+        if (strcmp(info->request_method, known[i]) == 0)
+            return false;
+    return true;
+}
+
+static void refuse_method(const struct http_server *server, const struct mg_request_info *info,
+                          struct request *req, struct route_match *match)
+{
+    char *path = arena_copy_text(&req->arena, info->request_uri, strcspn(info->request_uri, "?"));
+
+    if (path == NULL) {
+        (void)err_set(&req->err, ERR_NO_MEMORY, "no memory for the path");
+        return;
+    }
+    req->method = info->request_method;
+    req->path = path;
+    *match = route_find(server->options.routes, req);
+}
+
+/* Civetweb refuses a request by itself; the connection ends afterwards.  Headers may not be looked
+ * at: they have not been parsed. */
 static int on_http_error(struct mg_connection *conn, int status, const char *message)
 {
     struct worker *worker = mg_get_thread_pointer(conn);
-    struct route_match none = {0};
+    struct route_match match = {0};
     struct request req = {.method = "GET", .path = "", .query = "", .transport = conn};
 
     (void)message;
@@ -292,14 +324,16 @@ static int on_http_error(struct mg_connection *conn, int status, const char *mes
     req.received_ns = env_boot_ns(req.env);
     req.arena = worker->arena;
     req.reply.body = worker->reply;
-    if (status == 413)
+    if (status == 400 && is_strange_method(mg_get_request_info(conn)))
+        refuse_method(worker->server, mg_get_request_info(conn), &req, &match);
+    else if (status == 413)
         (void)err_set(&req.err, ERR_PAYLOAD_TOO_LARGE, "the headers are too long");
     else if (status >= 500 && status != 505)
         (void)err_set(&req.err, ERR_INTERNAL, "the HTTP server failed with status %d", status);
     else
         (void)err_set(&req.err, ERR_INVALID_ARGUMENT,
                       "the request's head is malformed, too long or ended early");
-    route_run(&none, &req);
+    route_run(&match, &req);
     send_reply(worker, &req, false);
     measure(worker->server, &req);
     take_back(worker, &req);
