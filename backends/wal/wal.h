@@ -28,9 +28,9 @@ struct wal_reader;
 struct wal_options {
     const char *url;
     struct env *env;
-    bool writer;          /* false: reads only, any number of processes */
-    uint32_t partitions;  /* when the log is created; 0: it must exist */
-    bool repair;          /* file: cut at damage below a committed position instead of refusing */
+    bool writer;            /* false: reads only, any number of processes */
+    uint32_t partitions;    /* when the log is created; 0: it must exist */
+    bool repair;            /* file: cut at damage below a committed position instead of refusing */
     uint64_t segment_bytes; /* file: rotation; 0: 64 MiB */
 };
 
@@ -58,9 +58,8 @@ struct wal_entry {
  * Errors: whatever the code, the outcome of every entry is unknown (it may even land later, where
  * the log is remote), and the log takes no more appends until wal_recover has succeeded.
  * ERR_INSUFFICIENT_STORAGE, ERR_IO, ERR_TIMEOUT, ERR_DEAD; ERR_READ_ONLY (not recovered yet). */
-MUST_CHECK enum err_code wal_append(struct wal *wal, const struct wal_entry *entries,
-                                    size_t count, uint64_t deadline_ns, uint64_t *offsets,
-                                    struct err *err);
+MUST_CHECK enum err_code wal_append(struct wal *wal, const struct wal_entry *entries, size_t count,
+                                    uint64_t deadline_ns, uint64_t *offsets, struct err *err);
 
 /* Make the log take appends again: file: cut at the committed position, sync, start a new segment
  * file.  What a failed append wrote is gone or committed afterwards (file), or may still land
@@ -97,7 +96,7 @@ struct wal_item {
 
 /* Read those partitions, each from its position.  A reader is used by one thread.
  * Errors: ERR_NOT_FOUND (a position below the first offset kept), ERR_CONFLICT (beyond the
- * committed end: the log is another than the reader knew), ERR_NO_MEMORY, ERR_IO. */
+ * committed end: the log is another than the reader knew), ERR_NO_MEMORY, ERR_IO, ERR_CORRUPT. */
 MUST_CHECK enum err_code wal_reader_open(struct wal_reader **out, struct wal *wal,
                                          const uint32_t *partitions, const uint64_t *positions,
                                          size_t count, struct err *err);
@@ -146,5 +145,9 @@ struct wal_reader {
 };
 
 extern const struct wal_ops wal_file_ops;
+
+/* Add a back end that is not built into every program (the simulation's), before any wal_open and
+ * before other threads. */
+void wal_register(const struct wal_ops *ops);
 
 #endif
