@@ -87,7 +87,7 @@ $(BIN)/engine-bench: $(BUILD)/bench/engine_bench.o $(ENGINE_LIBS)
 # The public API's description, compiled into the router.
 $(BUILD)/openapi_router.h: openapi/router.yaml tools/openapi_embed.py
 	@mkdir -p $(@D)
-	@python3 tools/openapi_embed.py $< > $@.part && mv $@.part $@
+	@/usr/bin/python3 tools/openapi_embed.py $< > $@.part && mv $@.part $@
 $(BUILD)/services/router/root.o: $(BUILD)/openapi_router.h
 
 include tests/tests.mk
