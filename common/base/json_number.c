@@ -3,8 +3,9 @@
  * Writing a float: six digits tell any float that has a shorter form, nine tell every float.  So
  * 6, 7, 8, 9 digits are tried; each try scales the value to an integer, rounds it, and reads the
  * result back as the reader does.  The first that gives the value again is taken, without its
- * trailing zeros.  Values far from 1, where a power of ten is no exact double, and doubles that
- * are no small integers are tried with snprintf and strtod instead.
+ * trailing zeros.  A double is tried so with 15 digits, as most that people or floats made have so
+ * few.  Everything else, also values far from 1, where a power of ten is no exact double, is tried
+ * with snprintf and strtod.
  */
 #include "common/base/json_number.h"
 
@@ -326,6 +327,26 @@ static size_t print_small_float(char *out, float value)
     return 0;
 }
 
+/* Fifteen digits tell every double that has a form of so many or fewer; 0 when this one has none,
+ * or when it is not sure. */
+static size_t print_small_double(char *out, double value)
+{
+    double scaled, again;
+    uint64_t digits;
+    int exponent, shift;
+
+    if (!decimal_exponent(value, &exponent))
+        return 0;
+    shift = 14 - exponent;
+    if (shift < -EXACT_POWER || shift > EXACT_POWER)
+        return 0;
+    scaled = shift < 0 ? value / powers[-shift] : value * powers[shift];
+    digits = (uint64_t)(scaled + 0.5);
+    if (!scale(digits, -shift, &again) || again != value)
+        return 0;
+    return print_decimal(out, digits, -shift);
+}
+
 size_t json_number_print_float(char *out, float value)
 {
     size_t at = 0, len;
@@ -347,7 +368,7 @@ size_t json_number_print_float(char *out, float value)
 
 size_t json_number_print_double(char *out, double value)
 {
-    size_t at = 0;
+    size_t at = 0, len;
 
     assert(isfinite(value));
     if (signbit(value) != 0) {
@@ -356,5 +377,8 @@ size_t json_number_print_double(char *out, double value)
     }
     if (value < (double)EXACT_DIGITS && value == floor(value))
         return at + json_number_print_u64(out + at, (uint64_t)value);
-    return at + print_ladder(out + at, value, value < DBL_MIN ? 1 : 15, false);
+    len = print_small_double(out + at, value);
+    if (len == 0)
+        len = print_ladder(out + at, value, value < DBL_MIN ? 1 : 15, false);
+    return at + len;
 }

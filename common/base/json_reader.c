@@ -539,5 +539,7 @@ enum err_code json_end(struct json_reader *r)
 
 bool json_text_is(struct json_text text, const char *literal)
 {
-    return strlen(literal) == text.len && memcmp(text.data, literal, text.len) == 0;
+    /* An empty text may have no address. */
+    return strlen(literal) == text.len &&
+           (text.len == 0 || memcmp(text.data, literal, text.len) == 0);
 }

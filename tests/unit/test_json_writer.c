@@ -114,6 +114,10 @@ static void numbers_are_short(void **state)
     check_double(-3.0, "-3");
     check_double(0.1, "0.1");
     check_double(0.1 + 0.2, "0.30000000000000004");
+    check_double(0.8765432, "0.8765432");
+    check_double(123456.789, "123456.789");
+    check_double(1e-7, "1e-7");
+    check_double(999999999999999.9, "999999999999999.9");
     check_double(1e300, "1e+300");
     check_double(5e-324, "5e-324");
     check_double(9007199254740991.0, "9007199254740991");
@@ -142,6 +146,8 @@ static void every_number_reads_back(void **state)
 
         memcpy(&number, &bits, sizeof(number));
         memcpy(&value, &low, sizeof(value));
+        if (i % 4 == 1) /* few digits */
+            number = (double)(low % 100000000) / 1e7;
         if (i % 2 == 0) /* the usual range of vectors and scores */
             value = (float)(int32_t)low / 2147483648.0f;
         if (!isfinite(number) || !isfinite(value))
