@@ -10,6 +10,20 @@
  * a string operand that is no date is refused.  A path through an array visits its elements.
  * $text: every token (letters and digits) of the operand is a token of the field; $itext folds
  * ASCII and Latin case; $like: % and _ as in SQL, \ escapes; $ilike folds case.
+ *
+ * In detail:
+ * - Whole numbers below 2^64 are compared exactly, not as doubles.
+ * - All tests of a value ($eq $in $gt… $text $like) hold for an array if they hold for one of its
+ *   elements (not of its elements' elements).  A field counts as missing when every value that its
+ *   path leads to is null, or there is none; $eq null is that, whatever elements an array has.
+ *   $contains… want an array; null among their operands is a null element.
+ * - $contains_all [] holds for every array, $contains_any [] and $in [] for nothing.
+ * - Of members that stand twice in the metadata, the last one counts.
+ * - Objects are no operands, arrays only of $in $nin $contains_any $contains_all, and of scalars.
+ * - $id has $eq $ne $in $nin with strings, and may stand wherever a field may.
+ * - Depth counts objects of conditions, the outermost one included; conditions are what the 256
+ *   are of (an empty object is one).  Paths have at most 16 names, none empty; $text at most 64
+ *   words, $like at most 512 bytes.
  */
 #ifndef VICINAL_MODEL_FILTER_H
 #define VICINAL_MODEL_FILTER_H
@@ -32,6 +46,7 @@ MUST_CHECK enum err_code filter_parse(const struct filter **out, const void *dat
 /* Scratch for evaluating; one per thread, zeroed at first; filter_scratch_free at the end. */
 struct filter_scratch {
     struct arena arena;
+    bool failed; /* memory ran out: an answer since it was last cleared may be wrong */
 };
 void filter_scratch_free(struct filter_scratch *scratch);
 
