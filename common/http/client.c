@@ -311,7 +311,10 @@ static bool transfer_start(struct bundle *bundle, struct transfer *transfer)
         return false;
     }
     set_method(easy, call);
-    curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, transfer->is_retry ? 1L : 0L);
+    /* libcurl sends a request again by itself only on a connection that was kept: a call that may
+     * be sent once gets a connection of its own. */
+    curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, transfer->is_retry || call->once ? 1L : 0L);
+    curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, call->once ? 1L : 0L);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
     curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);

@@ -31,6 +31,8 @@ struct http_call {
     const char *if_match;      /* If-Match; NULL: none */
     const void *body;
     size_t body_len;
+    bool once;                /* never send twice, not even on a fresh connection: for what is not
+                               * idempotent */
     size_t reply_max; /* longer replies fail with ERR_PAYLOAD_TOO_LARGE */
     void *user;       /* the caller's */
 

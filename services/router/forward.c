@@ -1,0 +1,130 @@
+/* Writes and collection changes: the whole body to the ingest that holds the log, its reply back.
+ *
+ * Happy path: look the holder up in the view, send, copy status, body and ETag.  Nobody holds the
+ * log, or nothing was sent (no connection), or the ingest says that it is not the holder: look
+ * again until the deadline; nothing has been written then.  A connection that breaks after the
+ * request was sent: 503, the outcome is not known to us, and nothing is sent twice. */
+#include "services/router/router.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/limits.h"
+
+#define PAUSE_NS        (20 * NS_PER_MS)
+#define REPLY_BYTES_MAX MIB(64)
+#define DEADLINE_NS     ((uint64_t)(DEADLINE_MS_MAX + 5000) * NS_PER_MS) /* a little over ingest's */
+#define LOOK_NS         (WRITE_DEADLINE_MS_DEFAULT * NS_PER_MS) /* how long a holder is sought */
+
+/* Did the write certainly not happen, so that another attempt is right? */
+static bool may_send_again(const struct http_call *call)
+{
+    static const char word[] = "\"code\":\"read_only\"";
+
+    if (call->rc == ERR_UNAVAILABLE)
+        return true;
+    return call->rc == ERR_OK && call->status == 503 &&
+           memmem(call->reply.data, call->reply.len, word, sizeof(word) - 1) != NULL;
+}
+
+/* Path and query as they came. */
+static enum err_code full_path(struct request *req, char **out)
+{
+    size_t size = strlen(req->path) + strlen(req->query) + 2;
+
+    *out = arena_alloc(&req->arena, size, 1);
+    if (*out == NULL)
+        return err_set(&req->err, ERR_NO_MEMORY, "no memory for the path");
+    (void)snprintf(*out, size, "%s%s%s", req->path, req->query[0] == '\0' ? "" : "?", req->query);
+    return ERR_OK;
+}
+
+/* Find the holder and send; repeated while nothing can have been written. */
+static enum err_code send_to_holder(struct request *req, struct http_call *call)
+{
+    struct router *router = req->state;
+    char url[256];
+    enum err_code rc = ERR_OK;
+
+    for (bool again = false;; again = true) {
+        uint64_t now = env_boot_ns(router->env);
+
+        rc = cluster_ingest_url(router->cluster, again, url, sizeof(url), &req->err);
+        if (rc == ERR_OK) {
+            call->base = url;
+            (void)http_call_one(router->client, call, req->received_ns + DEADLINE_NS);
+            if (!may_send_again(call))
+                return ERR_OK;
+        } else if (rc != ERR_READ_ONLY) {
+            return rc;
+        }
+        if (now + PAUSE_NS > req->received_ns + LOOK_NS)
+            return rc; /* with rc ERR_OK the last reply is handed on */
+        if (env_sleep_until(router->env, now + PAUSE_NS) != ERR_OK)
+            return err_set(&req->err, ERR_DEAD, "shutting down");
+        if (rc == ERR_OK)
+            http_call_free(call);
+    }
+}
+
+static void copy_reply(struct request *req, struct http_call *call)
+{
+    struct reply *reply = &req->reply;
+
+    reply->status = call->status;
+    reply->body = call->reply;
+    call->reply = (struct buffer){0};
+    reply->content_type = arena_copy_text(&req->arena, call->reply_type, strlen(call->reply_type));
+    if (call->etag[0] != '\0')
+        reply_header(reply, "ETag", "%s", call->etag);
+    if (call->retry_after_s > 0)
+        reply_header(reply, "Retry-After", "%u", call->retry_after_s);
+}
+
+enum err_code router_forward(struct request *req)
+{
+    struct router *router = req->state;
+    struct http_call call = {
+        .method = req->method,
+        .content_type = req->header(req, "Content-Type"),
+        .if_match = req->header(req, "If-Match"),
+        .request_id = req->request_id,
+        .traceparent = req->traceparent,
+        .body = req->body,
+        .body_len = req->body_len,
+        .reply_max = REPLY_BYTES_MAX,
+        .once = true,
+    };
+    char *path;
+    enum err_code rc;
+
+    req->collection = req->params[0];
+    if (req->header(req, "Idempotency-Key") != NULL)
+        return err_set(&req->err, ERR_NOT_SUPPORTED, "Idempotency-Key is not supported yet");
+    if ((rc = full_path(req, &path)) != ERR_OK)
+        return rc;
+    call.path = path;
+    rc = send_to_holder(req, &call);
+    if (rc == ERR_OK && call.rc != ERR_OK)
+        rc = err_set(&req->err, call.rc == ERR_TIMEOUT ? ERR_TIMEOUT : ERR_UNKNOWN_OUTCOME,
+                     "ingest did not answer; whether the write happened is not known: %s",
+                     call.err.message);
+    if (rc == ERR_OK)
+        copy_reply(req, &call);
+    if (router->metrics.forwarded != NULL)
+        metric_add(router->metrics.forwarded, 1);
+    http_call_free(&call);
+    return rc;
+}
+
+enum err_code router_change_collection(struct request *req)
+{
+    struct router *router = req->state;
+    struct err ignored = {0};
+    enum err_code rc = router_forward(req);
+
+    /* The next request here sees the change; when the metadata store is away the follower will. */
+    if (rc == ERR_OK)
+        (void)(cluster_refresh(router->cluster, &ignored) == ERR_OK);
+    return rc;
+}

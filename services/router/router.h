@@ -1,0 +1,150 @@
+/* The public door: decodes requests, asks the shards, merges, answers; forwards writes to ingest.
+ *
+ * Holds no state that it could not rebuild: the view of the cluster (cluster/), a result cache, and
+ * opened embedders.  The handlers run on the server's threads; the only threads besides are those
+ * of cluster/. */
+#ifndef VICINAL_ROUTER_ROUTER_H
+#define VICINAL_ROUTER_ROUTER_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "backends/cache/cache.h"
+#include "backends/embedder/embedder.h"
+#include "backends/meta/meta.h"
+#include "cluster/cluster.h"
+#include "common/base/env.h"
+#include "common/base/json_reader.h"
+#include "common/base/json_writer.h"
+#include "common/http/client.h"
+#include "common/http/route.h"
+#include "common/observe/metrics.h"
+
+#define EMBEDDERS_MAX 16
+
+/* All borrowed until router_close. */
+struct router_setup {
+    struct env *env;
+    struct meta *meta;
+    struct http_client *client;
+    struct cache *cache;
+    struct metrics *metrics; /* may be NULL */
+};
+
+struct router_metrics {
+    struct metric *search_latency, *searches, *hits, *misses, *bypasses, *forwarded;
+};
+
+struct router {
+    struct env *env;
+    struct meta *meta;
+    struct http_client *client;
+    struct cache *cache;
+    struct cluster *cluster;
+    struct router_metrics metrics;
+
+    pthread_mutex_t embedders_lock; /* guards the two below */
+    struct embedder *embedders[EMBEDDERS_MAX];
+    char embedder_urls[EMBEDDERS_MAX][EMBEDDER_BYTES_MAX + 1];
+};
+
+extern const struct route router_routes[];
+
+/* Errors: ERR_UNAVAILABLE, ERR_IO (the metadata store cannot be read), ERR_NO_MEMORY. */
+MUST_CHECK enum err_code router_open(struct router *router, const struct router_setup *setup,
+                                     struct err *err);
+void router_stop(struct router *router);  /* ends the threads */
+void router_close(struct router *router); /* after stop and the last request; zeroed is fine */
+
+/* The collection named by the request's first parameter.  again: past the view.
+ * Errors: ERR_COLLECTION_NOT_FOUND, ERR_INVALID_ARGUMENT (no name at all). */
+MUST_CHECK enum err_code router_collection(struct request *req, bool again, struct collection *out);
+
+/* --- consistency.c: what a read must see, and what it saw ------------------------------------- */
+
+struct consistency {
+    bool fresh;
+    bool serve_stale;
+    bool allow_partial;
+    uint64_t max_staleness_ns; /* NEVER_NS: no demand */
+    struct token demands;      /* owned: consistency_free */
+    uint64_t timeout_ms;
+};
+
+void consistency_init(struct consistency *consistency);
+void consistency_free(struct consistency *consistency);
+
+/* Read the value of `key` if it is one of the fields fresh, max_staleness_seconds, on_stale,
+ * read_token, timeout_ms, allow_partial.  *known false: it is not, and nothing was read.
+ * Errors, with pointer: ERR_INVALID_ARGUMENT, ERR_INVALID_JSON, ERR_NOT_SUPPORTED. */
+MUST_CHECK enum err_code consistency_read(struct consistency *consistency,
+                                          struct json_reader *reader, struct json_text key,
+                                          bool *known);
+
+/* The same from the query of a GET.  Errors: ERR_INVALID_ARGUMENT, ERR_NOT_SUPPORTED. */
+MUST_CHECK enum err_code consistency_from_query(struct consistency *consistency,
+                                                struct request *req);
+
+/* Put the demands into a question (borrowed) and the rest into an ask. */
+void consistency_apply(const struct consistency *consistency, const struct request *req,
+                       struct wire_question *question, struct cluster_ask *ask);
+
+/* What an answer's "read" says. */
+struct read_info {
+    const struct token *seen;
+    uint64_t staleness_ns;
+    bool stale;
+    bool partial;
+    double coverage;
+};
+void read_info_from(struct read_info *info, const struct cluster_answer *answer);
+void read_info_write(const struct read_info *info, struct json_writer *w);
+
+/* --- reading bodies --------------------------------------------------------------------------- */
+
+/* include: an array of "metadata", "text", "vector" into enum wire_include bits. */
+MUST_CHECK enum err_code include_read(struct json_reader *reader, uint32_t *include);
+
+/* "filter": kept as raw JSON in the body after it has been parsed once to check it. */
+struct filter_text {
+    const char *data; /* NULL: none */
+    size_t len;
+};
+MUST_CHECK enum err_code filter_read(struct json_reader *reader, struct filter_text *out);
+
+/* An id: 1..ID_BYTES_MAX bytes without NUL.  Errors: ERR_INVALID_ARGUMENT. */
+MUST_CHECK enum err_code id_read(struct json_reader *reader, struct wire_id *out);
+
+/* A value is wrong in itself: the error gets the member's pointer. */
+enum err_code member_wrong(struct json_reader *reader, const char *name, const char *detail);
+
+/* The error of reading a member's value, with its name put before the pointer. */
+enum err_code member_failed(struct err *err, enum err_code rc, const char *name);
+
+/* A field nobody knows, or one that is known and not built yet. */
+enum err_code member_unknown(struct err *err, struct json_text key);
+
+/* --- rows in answers ---------------------------------------------------------------------------
+ */
+
+/* The members id, version, vector, text, metadata of a row, those present, into an open object. */
+void row_write(const struct wire_row *row, bool with_version, struct json_writer *w);
+
+/* --- handlers --------------------------------------------------------------------------------- */
+
+enum err_code router_root(struct request *req);
+enum err_code router_openapi(struct request *req);
+enum err_code router_status(struct request *req);
+enum err_code router_list_collections(struct request *req);
+enum err_code router_get_collection(struct request *req);
+enum err_code router_change_collection(struct request *req);
+enum err_code router_forward(struct request *req);
+enum err_code router_get_record(struct request *req);
+enum err_code router_get_records(struct request *req);
+enum err_code router_scroll(struct request *req);
+enum err_code router_count(struct request *req);
+enum err_code router_search(struct request *req);
+enum err_code router_search_batch(struct request *req);
+
+#endif
