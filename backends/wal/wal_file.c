@@ -10,6 +10,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
@@ -21,11 +23,16 @@
 
 #define LOCK_NAME "lock"
 
+#define FOLDER_BYTES_MAX (PATH_MAX - 64)
+
 static enum err_code open_folder(struct wal_file *file, const char *path, struct err *err)
 {
     bool is_made = file->writer && mkdir(path, 0755) == 0;
     int parent;
 
+    file->path = strdup(path);
+    if (file->path == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory for the log");
     file->dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (file->dir_fd < 0 && errno == ENOENT && !file->writer)
         return err_set(err, ERR_NOT_FOUND, "there is no log in %.200s", path);
@@ -169,6 +176,7 @@ static void wal_file_close(struct wal *wal)
 
     wal_control_unmap(file->control);
     free(file->chunk);
+    free(file->path);
     if (file->fd >= 0)
         close(file->fd);
     /* The lock goes last. */
@@ -188,6 +196,8 @@ static enum err_code wal_file_open(struct wal **out, const struct wal_options *o
 
     if (path[0] == '\0')
         return err_set(err, ERR_CONFIG, "file: names no folder");
+    if (strlen(path) > FOLDER_BYTES_MAX)
+        return err_set(err, ERR_CONFIG, "the folder's name is too long");
     file = array_alloc(1, sizeof(*file));
     if (file == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for the log");
@@ -214,9 +224,14 @@ static enum err_code wal_file_open(struct wal **out, const struct wal_options *o
 
 enum err_code wal_file_check_current(const struct wal_file *file, struct err *err)
 {
+    char name[PATH_MAX];
     struct stat now;
+    int len = snprintf(name, sizeof(name), "%s/" WAL_CONTROL_NAME, file->path);
 
-    if (fstatat(file->dir_fd, "control", &now, AT_SYMLINK_NOFOLLOW) == 0) {
+    /* By the path and not by the descriptor: the whole folder may have been put aside.  The page
+     * is mapped, so its number is not given to another file. */
+    assert(len > 0 && (size_t)len < sizeof(name));
+    if (stat(name, &now) == 0) {
         if (now.st_dev == file->control_dev && now.st_ino == file->control_ino)
             return ERR_OK;
     } else if (errno != ENOENT) {

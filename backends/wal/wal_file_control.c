@@ -18,7 +18,6 @@
 
 #include "common/base/hash.h"
 
-#define CONTROL_NAME     "control"
 #define CONTROL_NEW_NAME "control.new"
 #define CONTROL_VERSION  1u
 
@@ -72,7 +71,8 @@ static enum err_code control_map_fd(struct wal_control **out, int fd, bool write
 enum err_code wal_control_map(struct wal_control **out, struct stat *identity, int dir_fd,
                               bool writer, struct err *err)
 {
-    int fd = openat(dir_fd, CONTROL_NAME, (writer ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW);
+    int fd =
+        openat(dir_fd, WAL_CONTROL_NAME, (writer ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW);
     struct wal_control *control = NULL;
     enum err_code code = ERR_OK;
 
@@ -128,7 +128,7 @@ enum err_code wal_control_create(struct wal_control **out, struct stat *identity
     control->partitions = like->partitions;
     control->crc = control_crc(control);
     if (fstat(fd, identity) != 0 || fdatasync(fd) != 0 ||
-        renameat(dir_fd, CONTROL_NEW_NAME, dir_fd, CONTROL_NAME) != 0 || fsync(dir_fd) != 0) {
+        renameat(dir_fd, CONTROL_NEW_NAME, dir_fd, WAL_CONTROL_NAME) != 0 || fsync(dir_fd) != 0) {
         code = wal_errno(err, errno, "control page", 0);
         wal_control_unmap(control);
         goto out;

@@ -24,6 +24,7 @@
 #define WAL_SEGMENT_BYTES_MAX     MIB(1024)
 #define WAL_WINDOW_BYTES          MIB(1) /* of reading and writing; holds any frame */
 #define WAL_SEGMENT_NAME_BYTES    32
+#define WAL_CONTROL_NAME          "control"
 
 /* --- the control page ------------------------------------------------------------------------ */
 
@@ -151,6 +152,7 @@ MUST_CHECK enum err_code wal_cursor_fill(struct wal_cursor *cursor, uint64_t lim
 
 struct wal_file {
     struct wal wal; /* first */
+    char *path;     /* of the folder */
     int dir_fd;
     int lock_fd; /* -1 for readers */
     bool writer;
@@ -189,7 +191,7 @@ MUST_CHECK enum err_code wal_file_append(struct wal *wal, const struct wal_entry
                                          struct err *err);
 MUST_CHECK enum err_code wal_file_recover(struct wal *wal, struct err *err);
 
-/* Errors: ERR_CONFLICT when the folder's control page is no longer the one that is mapped. */
+/* Errors: ERR_CONFLICT when the folder, or its control page, is no longer the one that is used. */
 MUST_CHECK enum err_code wal_file_check_current(const struct wal_file *file, struct err *err);
 
 /* wal_file_read.c */
