@@ -46,7 +46,7 @@ enum err_code json_doc_parse(json_t **out, const void *data, size_t len, struct 
         return err_set(err, ERR_INVALID_JSON, "the body is empty");
     if (is_too_deep(data, len))
         return err_set(err, ERR_INVALID_JSON, "more than %d levels of nesting", JSON_DEPTH_MAX);
-    doc = json_loadb(data, len, JSON_REJECT_DUPLICATES, &error);
+    doc = json_loadb(data, len, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (doc == NULL && json_error_code(&error) == json_error_out_of_memory)
         return err_set(err, ERR_NO_MEMORY, "no memory for a JSON document");
     if (doc == NULL && json_error_code(&error) == json_error_numeric_overflow)
