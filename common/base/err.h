@@ -10,9 +10,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-#define MUST_CHECK          __attribute__((warn_unused_result))
-#define PRINTF_LIKE(f, a)   __attribute__((format(printf, f, a)))
-#define ARRAY_COUNT(a)      (sizeof(a) / sizeof((a)[0]))
+#define MUST_CHECK        __attribute__((warn_unused_result))
+#define PRINTF_LIKE(f, a) __attribute__((format(printf, f, a)))
+#define ARRAY_COUNT(a)    (sizeof(a) / sizeof((a)[0]))
 
 /* code, HTTP status, worth retrying, stable word of the API, title of the problem */
 #define ERR_TABLE(X)                                                                               \
@@ -61,7 +61,7 @@ enum err_code {
 #define ERR_ENUM(code, status, retry, word, title) code,
     ERR_TABLE(ERR_ENUM)
 #undef ERR_ENUM
-    ERR_CODE_COUNT
+        ERR_CODE_COUNT
 };
 
 #define ERR_MESSAGE_BYTES 320
@@ -83,8 +83,7 @@ enum err_code err_set_at(struct err *err, enum err_code code, const char *pointe
 
 /* As err_set, with errno's text appended.  ENOSPC and EDQUOT become ERR_INSUFFICIENT_STORAGE,
  * ENOMEM ERR_NO_MEMORY, everything else ERR_IO. */
-enum err_code err_set_errno(struct err *err, int errnum, const char *format, ...)
-    PRINTF_LIKE(3, 4);
+enum err_code err_set_errno(struct err *err, int errnum, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* Put context and ": " before the message; the code stays.  Returns err->code. */
 enum err_code err_wrap(struct err *err, const char *format, ...) PRINTF_LIKE(2, 3);

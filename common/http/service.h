@@ -11,6 +11,7 @@
 #include "common/base/env.h"
 #include "common/base/options.h"
 #include "common/base/version.h"
+#include "common/base/version.h"
 #include "common/http/route.h"
 #include "common/observe/metrics.h"
 
