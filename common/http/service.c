@@ -289,7 +289,9 @@ static enum err_code bring_up(struct run *run, struct err *err)
     atomic_store(&run->is_started, true);
     (void)printf("listening on %u\n", base->port);
     (void)fflush(stdout);
-    log_info(NULL, "listening", LOG_U64("port", base->port), LOG_TEXT("url", base->url));
+    log_info(NULL, "listening", LOG_U64("port", base->port), LOG_TEXT("url", base->url),
+             LOG_U64("health_port",
+                     run->health_server == NULL ? 0 : http_server_port(run->health_server)));
     return ERR_OK;
 }
 
