@@ -1,0 +1,785 @@
+/* The contract of the record store, the same for both back ends; then what each alone has to
+ * promise: LMDB its folder and kills, memory its lost commits. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "backends/store/store.h"
+#include "common/base/bytes.h"
+#include "common/base/checked.h"
+#include "common/base/limits.h"
+
+static char folder[256];
+static char lmdb_url[310];
+static const char *url; /* of the back end under test */
+
+static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *where)
+{
+    (void)about;
+    (void)kind;
+    (void)where;
+    return remove(path);
+}
+
+static struct store *open_limited(uint64_t map_bytes)
+{
+    struct store_options options = {.url = url, .env = env_real(), .map_bytes = map_bytes};
+    struct store *store = NULL;
+    struct err err = {0};
+
+    if (store_open(&store, &options, &err) != ERR_OK)
+        fail_msg("%s", err.message);
+    return store;
+}
+
+static struct store *open_store(void)
+{
+    return open_limited(0);
+}
+
+static int setup(void **state)
+{
+    const char *parent = getenv("TMPDIR");
+
+    snprintf(folder, sizeof(folder), "%.200s/store-XXXXXX", parent == NULL ? P_tmpdir : parent);
+    assert_non_null(mkdtemp(folder));
+    snprintf(lmdb_url, sizeof(lmdb_url), "lmdb:%s/shard", folder);
+    *state = NULL;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static int choose_lmdb(void **state)
+{
+    (void)state;
+    url = lmdb_url;
+    return 0;
+}
+
+static int choose_memory(void **state)
+{
+    (void)state;
+    url = "memory:";
+    return 0;
+}
+
+static struct store_value text(const char *string)
+{
+    return (struct store_value){string, strlen(string)};
+}
+
+static struct store_txn *begin(struct store *store, bool write)
+{
+    struct store_txn *txn;
+    struct err err = {0};
+
+    if (store_begin(&txn, store, write, &err) != ERR_OK)
+        fail_msg("%s", err.message);
+    return txn;
+}
+
+static void must_put(struct store_txn *txn, enum store_table table, const char *key,
+                     const char *value)
+{
+    struct err err = {0};
+
+    if (store_put(txn, table, text(key), text(value), &err) != ERR_OK)
+        fail_msg("%s", err.message);
+}
+
+static void must_commit(struct store_txn *txn)
+{
+    struct err err = {0};
+
+    if (store_commit(txn, &err) != ERR_OK)
+        fail_msg("%s", err.message);
+}
+
+/* One row in one commit. */
+static void commit_row(struct store *store, const char *key, const char *value)
+{
+    struct store_txn *txn = begin(store, true);
+
+    must_put(txn, STORE_IDS, key, value);
+    must_commit(txn);
+}
+
+/* value NULL: the row must not be there. */
+static void expect_in(struct store_txn *txn, enum store_table table, const char *key,
+                      const char *value)
+{
+    struct store_value got = {0};
+    struct err err = {0};
+    enum err_code code = store_get(txn, table, text(key), &got, &err);
+
+    if (value == NULL) {
+        assert_int_equal(code, ERR_NOT_FOUND);
+        assert_int_equal(err.code, ERR_OK);
+        return;
+    }
+    assert_int_equal(code, ERR_OK);
+    assert_int_equal(got.len, strlen(value));
+    assert_memory_equal(got.data, value, got.len);
+}
+
+static void expect(struct store *store, const char *key, const char *value)
+{
+    struct store_txn *txn = begin(store, false);
+
+    expect_in(txn, STORE_IDS, key, value);
+    store_abort(txn);
+}
+
+/* The keys from `from` on, joined by blanks. */
+static void expect_keys(struct store_txn *txn, enum store_table table, const char *from,
+                        const char *expected)
+{
+    char keys[512] = "";
+    size_t len = 0;
+    struct store_cursor *cursor;
+    struct store_value key, value;
+    struct err err;
+    bool more;
+
+    assert_int_equal(store_cursor_open(&cursor, txn, table, text(from), &err), ERR_OK);
+    for (;;) {
+        assert_int_equal(store_cursor_next(cursor, &key, &value, &more, &err), ERR_OK);
+        if (!more)
+            break;
+        assert_true(sizeof(keys) - len > key.len + 1);
+        if (len > 0)
+            keys[len++] = ' ';
+        memcpy(keys + len, key.data, key.len);
+        len += key.len;
+    }
+    /* The end stays the end. */
+    assert_int_equal(store_cursor_next(cursor, &key, &value, &more, &err), ERR_OK);
+    assert_false(more);
+    keys[len] = '\0';
+    assert_string_equal(keys, expected);
+    store_cursor_close(cursor);
+}
+
+/* --- both back ends ------------------------------------------------------------------------ */
+
+static void rows_come_in_order_of_bytes_from_any_key(void **state)
+{
+    struct store *store = open_store();
+    struct store_txn *txn = begin(store, true);
+
+    (void)state;
+    expect_keys(txn, STORE_IDS, "", "");
+    must_put(txn, STORE_IDS, "b", "2");
+    must_put(txn, STORE_IDS, "a", "1");
+    must_put(txn, STORE_IDS, "ab", "12");
+    must_put(txn, STORE_IDS, "\xff", "last");
+    must_put(txn, STORE_ROWS, "other", "table");
+    must_put(txn, STORE_META, "state", "x");
+    expect_keys(txn, STORE_IDS, "", "a ab b \xff");
+    must_commit(txn);
+    txn = begin(store, false);
+    expect_keys(txn, STORE_IDS, "", "a ab b \xff");
+    expect_keys(txn, STORE_IDS, "aa", "ab b \xff");
+    expect_keys(txn, STORE_IDS, "b", "b \xff");
+    expect_keys(txn, STORE_IDS, "\xff\xff", "");
+    expect_keys(txn, STORE_ROWS, "", "other");
+    /* What the back end keeps for itself is not shown. */
+    expect_keys(txn, STORE_META, "", "state");
+    expect_keys(txn, STORE_META, "t", "");
+    expect_in(txn, STORE_IDS, "a", "1");
+    expect_in(txn, STORE_IDS, "aa", NULL);
+    store_abort(txn);
+    store_close(store);
+}
+
+static void a_snapshot_does_not_see_later_commits(void **state)
+{
+    struct store *store = open_store();
+    struct store_txn *before, *between;
+
+    (void)state;
+    commit_row(store, "a", "1");
+    before = begin(store, false);
+    commit_row(store, "a", "2");
+    commit_row(store, "b", "1");
+    between = begin(store, false);
+    commit_row(store, "a", "3");
+    expect_in(before, STORE_IDS, "a", "1");
+    expect_in(before, STORE_IDS, "b", NULL);
+    expect_keys(before, STORE_IDS, "", "a");
+    expect_in(between, STORE_IDS, "a", "2");
+    expect_in(between, STORE_IDS, "b", "1");
+    store_abort(before);
+    expect(store, "a", "3");
+    expect_in(between, STORE_IDS, "a", "2");
+    store_abort(between);
+    store_abort(NULL);
+    store_close(store);
+}
+
+static void a_writer_sees_its_own_changes_and_an_abort_undoes_them(void **state)
+{
+    struct store *store = open_store();
+    struct store_txn *txn;
+    struct err err;
+
+    (void)state;
+    commit_row(store, "a", "1");
+    txn = begin(store, true);
+    must_put(txn, STORE_IDS, "a", "2");
+    must_put(txn, STORE_IDS, "b", "2");
+    expect_in(txn, STORE_IDS, "a", "2");
+    expect(store, "a", "1");
+    assert_int_equal(store_delete(txn, STORE_IDS, text("a"), &err), ERR_OK);
+    assert_int_equal(store_delete(txn, STORE_IDS, text("never"), &err), ERR_OK);
+    expect_in(txn, STORE_IDS, "a", NULL);
+    expect_keys(txn, STORE_IDS, "", "b");
+    store_abort(txn);
+    expect(store, "a", "1");
+    expect(store, "b", NULL);
+    txn = begin(store, true);
+    assert_int_equal(store_delete(txn, STORE_IDS, text("a"), &err), ERR_OK);
+    must_put(txn, STORE_IDS, "empty", "");
+    must_commit(txn);
+    expect(store, "a", NULL);
+    expect(store, "empty", "");
+    store_close(store);
+}
+
+static void a_writers_cursor_goes_on_while_rows_change(void **state)
+{
+    struct store *store = open_store();
+    struct store_txn *txn = begin(store, true);
+    struct store_cursor *cursor;
+    struct store_value key, value;
+    uint8_t seen[4];
+    struct err err;
+    uint32_t next = 0;
+    bool more;
+
+    (void)state;
+    for (uint32_t i = 0; i < 3000; i++) {
+        store_be32(seen, i);
+        assert_int_equal(store_put(txn, STORE_ROWS, (struct store_value){seen, 4},
+                                   text("some value that fills pages"), &err),
+                         ERR_OK);
+    }
+    must_commit(txn);
+    txn = begin(store, true);
+    assert_int_equal(store_cursor_open(&cursor, txn, STORE_ROWS, text(""), &err), ERR_OK);
+    for (;; next++) {
+        assert_int_equal(store_cursor_next(cursor, &key, &value, &more, &err), ERR_OK);
+        if (!more)
+            break;
+        assert_int_equal(key.len, 4);
+        assert_int_equal(load_be32(key.data), next);
+        memcpy(seen, key.data, 4);
+        if (next % 3 == 0)
+            assert_int_equal(store_put(txn, STORE_ROWS, (struct store_value){seen, 4},
+                                       text("another value, which is longer than the first"), &err),
+                             ERR_OK);
+        else
+            assert_int_equal(store_delete(txn, STORE_ROWS, (struct store_value){seen, 4}, &err),
+                             ERR_OK);
+    }
+    assert_int_equal(next, 3000);
+    store_cursor_close(cursor);
+    must_commit(txn);
+    txn = begin(store, false);
+    assert_int_equal(store_cursor_open(&cursor, txn, STORE_ROWS, text(""), &err), ERR_OK);
+    for (next = 0; next < 1000; next++) {
+        assert_int_equal(store_cursor_next(cursor, &key, &value, &more, &err), ERR_OK);
+        assert_true(more);
+        assert_int_equal(load_be32(key.data), next * 3);
+    }
+    assert_int_equal(store_cursor_next(cursor, &key, &value, &more, &err), ERR_OK);
+    assert_false(more);
+    store_cursor_close(cursor);
+    store_abort(txn);
+    store_close(store);
+}
+
+static void keys_and_values_may_be_as_large_as_said(void **state)
+{
+    struct store *store = open_store();
+    struct store_txn *txn = begin(store, true);
+    uint8_t key_bytes[STORE_KEY_BYTES_MAX];
+    struct store_value key = {key_bytes, sizeof(key_bytes)}, value = {.len = MIB(1)}, got;
+    uint8_t *bytes = malloc(MIB(1));
+    struct err err;
+
+    (void)state;
+    assert_non_null(bytes);
+    for (size_t i = 0; i < MIB(1); i++)
+        bytes[i] = (uint8_t)(i * 7 ^ i >> 9);
+    memset(key_bytes, 'k', sizeof(key_bytes));
+    value.data = bytes;
+    assert_int_equal(store_put(txn, STORE_VECTORS, key, value, &err), ERR_OK);
+    must_commit(txn);
+    txn = begin(store, false);
+    assert_int_equal(store_get(txn, STORE_VECTORS, key, &got, &err), ERR_OK);
+    assert_int_equal(got.len, MIB(1));
+    assert_memory_equal(got.data, bytes, MIB(1));
+    store_abort(txn);
+    assert_true(store_bytes(store) >= MIB(1));
+    free(bytes);
+    store_close(store);
+}
+
+static void clear_drops_every_row_and_the_store_goes_on(void **state)
+{
+    struct store *store = open_store();
+    struct store_txn *txn = begin(store, true), *before;
+    struct err err;
+
+    (void)state;
+    must_put(txn, STORE_META, "m", "1");
+    must_put(txn, STORE_IDS, "i", "1");
+    must_put(txn, STORE_ROWS, "r", "1");
+    must_put(txn, STORE_VECTORS, "v", "1");
+    must_commit(txn);
+    before = begin(store, false);
+    assert_int_equal(store_clear(store, &err), ERR_OK);
+    expect_in(before, STORE_ROWS, "r", "1");
+    store_abort(before);
+    txn = begin(store, false);
+    for (enum store_table table = 0; table < STORE_TABLES; table++)
+        expect_keys(txn, table, "", "");
+    store_abort(txn);
+    commit_row(store, "i", "2");
+    expect(store, "i", "2");
+    assert_int_equal(store_sync(store, &err), ERR_OK);
+    store_close(store);
+}
+
+static void a_full_store_refuses_and_stays_usable(void **state)
+{
+    struct store *store = open_limited(MIB(4));
+    enum err_code code = ERR_OK;
+    struct store_txn *txn;
+    char value[4000], key[16];
+    struct err err;
+
+    (void)state;
+    memset(value, 'v', sizeof(value) - 1);
+    value[sizeof(value) - 1] = '\0';
+    commit_row(store, "kept", "1");
+    txn = begin(store, true);
+    for (int i = 0; code == ERR_OK && i < 10000; i++) {
+        snprintf(key, sizeof(key), "k%d", i);
+        code = store_put(txn, STORE_IDS, text(key), text(value), &err);
+    }
+    assert_int_equal(code, ERR_INSUFFICIENT_STORAGE);
+    /* The transaction is lost as a whole, whatever comes after the failure. */
+    assert_int_equal(store_put(txn, STORE_IDS, text("x"), text("y"), &err),
+                     ERR_INSUFFICIENT_STORAGE);
+    assert_int_equal(store_delete(txn, STORE_IDS, text("kept"), &err), ERR_INSUFFICIENT_STORAGE);
+    assert_int_equal(store_commit(txn, &err), ERR_INSUFFICIENT_STORAGE);
+    expect(store, "k0", NULL);
+    expect(store, "kept", "1");
+    commit_row(store, "small", "2");
+    expect(store, "small", "2");
+    assert_int_equal(store_clear(store, &err), ERR_OK);
+    commit_row(store, "after", "3");
+    expect(store, "after", "3");
+    store_close(store);
+}
+
+struct reader {
+    struct store *store;
+    unsigned rounds;
+    unsigned torn;
+};
+
+/* Both rows were written by one commit: they must be equal in every snapshot. */
+static void read_pairs(void *argument)
+{
+    struct reader *reader = argument;
+
+    for (unsigned i = 0; i < reader->rounds; i++) {
+        struct store_value left, right;
+        struct store_txn *txn;
+        struct err err;
+
+        if (store_begin(&txn, reader->store, false, &err) != ERR_OK)
+            break;
+        if (store_get(txn, STORE_IDS, text("left"), &left, &err) != ERR_OK ||
+            store_get(txn, STORE_ROWS, text("right"), &right, &err) != ERR_OK ||
+            left.len != right.len || memcmp(left.data, right.data, left.len) != 0)
+            reader->torn++;
+        store_abort(txn);
+    }
+}
+
+static void write_pair(struct store *store, unsigned number)
+{
+    struct store_txn *txn = begin(store, true);
+    char value[32];
+
+    snprintf(value, sizeof(value), "%u", number);
+    must_put(txn, STORE_IDS, "left", value);
+    must_put(txn, STORE_ROWS, "right", value);
+    must_commit(txn);
+}
+
+static void readers_beside_a_writer_see_whole_commits(void **state)
+{
+    struct store *store = open_store();
+    struct reader readers[3];
+    struct env_thread *threads[3];
+    struct err err;
+
+    (void)state;
+    write_pair(store, 0);
+    for (size_t i = 0; i < ARRAY_COUNT(readers); i++) {
+        readers[i] = (struct reader){.store = store, .rounds = 3000};
+        assert_int_equal(
+            env_thread_start(env_real(), &threads[i], "reader", read_pairs, &readers[i], &err),
+            ERR_OK);
+    }
+    for (unsigned i = 1; i < 200; i++) {
+        write_pair(store, i);
+        if (i % 10 == 0)
+            assert_int_equal(store_sync(store, &err), ERR_OK);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(readers); i++) {
+        env_thread_join(threads[i]);
+        assert_int_equal(readers[i].torn, 0);
+    }
+    store_close(store);
+}
+
+static bool is_dead;
+
+static enum err_code mortal_yield(struct env *env)
+{
+    (void)env;
+    return is_dead ? ERR_DEAD : ERR_OK;
+}
+
+static void a_dead_node_commits_nothing(void **state)
+{
+    struct env_ops ops = *env_real()->ops;
+    struct env mortal = {.ops = &ops};
+    struct store_options options = {.url = url, .env = &mortal};
+    struct store *store;
+    struct store_txn *txn;
+    struct err err;
+
+    (void)state;
+    ops.yield = mortal_yield;
+    is_dead = false;
+    assert_int_equal(store_open(&store, &options, &err), ERR_OK);
+    txn = begin(store, true);
+    must_put(txn, STORE_IDS, "a", "1");
+    is_dead = true;
+    assert_int_equal(store_commit(txn, &err), ERR_DEAD);
+    assert_int_equal(store_begin(&txn, store, false, &err), ERR_DEAD);
+    assert_null(txn);
+    assert_int_equal(store_begin(&txn, store, true, &err), ERR_DEAD);
+    assert_int_equal(store_sync(store, &err), ERR_DEAD);
+    assert_int_equal(store_clear(store, &err), ERR_DEAD);
+    is_dead = false;
+    expect(store, "a", NULL);
+    commit_row(store, "a", "2");
+    store_close(store);
+}
+
+static void expect_refusal(const char *bad_url, enum err_code expected, const char *part)
+{
+    struct store_options options = {.url = bad_url, .env = env_real()};
+    struct store *store = (struct store *)&options;
+    struct err err = {0};
+
+    assert_int_equal(store_open(&store, &options, &err), expected);
+    assert_null(store);
+    if (strstr(err.message, part) == NULL)
+        fail_msg("\"%s\" lacks \"%s\"", err.message, part);
+}
+
+static void urls_are_checked_whole(void **state)
+{
+    (void)state;
+    expect_refusal("", ERR_CONFIG, "want lmdb:DIR");
+    expect_refusal("lmdb", ERR_CONFIG, "want lmdb:DIR");
+    expect_refusal("lmdb:", ERR_CONFIG, "want lmdb:DIR");
+    expect_refusal("lmd:x", ERR_CONFIG, "want lmdb:DIR");
+    expect_refusal("lmdbx:x", ERR_CONFIG, "want lmdb:DIR");
+    expect_refusal("memory:x", ERR_CONFIG, "nothing may follow");
+}
+
+/* --- the folder ---------------------------------------------------------------------------- */
+
+static void rows_outlive_the_close(void **state)
+{
+    struct store *store = open_store();
+
+    (void)state;
+    commit_row(store, "a", "1");
+    store_close(store);
+    store = open_store();
+    expect(store, "a", "1");
+    commit_row(store, "a", "2");
+    store_close(store);
+    store = open_limited(MIB(2));
+    expect(store, "a", "2");
+    store_close(store);
+}
+
+static void wait_for_child(pid_t child, bool is_killed)
+{
+    int status;
+
+    assert_int_equal(waitpid(child, &status, 0), child);
+    if (is_killed) {
+        assert_true(WIFSIGNALED(status));
+        assert_int_equal(WTERMSIG(status), SIGKILL);
+    } else {
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), 0);
+    }
+}
+
+static void a_second_owner_is_refused(void **state)
+{
+    struct store *store = open_store();
+    pid_t child;
+
+    (void)state;
+    expect_refusal(url, ERR_CONFIG, "in use by another process");
+    child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        struct store_options options = {.url = url, .env = env_real()};
+        struct store *second;
+        struct err err;
+
+        _exit(store_open(&second, &options, &err) == ERR_CONFIG ? 0 : 1);
+    }
+    wait_for_child(child, false);
+    commit_row(store, "a", "1");
+    store_close(store);
+    store = open_store();
+    expect(store, "a", "1");
+    store_close(store);
+}
+
+static void write_for_ever(int acknowledged)
+{
+    struct store_options options = {.url = url, .env = env_real()};
+    struct store_txn *reader;
+    struct store *store;
+    struct err err;
+
+    if (store_open(&store, &options, &err) != ERR_OK ||
+        store_begin(&reader, store, false, &err) != ERR_OK)
+        _exit(2); /* the reader dies with the process, and must not hold pages for ever */
+    for (unsigned i = 1;; i++) {
+        write_pair(store, i);
+        if (write(acknowledged, &i, sizeof(i)) != sizeof(i))
+            _exit(3);
+    }
+}
+
+static void a_kill_loses_no_commit(void **state)
+{
+    (void)state;
+    for (unsigned round = 0; round < 6; round++) {
+        struct reader reader = {.rounds = 1};
+        unsigned acknowledged = 0;
+        struct store_value value;
+        struct store_txn *txn;
+        struct err err;
+        char number[32];
+        int ends[2];
+        pid_t child;
+
+        assert_int_equal(pipe(ends), 0);
+        child = fork();
+        assert_true(child >= 0);
+        if (child == 0)
+            write_for_ever(ends[1]);
+        assert_int_equal(close(ends[1]), 0);
+        for (unsigned i = 0; i <= round * 7; i++)
+            assert_int_equal(read(ends[0], &acknowledged, sizeof(acknowledged)),
+                             sizeof(acknowledged));
+        assert_int_equal(kill(child, SIGKILL), 0);
+        wait_for_child(child, true);
+        while (read(ends[0], &acknowledged, sizeof(acknowledged)) == sizeof(acknowledged))
+            continue;
+        assert_int_equal(close(ends[0]), 0);
+        reader.store = open_store();
+        read_pairs(&reader);
+        assert_int_equal(reader.torn, 0);
+        txn = begin(reader.store, false);
+        assert_int_equal(store_get(txn, STORE_IDS, text("left"), &value, &err), ERR_OK);
+        assert_true(value.len < sizeof(number));
+        memcpy(number, value.data, value.len);
+        number[value.len] = '\0';
+        assert_true(strtoul(number, NULL, 10) >= acknowledged);
+        store_abort(txn);
+        store_close(reader.store);
+    }
+}
+
+static void damaged_files_are_refused(void **state)
+{
+    char path[400], damaged_url[420];
+    struct store *store = open_store();
+    int fd;
+
+    (void)state;
+    commit_row(store, "a", "1");
+    store_close(store);
+    snprintf(path, sizeof(path), "%s/shard/data.mdb", folder);
+    fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    /* Both roots. */
+    assert_int_equal(pwrite(fd, "damage damage damage", 20, 10), 20);
+    assert_int_equal(pwrite(fd, "damage damage damage", 20, 4096 + 10), 20);
+    assert_int_equal(close(fd), 0);
+    snprintf(damaged_url, sizeof(damaged_url), "lmdb:%s/shard", folder);
+    expect_refusal(damaged_url, ERR_CORRUPT, "store");
+}
+
+static void many_readers_at_a_time(void **state)
+{
+    struct store_options options = {.url = url, .env = env_real(), .readers_max = 100};
+    struct store_txn *readers[100], *extra;
+    struct store *store;
+    struct err err;
+    unsigned extras = 0;
+
+    (void)state;
+    assert_int_equal(store_open(&store, &options, &err), ERR_OK);
+    commit_row(store, "a", "1");
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < ARRAY_COUNT(readers); i++) {
+            readers[i] = begin(store, false);
+            expect_in(readers[i], STORE_IDS, "a", "1");
+        }
+        for (size_t i = 0; i < ARRAY_COUNT(readers); i++)
+            store_abort(readers[i]);
+    }
+    /* Beyond the table: an answer, no crash. */
+    for (size_t i = 0; i < ARRAY_COUNT(readers); i++)
+        readers[i] = begin(store, false);
+    struct store_txn *more[100];
+    while (extras < ARRAY_COUNT(more)) {
+        enum err_code code = store_begin(&extra, store, false, &err);
+
+        if (code != ERR_OK) {
+            assert_int_equal(code, ERR_UNAVAILABLE);
+            break;
+        }
+        more[extras++] = extra;
+    }
+    assert_true(extras < ARRAY_COUNT(more));
+    while (extras > 0)
+        store_abort(more[--extras]);
+    for (size_t i = 0; i < ARRAY_COUNT(readers); i++)
+        store_abort(readers[i]);
+    store_close(store);
+}
+
+/* --- memory -------------------------------------------------------------------------------- */
+
+static void a_power_cut_loses_the_newest_unsynced_commits(void **state)
+{
+    struct store *store = open_store();
+    struct store_txn *txn;
+    struct err err;
+
+    (void)state;
+    commit_row(store, "a", "1");
+    assert_int_equal(store_sync(store, &err), ERR_OK);
+    commit_row(store, "a", "2");
+    commit_row(store, "a", "3");
+    commit_row(store, "b", "4");
+    txn = begin(store, true);
+    must_commit(txn); /* without a change: no commit to lose */
+    store_memory_crash(store, 0);
+    expect(store, "b", "4");
+    store_memory_crash(store, 1);
+    expect(store, "b", NULL);
+    expect(store, "a", "3");
+    commit_row(store, "c", "5");
+    store_memory_crash(store, 2);
+    expect(store, "c", NULL);
+    expect(store, "a", "2");
+    store_memory_crash(store, 100);
+    expect(store, "a", "1");
+    assert_int_equal(store_clear(store, &err), ERR_OK);
+    expect(store, "a", NULL);
+    store_memory_crash(store, 1);
+    expect(store, "a", "1");
+    assert_int_equal(store_clear(store, &err), ERR_OK);
+    assert_int_equal(store_sync(store, &err), ERR_OK);
+    store_memory_crash(store, 5);
+    expect(store, "a", NULL);
+    store_close(store);
+}
+
+static void a_long_unsynced_history_is_bounded(void **state)
+{
+    struct store *store = open_store();
+    char value[16];
+
+    (void)state;
+    for (int i = 0; i < 3000; i++) {
+        snprintf(value, sizeof(value), "%d", i);
+        commit_row(store, "a", value);
+    }
+    store_memory_crash(store, 1000);
+    expect(store, "a", "1999");
+    assert_true(store_bytes(store) < KIB(1));
+    store_close(store);
+}
+
+int main(void)
+{
+#define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+    const struct CMUnitTest contract[] = {
+        CASE(rows_come_in_order_of_bytes_from_any_key),
+        CASE(a_snapshot_does_not_see_later_commits),
+        CASE(a_writer_sees_its_own_changes_and_an_abort_undoes_them),
+        CASE(a_writers_cursor_goes_on_while_rows_change),
+        CASE(keys_and_values_may_be_as_large_as_said),
+        CASE(clear_drops_every_row_and_the_store_goes_on),
+        CASE(a_full_store_refuses_and_stays_usable),
+        CASE(readers_beside_a_writer_see_whole_commits),
+        CASE(a_dead_node_commits_nothing),
+        CASE(urls_are_checked_whole),
+    };
+    const struct CMUnitTest lmdb_only[] = {
+        CASE(rows_outlive_the_close), CASE(a_second_owner_is_refused),
+        CASE(a_kill_loses_no_commit), CASE(damaged_files_are_refused),
+        CASE(many_readers_at_a_time),
+    };
+    const struct CMUnitTest memory_only[] = {
+        CASE(a_power_cut_loses_the_newest_unsynced_commits),
+        CASE(a_long_unsynced_history_is_bounded),
+    };
+    int failed = cmocka_run_group_tests_name("lmdb", contract, choose_lmdb, NULL);
+
+    failed += cmocka_run_group_tests_name("memory", contract, choose_memory, NULL);
+    failed += cmocka_run_group_tests_name("lmdb only", lmdb_only, choose_lmdb, NULL);
+    failed += cmocka_run_group_tests_name("memory only", memory_only, choose_memory, NULL);
+    return failed;
+}
