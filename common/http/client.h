@@ -16,7 +16,7 @@
 
 struct http_client;
 
-#define HTTP_URL_MAX 1024
+#define HTTP_URL_MAX 4096 /* an id of 500 bytes, percent-encoded, fits */
 
 struct http_call {
     /* the request; everything is borrowed until the gather returns */
@@ -31,8 +31,8 @@ struct http_call {
     const char *if_match;      /* If-Match; NULL: none */
     const void *body;
     size_t body_len;
-    bool once;                /* never send twice, not even on a fresh connection: for what is not
-                               * idempotent */
+    bool once;        /* never send twice, not even on a fresh connection: for what is not
+                       * idempotent */
     size_t reply_max; /* longer replies fail with ERR_PAYLOAD_TOO_LARGE */
     void *user;       /* the caller's */
 

@@ -27,10 +27,10 @@ struct metric *metrics_gauge(struct metrics *metrics, const char *name, const ch
 struct metric *metrics_latency(struct metrics *metrics, const char *name, const char *labels,
                                const char *help);
 
-void metric_add(struct metric *metric, uint64_t count);      /* counters */
-void metric_set(struct metric *metric, double value);        /* gauges */
-void metric_observe_ns(struct metric *metric, uint64_t ns);  /* latencies */
-uint64_t metric_count(const struct metric *metric);          /* of a counter; for tests */
+void metric_add(struct metric *metric, uint64_t count);     /* counters */
+void metric_set(struct metric *metric, double value);       /* gauges */
+void metric_observe_ns(struct metric *metric, uint64_t ns); /* latencies */
+uint64_t metric_count(const struct metric *metric);         /* of a counter; for tests */
 
 /* Append everything, grouped by name, with HELP and TYPE lines. */
 void metrics_write(struct metrics *metrics, struct buffer *out);
