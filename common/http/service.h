@@ -11,7 +11,6 @@
 #include "common/base/env.h"
 #include "common/base/options.h"
 #include "common/base/version.h"
-#include "common/base/version.h"
 #include "common/http/route.h"
 #include "common/observe/metrics.h"
 
