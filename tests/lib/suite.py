@@ -1,0 +1,252 @@
+"""The real suite, started as a user starts it, for tests.
+
+    with Suite(shards=2) as suite:
+        status, body = suite.post("/v1/collections/c/search", {"vector": [1, 2, 3]})
+
+It listens on a free port, keeps its data in a temporary folder, and leaves nothing behind: not a
+process, not a port, not a file.  When a test fails the logs are printed.
+"""
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+BIN = pathlib.Path(os.environ.get("VICINAL_BIN", ROOT / "bin"))
+SLOW = float(os.environ.get("VICINAL_SLOW", "1"))  # sanitized builds take longer
+
+
+def poll(what, condition, seconds=10.0, every=0.01):
+    """Wait until condition() is true; its value.  what: for the failure's message."""
+    end = time.monotonic() + seconds * SLOW
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {seconds * SLOW} s: {what}")
+        time.sleep(every)
+
+
+class Answer(tuple):
+    """(status, body); headers beside it."""
+
+    def __new__(cls, status, body, headers):
+        self = super().__new__(cls, (status, body))
+        self.status, self.body, self.headers = status, body, headers
+        return self
+
+
+class Client:
+    """One keep-alive connection of one thread."""
+
+    def __init__(self, url, timeout=60.0):
+        parts = urllib.parse.urlsplit(url)
+        self.host, self.port, self.timeout = parts.hostname, parts.port, timeout * SLOW
+        self.connection = None
+
+    def request(self, method, path, body=None, headers=None):
+        headers = dict(headers or {})
+        if body is not None and not isinstance(body, (bytes, str)):
+            body = json.dumps(body)
+        if isinstance(body, str):
+            body = body.encode()
+        if body is not None:
+            headers.setdefault("Content-Type", "application/json")
+        if self.connection is None:
+            self.connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+        try:
+            self.connection.request(method, path, body, headers)
+            response = self.connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            raise
+        if response.will_close:
+            self.close()
+        kind = response.headers.get_content_type()
+        if kind in ("application/json", "application/problem+json") and data:
+            data = json.loads(data)
+        return Answer(response.status, data, response.headers)
+
+    def get(self, path, headers=None):
+        return self.request("GET", path, None, headers)
+
+    def post(self, path, body, headers=None):
+        return self.request("POST", path, body, headers)
+
+    def put(self, path, body, headers=None):
+        return self.request("PUT", path, body, headers)
+
+    def delete(self, path, headers=None):
+        return self.request("DELETE", path, None, headers)
+
+    def close(self):
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+class Suite:
+    def __init__(self, shards=1, replicas=1, data=None, wrap=None, **options):
+        """wrap: words put before the command (strace …); options: further flags of `up`."""
+        self.shards, self.replicas, self.options = shards, replicas, options
+        self.own_data = data is None
+        self.data = pathlib.Path(data) if data else None
+        self.wrap = list(wrap or [])
+        self.process = None
+        self.url = None
+        self.lines = []
+        self.local = threading.local()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def start(self, seconds=60.0):
+        if self.data is None:
+            self.data = pathlib.Path(tempfile.mkdtemp(prefix="vicinal-test-"))
+        command = [*self.wrap, str(BIN / "vicinal"), "up", "--data", str(self.data / "suite"),
+                   "--listen", "127.0.0.1:0", "--shards", str(self.shards),
+                   "--replicas", str(self.replicas)]
+        for name, value in self.options.items():
+            command += ["--" + name.replace("_", "-"), str(value)]
+        self.log = open(self.data / "log", "ab")
+        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                        stderr=self.log, start_new_session=True)
+        ready = threading.Event()
+
+        def read(stream=self.process.stdout):
+            for line in stream:
+                self.lines.append(line.decode().strip())
+                if self.lines[-1].startswith("ready "):
+                    ready.set()
+
+        self.lines = []
+        self.reader = threading.Thread(target=read, daemon=True)
+        self.reader.start()
+        end = time.monotonic() + seconds * SLOW
+        while not ready.wait(0.02):
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.show_log()
+                code = self.process.poll()
+                self.kill()
+                raise AssertionError(f"the suite did not become ready (exit code {code})")
+        self.url = next(line for line in self.lines if line.startswith("ready ")).split()[1]
+        return self
+
+    def stop(self, seconds=5.0):
+        """SIGTERM; it must be enough."""
+        if self.process is None or self.process.poll() is not None:
+            return self.process.poll() if self.process else None
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds * SLOW + 1)
+        except subprocess.TimeoutExpired:
+            self.show_log()
+            self.kill()
+            raise AssertionError(f"SIGTERM did not end the suite within {seconds * SLOW} s")
+
+    def kill(self):
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, kind, value, trace):
+        try:
+            if kind is not None:
+                self.show_log()
+            self.stop()
+        finally:
+            self.kill()
+            self.log.close()
+            if self.own_data:
+                shutil.rmtree(self.data, ignore_errors=True)
+
+    def restart(self):
+        self.stop()
+        return self.start()
+
+    def show_log(self):
+        self.log.flush()
+        text = (self.data / "log").read_text(errors="replace")
+        print("--- the suite's log ---\n" + text[-15000:] + "\n--- end ---", file=sys.stderr)
+
+    # --- its processes --------------------------------------------------------------------------
+
+    def children(self):
+        """[(pid, command line words)] of all service processes."""
+        found = []
+        for entry in pathlib.Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")[:-1]
+            except OSError:
+                continue
+            if words and str(self.data) in " ".join(words) and "vicinal-" in pathlib.Path(words[0]).name:
+                found.append((int(entry.name), words))
+        return found
+
+    def pids(self, service):
+        """Of "router", "ingest" or "shard"; in the order of their command lines."""
+        return [pid for pid, words in sorted(self.children(), key=lambda c: c[1])
+                if pathlib.Path(words[0]).name == "vicinal-" + service]
+
+    # --- requests -------------------------------------------------------------------------------
+
+    @property
+    def client(self):
+        """This thread's connection."""
+        client = getattr(self.local, "client", None)
+        if client is None or client.port != urllib.parse.urlsplit(self.url).port:
+            client = self.local.client = Client(self.url)
+        return client
+
+    def request(self, method, path, body=None, headers=None):
+        return self.client.request(method, path, body, headers)
+
+    def get(self, path, headers=None):
+        return self.client.get(path, headers)
+
+    def post(self, path, body, headers=None):
+        return self.client.post(path, body, headers)
+
+    def put(self, path, body, headers=None):
+        return self.client.put(path, body, headers)
+
+    def delete(self, path, headers=None):
+        return self.client.delete(path, headers)
+
+    def create(self, name, dimension=3, metric="cosine", **more):
+        answer = self.put(f"/v1/collections/{name}",
+                          {"vector": {"dimension": dimension, "metric": metric}, **more})
+        assert answer.status in (200, 201), answer
+        return answer.body
+
+    def upsert(self, name, records, **more):
+        answer = self.post(f"/v1/collections/{name}/records", {"records": records, **more})
+        assert answer.status == 200, answer
+        return answer.body
+
+    def digests(self):
+        """{(shard, replica): {partition: (position, digest)}} of all replicas."""
+        status = self.get("/internal/v1/status").body
+        found = {}
+        for replica in status["replicas"]:
+            parts = replica.get("status", {}).get("partitions", [])
+            found[replica["shard"], replica["replica"]] = {
+                part["partition"]: (part["position"], part["digest"]) for part in parts}
+        return found
