@@ -1,7 +1,7 @@
 /* Text into vectors by hashing: hash:DIM.
  *
- * Features of a text, each with a weight: its words (1), pairs of neighbouring words (1/2), and the
- * runs of 3 to 5 letters of each word with its ends marked (1/4), which find inflections and typing
+ * Features of a text, each with a weight: its words (1), pairs of neighbouring words (1/4), and the
+ * runs of 3 to 5 letters of each word with its ends marked (3/8), which find inflections and typing
  * errors.  Common words count little and pairs of them nothing.  A word or pair that occurs n times
  * counts 1 + ln n times.  A feature's hash chooses a coordinate and a sign; the sum is brought to
  * unit norm.  Long texts and short ones become comparable by the cosine.
@@ -26,9 +26,9 @@
 /* Weights, as integers. */
 #define WEIGHT_WORD        1024
 #define WEIGHT_COMMON      128
-#define WEIGHT_PAIR        512
-#define WEIGHT_PAIR_COMMON 128 /* one of the two is common */
-#define WEIGHT_GRAM        256
+#define WEIGHT_PAIR        256
+#define WEIGHT_PAIR_COMMON 64 /* one of the two is common */
+#define WEIGHT_GRAM        384
 
 #define GRAM_MIN     3
 #define GRAM_MAX     5
