@@ -20,11 +20,13 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "backends/store/store.h"
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
+#include "common/base/limits.h"
 
 #define FORMAT_VERSION      1
 #define MAP_BYTES_DEFAULT   (1ull << 40)
@@ -32,6 +34,7 @@
 #define READERS_MAX_DEFAULT 512
 #define IDLE_MAX            64 /* ended read transactions kept for renewal */
 #define PATH_SIZE           4096
+#define DISK_FULL_BYTES     MIB(1) /* less is left of it: a failed write failed for want of room */
 
 static_assert(sizeof(size_t) == 8, "a map of 1 TiB needs 64-bit addresses");
 
@@ -104,6 +107,19 @@ static enum err_code fail(int result, const char *what, struct err *err)
             return err_set_errno(err, result, "store: %s", what);
     }
     return err_set(err, code, "store: %s: %s", what, mdb_strerror(result));
+}
+
+/* LMDB tells a write that the disk had no room to finish as EIO, like a broken disk: so the disk is
+ * asked too. */
+static enum err_code fail_commit(struct lmdb_store *lmdb, int result, struct err *err)
+{
+    struct statvfs about;
+    mdb_filehandle_t fd;
+
+    if (result == EIO && mdb_env_get_fd(lmdb->env, &fd) == 0 && fstatvfs(fd, &about) == 0 &&
+        (uint64_t)about.f_bavail * about.f_frsize < DISK_FULL_BYTES)
+        return err_set(err, ERR_INSUFFICIENT_STORAGE, "store: commit: the disk is full");
+    return fail(result, "commit", err);
 }
 
 /* --- open ---------------------------------------------------------------------------------- */
@@ -227,7 +243,7 @@ static enum err_code open_tables(struct lmdb_store *lmdb, struct err *err)
         return code;
     }
     result = mdb_txn_commit(txn);
-    return result == 0 ? ERR_OK : fail(result, "commit", err);
+    return result == 0 ? ERR_OK : fail_commit(lmdb, result, err);
 }
 
 static void lmdb_close(struct store *store)
@@ -330,10 +346,11 @@ static enum err_code lmdb_begin(struct store_txn **out, struct store *store, boo
 static enum err_code lmdb_commit(struct store_txn *base, struct err *err)
 {
     struct lmdb_txn *txn = (struct lmdb_txn *)base;
+    struct lmdb_store *lmdb = lmdb_of(base->store);
     int result = mdb_txn_commit(txn->txn);
 
     free(txn);
-    return result == 0 ? ERR_OK : fail(result, "commit", err);
+    return result == 0 ? ERR_OK : fail_commit(lmdb, result, err);
 }
 
 static void lmdb_abort(struct store_txn *base)
@@ -497,7 +514,7 @@ static enum err_code lmdb_clear(struct store *store, struct err *err)
         return code;
     }
     result = mdb_txn_commit(txn);
-    return result == 0 ? ERR_OK : fail(result, "commit", err);
+    return result == 0 ? ERR_OK : fail_commit(lmdb, result, err);
 }
 
 static uint64_t lmdb_bytes(struct store *store)
