@@ -12,7 +12,6 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <civetweb.h>
-#include <dirent.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -20,13 +19,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/socket.h>
 #include <time.h>
 
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/http/server_body.h"
+#include "common/http/server_idle.h"
 
 #define HEAD_BYTES_MAX     "16384"
 #define CONNECTION_QUEUE   "1024"
@@ -39,6 +38,7 @@
 /* What belongs to one Civetweb thread; used by no other. */
 struct worker {
     struct http_server *server;
+    struct idle_slot *slot;
     struct arena arena;
     struct buffer body;
     struct buffer packed;
@@ -55,6 +55,7 @@ struct operation_metrics {
 
 struct http_server {
     struct http_server_options options;
+    struct idle_watch idle;
     struct mg_context *context;
     uint16_t port;
     _Atomic bool is_started; /* start_error is written no more */
@@ -251,7 +252,8 @@ static void serve(struct worker *worker, struct mg_connection *conn, const char 
     else if (atomic_load(&server->is_draining))
         (void)err_set(&req.err, ERR_DEAD, "the service is shutting down");
     obtain_body(&reader, &frame, &req, match.route);
-    keep = keep && reader.is_read && !atomic_load(&server->is_draining);
+    keep = keep && reader.is_read && !atomic_load(&server->is_draining) &&
+           !idle_turn_is_over(&server->idle, worker->slot);
     route_run(&match, &req);
     send_reply(worker, &req, keep);
     measure(server, &req);
@@ -271,8 +273,10 @@ static int on_begin_request(struct mg_connection *conn)
         return 503;
     }
     /* Counted before is_draining is looked at: close either waits for it or it sees the flag. */
+    idle_busy(worker->slot, (uint16_t)mg_get_request_info(conn)->remote_port);
     atomic_fetch_add(&worker->server->running, 1);
     serve(worker, conn, path);
+    idle_again(&worker->server->idle, worker->slot);
     atomic_fetch_sub(&worker->server->running, 1);
     return 200;
 }
@@ -309,6 +313,17 @@ static void refuse_method(const struct http_server *server, const struct mg_requ
     *match = route_find(server->options.routes, req);
 }
 
+/* Civetweb says the same of a head that is malformed and of one that did not end in time. */
+static bool is_head_late(const struct worker *worker, const struct mg_request_info *info)
+{
+    const struct http_server_options *options = &worker->server->options;
+    uint64_t since_ns = atomic_load(&worker->slot->idle_since_ns);
+    uint64_t limit_ms = worker->slot->is_fresh ? options->read_timeout_ms : options->keep_alive_ms;
+
+    return info->request_method == NULL && since_ns != 0 &&
+           env_boot_ns(options->env) - since_ns >= limit_ms * NS_PER_MS / 10 * 9;
+}
+
 /* Civetweb refuses a request by itself; the connection ends afterwards.  Headers may not be looked
  * at: they have not been parsed. */
 static int on_http_error(struct mg_connection *conn, int status, const char *message)
@@ -324,7 +339,9 @@ static int on_http_error(struct mg_connection *conn, int status, const char *mes
     req.received_ns = env_boot_ns(req.env);
     req.arena = worker->arena;
     req.reply.body = worker->reply;
-    if (status == 400 && is_strange_method(mg_get_request_info(conn)))
+    if (status == 400 && is_head_late(worker, mg_get_request_info(conn)))
+        (void)err_set(&req.err, ERR_REQUEST_TIMEOUT, "the request's head came too slowly");
+    else if (status == 400 && is_strange_method(mg_get_request_info(conn)))
         refuse_method(worker->server, mg_get_request_info(conn), &req, &match);
     else if (status == 413)
         (void)err_set(&req.err, ERR_PAYLOAD_TOO_LARGE, "the headers are too long");
@@ -351,6 +368,24 @@ static int on_log_message(const struct mg_connection *conn, const char *message)
     return 1;
 }
 
+static int on_init_connection(const struct mg_connection *conn, void **data)
+{
+    struct worker *worker = mg_get_thread_pointer(conn);
+
+    (void)data;
+    if (worker != NULL)
+        idle_connected(&worker->server->idle, worker->slot);
+    return 0;
+}
+
+static void on_connection_close(const struct mg_connection *conn)
+{
+    struct worker *worker = mg_get_thread_pointer(conn);
+
+    if (worker != NULL)
+        idle_disconnected(&worker->server->idle, worker->slot);
+}
+
 static void *on_init_thread(const struct mg_context *context, int type)
 {
     struct worker *worker;
@@ -358,8 +393,10 @@ static void *on_init_thread(const struct mg_context *context, int type)
     if (type != 1)
         return NULL;
     worker = calloc(1, sizeof(*worker));
-    if (worker != NULL)
-        worker->server = mg_get_user_data(context);
+    if (worker == NULL)
+        return NULL;
+    worker->server = mg_get_user_data(context);
+    worker->slot = idle_watch_claim(&worker->server->idle);
     return worker;
 }
 
@@ -401,6 +438,8 @@ static enum err_code start_civetweb(struct http_server *server, struct err *err)
         .begin_request = on_begin_request,
         .log_message = on_log_message,
         .http_error = on_http_error,
+        .init_connection = on_init_connection,
+        .connection_close = on_connection_close,
         .init_thread = on_init_thread,
         .exit_thread = on_exit_thread,
     };
@@ -445,7 +484,7 @@ static enum err_code start_civetweb(struct http_server *server, struct err *err)
     if (mg_get_server_ports(server->context, 1, &port) == 1)
         server->port = (uint16_t)port.port;
     assert(server->port != 0);
-    return ERR_OK;
+    return idle_watch_start(&server->idle, server->port, err);
 }
 
 static pthread_once_t civetweb_once = PTHREAD_ONCE_INIT;
@@ -478,11 +517,15 @@ enum err_code http_server_open(struct http_server **out, const struct http_serve
         goto fail;
     }
     pthread_once(&civetweb_once, init_civetweb);
-    if ((rc = start_civetweb(server, err)) != ERR_OK)
+    if ((rc = idle_watch_init(&server->idle, options->env, options->workers, err)) != ERR_OK ||
+        (rc = start_civetweb(server, err)) != ERR_OK)
         goto fail;
     *out = server;
     return ERR_OK;
 fail:
+    if (server->context != NULL)
+        mg_stop(server->context);
+    idle_watch_free(&server->idle);
     free(server->operations);
     free(server);
     return rc;
@@ -491,29 +534,6 @@ fail:
 uint16_t http_server_port(const struct http_server *server)
 {
     return server->port;
-}
-
-/* Civetweb's threads look at its stop flag every two seconds when their sockets are quiet. Shutting
- * the reading side of the listener and of its connections wakes them at once.  Civetweb does not
- * give its sockets out, so they are known by their local port. */
-static void wake_sockets(uint16_t port)
-{
-    DIR *dir = opendir("/proc/self/fd");
-    struct dirent *entry;
-
-    while (dir != NULL && (entry = readdir(dir)) != NULL) {
-        struct sockaddr_in local = {0};
-        socklen_t len = sizeof(local);
-        uint64_t fd;
-
-        if (!text_to_u64(entry->d_name, strlen(entry->d_name), &fd))
-            continue;
-        if (getsockname((int)fd, (struct sockaddr *)&local, &len) == 0 &&
-            local.sin_family == AF_INET && ntohs(local.sin_port) == port)
-            (void)shutdown((int)fd, SHUT_RD);
-    }
-    if (dir != NULL)
-        (void)closedir(dir);
 }
 
 void http_server_close(struct http_server *server, uint32_t drain_ms)
@@ -529,8 +549,12 @@ void http_server_close(struct http_server *server, uint32_t drain_ms)
     while (atomic_load(&server->running) > 0 && env_boot_ns(env) < until_ns)
         if (env_sleep_until(env, env_boot_ns(env) + DRAIN_STEP_NS) != ERR_OK)
             break;
-    wake_sockets(server->port);
+    idle_watch_stop(&server->idle);
+    /* Civetweb's threads look at its stop flag every two seconds when their sockets are quiet:
+     * shutting the reading side of the listener and of its connections wakes them at once. */
+    sockets_shut(server->port, 0);
     mg_stop(server->context);
+    idle_watch_free(&server->idle);
     free(server->operations);
     free(server);
 }

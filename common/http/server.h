@@ -1,5 +1,6 @@
 /* The HTTP server: Civetweb behind one file.  A keep-alive connection holds one worker thread, so
- * workers bound the connections that are served at a time. */
+ * workers bound the connections that are served at a time.  While all are held, connections that
+ * are idle for a second are closed, and busy ones after a second: others get their turn. */
 #ifndef VICINAL_HTTP_SERVER_H
 #define VICINAL_HTTP_SERVER_H
 

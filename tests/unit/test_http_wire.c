@@ -70,6 +70,32 @@ static void a_stalled_body_is_408(void **state)
              " 408 ", "Connection: close");
 }
 
+static void a_stalled_head_is_408(void **state)
+{
+    exchange(*state, "GET /things/1 HTTP/1.1\r\nHos", " 408 ", "request_timeout");
+}
+
+/* More clients than workers, each of which keeps its connection and says nothing more. */
+static void idle_connections_make_room(void **state)
+{
+    static const char ask[] = "GET /things/1 HTTP/1.1\r\nHost: a\r\n\r\n";
+    int fds[100];
+
+    for (size_t i = 0; i < ARRAY_COUNT(fds); i++) {
+        fds[i] = dial(*state);
+        say(fds[i], ask, strlen(ask));
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(fds); i++) {
+        struct buffer heard = {0};
+
+        hear(fds[i], &heard, "{\"id\":\"1\"");
+        assert_non_null(strstr((char *)heard.data, "{\"id\":\"1\""));
+        buffer_free(&heard);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(fds); i++)
+        close(fds[i]);
+}
+
 static void lengths_that_can_be_misread_are_400(void **state)
 {
     static const char *const bad[] = {
@@ -239,6 +265,8 @@ int main(void)
         TEST(chunked_bodies_are_read),
         TEST(a_chunked_body_over_the_limit_is_413),
         TEST(a_stalled_body_is_408),
+        TEST(a_stalled_head_is_408),
+        TEST(idle_connections_make_room),
         TEST(lengths_that_can_be_misread_are_400),
         TEST(garbage_behind_a_request_is_400),
         TEST(heads_that_are_too_large_are_400),
