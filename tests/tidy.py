@@ -45,7 +45,7 @@ THIRD_PARTY = {
     r"libpq-fe\.h": ["backends/meta"],
     r"openssl/": ["common/base"],
     r"xxhash\.h": ["common/base"],
-    r"zlib\.h": ["common/http"],
+    r"zlib\.h": ["common/http", "tests"],
     r"zstd\.h": ["common/model", "cli"],
     r"immintrin\.h": ["engine", "common/base"],
 }
