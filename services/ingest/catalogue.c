@@ -1,0 +1,231 @@
+/* Collections in memory and their changes; see catalogue.h.  catalogue_load.c brings them back. */
+#include "services/ingest/catalogue.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "common/base/checked.h"
+#include "common/base/log.h"
+#include "services/ingest/catalogue_row.h"
+
+static const struct log_context CONTEXT = {.operation = "catalogue"};
+
+void catalogue_init(struct catalogue *catalogue, struct sequencer *sequencer, struct meta *meta,
+                    struct env *env)
+{
+    *catalogue = (struct catalogue){.sequencer = sequencer, .meta = meta, .env = env};
+    pthread_mutex_init(&catalogue->lock, NULL);
+}
+
+void catalogue_free(struct catalogue *catalogue)
+{
+    if (catalogue->env == NULL)
+        return;
+    free(catalogue->entries);
+    pthread_mutex_destroy(&catalogue->lock);
+    *catalogue = (struct catalogue){0};
+}
+
+/* Where the name is, or would be; *found says which. */
+static size_t index_locked(const struct catalogue *catalogue, const char *tenant, const char *name,
+                           bool *found)
+{
+    size_t low = 0, high = catalogue->count;
+
+    *found = false;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const struct collection *there = &catalogue->entries[middle].collection;
+        int order = strcmp(there->tenant, tenant);
+
+        if (order == 0)
+            order = strcmp(there->name, name);
+        if (order == 0) {
+            *found = true;
+            return middle;
+        }
+        if (order < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+bool catalogue_find(struct catalogue *catalogue, const char *tenant, const char *name,
+                    struct catalogue_entry *out)
+{
+    bool found;
+    size_t index;
+
+    pthread_mutex_lock(&catalogue->lock);
+    index = index_locked(catalogue, tenant, name, &found);
+    if (found)
+        *out = catalogue->entries[index];
+    pthread_mutex_unlock(&catalogue->lock);
+    return found;
+}
+
+enum err_code catalogue_set(struct catalogue *catalogue, const struct collection *collection,
+                            enum collection_state state, struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    struct catalogue_entry *grown;
+    size_t index, size;
+    bool found;
+
+    pthread_mutex_lock(&catalogue->lock);
+    index = index_locked(catalogue, collection->tenant, collection->name, &found);
+    if (!found && catalogue->count == catalogue->size) {
+        size = catalogue->size == 0 ? 16 : catalogue->size * 2;
+        grown = array_resize(catalogue->entries, size, sizeof(*grown));
+        if (grown == NULL) {
+            rc = err_set(err, ERR_NO_MEMORY, "no memory for another collection");
+        } else {
+            catalogue->entries = grown;
+            catalogue->size = size;
+        }
+    }
+    if (rc == ERR_OK) {
+        if (!found) {
+            memmove(catalogue->entries + index + 1, catalogue->entries + index,
+                    (catalogue->count - index) * sizeof(*catalogue->entries));
+            catalogue->count++;
+        }
+        catalogue->entries[index] =
+            (struct catalogue_entry){.collection = *collection, .state = state};
+    }
+    pthread_mutex_unlock(&catalogue->lock);
+    return rc;
+}
+
+void catalogue_clear(struct catalogue *catalogue)
+{
+    pthread_mutex_lock(&catalogue->lock);
+    catalogue->count = 0;
+    pthread_mutex_unlock(&catalogue->lock);
+}
+
+bool catalogue_next_pending(struct catalogue *catalogue, struct collection *out)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&catalogue->lock);
+    for (size_t i = 0; i < catalogue->count && !found; i++) {
+        found = catalogue->entries[i].state == COLLECTION_PENDING;
+        if (found)
+            *out = catalogue->entries[i].collection;
+    }
+    pthread_mutex_unlock(&catalogue->lock);
+    return found;
+}
+
+size_t catalogue_count(struct catalogue *catalogue)
+{
+    size_t count = 0;
+
+    pthread_mutex_lock(&catalogue->lock);
+    for (size_t i = 0; i < catalogue->count; i++)
+        count += catalogue->entries[i].state == COLLECTION_ACTIVE;
+    pthread_mutex_unlock(&catalogue->lock);
+    return count;
+}
+
+enum err_code catalogue_active(struct catalogue *catalogue, const char *tenant, const char *name,
+                               struct collection *out, struct err *err)
+{
+    struct catalogue_entry entry;
+
+    if (!catalogue_find(catalogue, tenant, name, &entry) || entry.state == COLLECTION_DROPPED)
+        return err_set(err, ERR_COLLECTION_NOT_FOUND, "there is no collection '%s'", name);
+    if (entry.state == COLLECTION_PENDING)
+        return err_set(err, ERR_UNAVAILABLE, "a change of collection '%s' is under way", name);
+    *out = entry.collection;
+    return ERR_OK;
+}
+
+/* One record in every partition, all with the change stamp. */
+static enum err_code change_batch(struct catalogue *catalogue, const struct collection *collection,
+                                  struct sequence_batch **out, struct err *err)
+{
+    struct record record = {
+        .op = RECORD_COLLECTION, .schema = collection->schema, .stamp = collection->schema};
+    struct buffer definition = {0};
+    enum err_code rc;
+
+    memcpy(record.incarnation, collection->incarnation, INCARNATION_BYTES);
+    collection_encode(collection, collection->dropped ? COLLECTION_DROP : COLLECTION_CREATE,
+                      &definition);
+    record.payload = definition.data;
+    record.payload_len = definition.len;
+    rc = buffer_check(&definition, err);
+    *out = NULL;
+    if (rc == ERR_OK)
+        rc = sequence_batch_new(out, catalogue->sequencer, err);
+    for (uint32_t i = 0; i < catalogue->sequencer->partitions && rc == ERR_OK; i++)
+        rc = sequence_batch_add(*out, i, &record, err);
+    buffer_free(&definition);
+    return rc;
+}
+
+enum err_code catalogue_complete(struct catalogue *catalogue, const struct collection *collection,
+                                 uint64_t deadline_ns, struct err *err)
+{
+    struct sequence_batch *batch;
+    enum err_code rc = change_batch(catalogue, collection, &batch, err);
+
+    if (rc == ERR_OK)
+        rc = deadline_ns == 0 ? sequencer_append_now(catalogue->sequencer, batch, err)
+                              : sequencer_commit(catalogue->sequencer, batch, deadline_ns, err);
+    sequence_batch_put(catalogue->sequencer, batch);
+    if (rc == ERR_OK)
+        rc = catalogue_row_put(catalogue, collection,
+                               collection->dropped ? COLLECTION_DROPPED : COLLECTION_ACTIVE, err);
+    if (rc == ERR_OK)
+        rc = catalogue_set(catalogue, collection,
+                           collection->dropped ? COLLECTION_DROPPED : COLLECTION_ACTIVE, err);
+    return rc;
+}
+
+enum err_code catalogue_change(struct catalogue *catalogue, const struct collection *collection,
+                               uint64_t deadline_ns, struct err *err)
+{
+    enum err_code rc;
+
+    assert(!stamp_is_none(collection->schema));
+    rc = catalogue_row_put(catalogue, collection, COLLECTION_PENDING, err);
+    if (rc == ERR_OK)
+        rc = catalogue_set(catalogue, collection, COLLECTION_PENDING, err);
+    if (rc == ERR_OK)
+        rc = catalogue_complete(catalogue, collection, deadline_ns, err);
+    if (rc == ERR_OK)
+        catalogue_note_position(catalogue);
+    else
+        log_err(LOG_WARN, &CONTEXT, "a change of a collection is not complete", err);
+    return rc;
+}
+
+enum err_code catalogue_foreign(struct catalogue *catalogue, const struct collection *collection,
+                                uint64_t deadline_ns, struct err *err)
+{
+    struct catalogue_entry entry;
+    struct sequence_batch *batch;
+    bool known = catalogue_find(catalogue, collection->tenant, collection->name, &entry);
+    bool same = known && memcmp(entry.collection.incarnation, collection->incarnation,
+                                INCARNATION_BYTES) == 0;
+    enum err_code rc;
+
+    if (same && stamp_compare(entry.collection.schema, collection->schema) >= 0)
+        return entry.state != COLLECTION_PENDING
+                   ? ERR_OK
+                   : catalogue_complete(catalogue, &entry.collection, deadline_ns, err);
+    if (!known || same || entry.collection.dropped ||
+        stamp_compare(collection->created, entry.collection.created) < 0)
+        return catalogue_change(catalogue, collection, deadline_ns, err);
+    /* Ours stays; theirs is told to every partition, where its records are parked. */
+    rc = change_batch(catalogue, collection, &batch, err);
+    if (rc == ERR_OK)
+        rc = sequencer_commit(catalogue->sequencer, batch, deadline_ns, err);
+    sequence_batch_put(catalogue->sequencer, batch);
+    return rc;
+}

@@ -1,0 +1,69 @@
+/* The collections: metadata rows, what is in memory, and the log, kept in step.
+ *
+ *   change:    row pending (compare and swap) → one record in every partition, all with one change
+ *              stamp → row active or dropped → answer
+ *   take-over: rows → changes of partition 0 behind the row `catalogue` → pending ones are
+ *              completed
+ *
+ * Who finds a collection pending completes it first; doing so twice changes nothing, because equal
+ * change stamps are the same change.  With the metadata store lost, everything comes back from
+ * partition 0.  Changes of one name are serialised by the busy-id table (the caller's business);
+ * `lock` guards the list and is not held across calls that block.
+ */
+#ifndef VICINAL_INGEST_CATALOGUE_H
+#define VICINAL_INGEST_CATALOGUE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#include "common/model/collection.h"
+#include "services/ingest/sequencer.h"
+
+enum collection_state { COLLECTION_ACTIVE, COLLECTION_PENDING, COLLECTION_DROPPED };
+
+struct catalogue_entry {
+    struct collection collection; /* `dropped` says which change is the newest */
+    enum collection_state state;
+};
+
+struct catalogue {
+    struct sequencer *sequencer;
+    struct meta *meta;
+    struct env *env;
+    pthread_mutex_t lock;
+    struct catalogue_entry *entries; /* rising by (tenant, name) */
+    size_t count, size;
+};
+
+void catalogue_init(struct catalogue *catalogue, struct sequencer *sequencer, struct meta *meta,
+                    struct env *env);
+void catalogue_free(struct catalogue *catalogue);
+
+/* After a take-over, on the appender's thread: read rows and log, complete what is pending. */
+MUST_CHECK enum err_code catalogue_load(struct catalogue *catalogue, struct err *err);
+
+/* False: never heard of. */
+bool catalogue_find(struct catalogue *catalogue, const char *tenant, const char *name,
+                    struct catalogue_entry *out);
+
+/* The collection that takes records now.  Errors: ERR_COLLECTION_NOT_FOUND, ERR_UNAVAILABLE (a
+ * change of it has not been completed). */
+MUST_CHECK enum err_code catalogue_active(struct catalogue *catalogue, const char *tenant,
+                                          const char *name, struct collection *out,
+                                          struct err *err);
+
+/* Carry out one change: `collection` with its stamps set; dropped says which kind.  Caller has the
+ * name alone.  Errors: the sequencer's and the store's; the collection is pending then. */
+MUST_CHECK enum err_code catalogue_change(struct catalogue *catalogue,
+                                          const struct collection *collection, uint64_t deadline_ns,
+                                          struct err *err);
+
+/* A change that came from another region: in every partition before records of it are taken.  Of
+ * two definitions of one name the smaller creation stamp stays. */
+MUST_CHECK enum err_code catalogue_foreign(struct catalogue *catalogue,
+                                           const struct collection *collection,
+                                           uint64_t deadline_ns, struct err *err);
+
+size_t catalogue_count(struct catalogue *catalogue); /* active ones */
+
+#endif

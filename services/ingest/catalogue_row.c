@@ -1,0 +1,121 @@
+/* The metadata rows of collections: collection/TENANT/NAME and catalogue. */
+#include <stdio.h>
+#include <string.h>
+
+#include "common/http/json_doc.h"
+#include "services/ingest/catalogue_row.h"
+
+#define MARK_KEY "catalogue"
+
+static const char *const STATES[] = {
+    [COLLECTION_ACTIVE] = "active",
+    [COLLECTION_PENDING] = "pending",
+    [COLLECTION_DROPPED] = "dropped",
+};
+
+enum err_code catalogue_row_put(struct catalogue *catalogue, const struct collection *collection,
+                                enum collection_state state, struct err *err)
+{
+    char key[META_KEY_BYTES_MAX];
+    struct buffer value = {0};
+    enum err_code rc;
+
+    (void)snprintf(key, sizeof(key), "collection/%s/%s", collection->tenant, collection->name);
+    buffer_append_format(&value, "{\"state\":\"%s\",\"definition\":", STATES[state]);
+    collection_encode(collection, collection->dropped ? COLLECTION_DROP : COLLECTION_CREATE,
+                      &value);
+    buffer_append_text(&value, "}");
+    rc = buffer_check(&value, err);
+    if (rc == ERR_OK)
+        rc = meta_put(
+            catalogue->meta,
+            &(struct meta_put){
+                .key = key, .value = value.data, .value_len = value.len, .expected = META_ANY},
+            NULL, err);
+    buffer_free(&value);
+    return rc;
+}
+
+enum err_code catalogue_row_parse(const void *data, size_t len, struct collection *out,
+                                  enum collection_state *state, struct err *err)
+{
+    enum collection_change change;
+    struct buffer definition = {0};
+    const char *text = NULL;
+    json_t *row = NULL, *member;
+    enum err_code rc = json_doc_parse(&row, data, len, err);
+    bool known = false;
+
+    if (rc == ERR_OK)
+        rc = json_doc_text(row, "state", &text, err);
+    for (size_t i = 0; rc == ERR_OK && text != NULL && i < ARRAY_COUNT(STATES); i++)
+        if (strcmp(text, STATES[i]) == 0) {
+            *state = (enum collection_state)i;
+            known = true;
+        }
+    member = row == NULL ? NULL : json_object_get(row, "definition");
+    if (rc != ERR_OK || !known || !json_is_object(member)) {
+        rc = err_set(err, ERR_CORRUPT, "the metadata row of a collection makes no sense");
+    } else {
+        json_doc_dump(member, &definition);
+        rc = buffer_check(&definition, err);
+        if (rc == ERR_OK)
+            rc = collection_decode(out, &change, definition.data, definition.len, err);
+        if (rc == ERR_OK)
+            out->dropped = change == COLLECTION_DROP;
+    }
+    buffer_free(&definition);
+    json_decref(row);
+    return rc;
+}
+
+enum err_code catalogue_mark_get(struct catalogue *catalogue, struct catalogue_mark *out,
+                                 struct err *err)
+{
+    struct meta_row row = {0};
+    json_t *mark = NULL;
+    uint64_t region = 0, position = 0, epoch = 0;
+    enum err_code rc = meta_get(catalogue->meta, MARK_KEY, &row, err);
+
+    *out = (struct catalogue_mark){0};
+    if (rc == ERR_NOT_FOUND) {
+        err_clear(err);
+        return ERR_OK;
+    }
+    if (rc != ERR_OK)
+        return rc;
+    /* A mark that cannot be read, or is another log's, is none: everything is read again. */
+    if (json_doc_parse(&mark, row.value, row.value_len, NULL) == ERR_OK &&
+        json_doc_u64(mark, "region", 0, UINT32_MAX, &region, NULL) == ERR_OK &&
+        json_doc_u64(mark, "position", 0, INT64_MAX, &position, NULL) == ERR_OK &&
+        json_doc_u64(mark, "epoch", 0, INT64_MAX, &epoch, NULL) == ERR_OK) {
+        if (region == catalogue->sequencer->region)
+            *out = (struct catalogue_mark){.position = position, .epoch = epoch};
+        else
+            out->other_log = true;
+    }
+    json_decref(mark);
+    meta_row_free(&row);
+    return ERR_OK;
+}
+
+void catalogue_note_position(struct catalogue *catalogue)
+{
+    struct sequencer *s = catalogue->sequencer;
+    struct line_view view;
+    struct err err;
+    char value[128];
+    int len;
+
+    pthread_mutex_lock(&s->lock);
+    view = s->views[0];
+    pthread_mutex_unlock(&s->lock);
+    len = snprintf(value, sizeof(value), "{\"region\":%u,\"position\":%llu,\"epoch\":%llu}",
+                   s->region, (unsigned long long)view.end, (unsigned long long)view.epoch);
+    if (meta_put(
+            catalogue->meta,
+            &(struct meta_put){
+                .key = MARK_KEY, .value = value, .value_len = (size_t)len, .expected = META_ANY},
+            NULL, &err) != ERR_OK)
+        return; /* read again from the older mark */
+}

@@ -1,0 +1,38 @@
+/* Between catalogue.c, catalogue_row.c and catalogue_load.c. */
+#ifndef VICINAL_INGEST_CATALOGUE_ROW_H
+#define VICINAL_INGEST_CATALOGUE_ROW_H
+
+#include "services/ingest/catalogue.h"
+
+/* Write the row of a collection, whatever was there: the log's holder is its only writer. */
+MUST_CHECK enum err_code catalogue_row_put(struct catalogue *catalogue,
+                                           const struct collection *collection,
+                                           enum collection_state state, struct err *err);
+
+/* Errors: ERR_CORRUPT. */
+MUST_CHECK enum err_code catalogue_row_parse(const void *data, size_t len, struct collection *out,
+                                             enum collection_state *state, struct err *err);
+
+/* The row `catalogue`: changes of partition 0 below this position are in the rows. */
+struct catalogue_mark {
+    uint64_t position, epoch;
+    bool other_log; /* the row is of another life of the log */
+};
+MUST_CHECK enum err_code catalogue_mark_get(struct catalogue *catalogue, struct catalogue_mark *out,
+                                            struct err *err);
+
+/* As far as the log goes now; failing costs only time at the next take-over. */
+void catalogue_note_position(struct catalogue *catalogue);
+
+MUST_CHECK enum err_code catalogue_set(struct catalogue *catalogue,
+                                       const struct collection *collection,
+                                       enum collection_state state, struct err *err);
+void catalogue_clear(struct catalogue *catalogue);
+bool catalogue_next_pending(struct catalogue *catalogue, struct collection *out);
+
+/* Append to all partitions and settle the row; deadline_ns 0: on the appender's own thread. */
+MUST_CHECK enum err_code catalogue_complete(struct catalogue *catalogue,
+                                            const struct collection *collection,
+                                            uint64_t deadline_ns, struct err *err);
+
+#endif

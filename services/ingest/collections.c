@@ -1,0 +1,142 @@
+/* PUT and DELETE /v1/collections/{c}.  Changes of one name are made one at a time: who changes it
+ * has its name alone in the busy-id table. */
+#include <string.h>
+
+#include "common/base/json_writer.h"
+#include "services/ingest/ingest.h"
+
+/* Names are keys of an incarnation that no collection has. */
+static const uint8_t NAMES[INCARNATION_BYTES];
+
+struct change {
+    struct ingest *ingest;
+    struct request *req;
+    uint64_t deadline_ns;
+    struct busy_claim name;
+    struct busy_claim gate; /* of the collection's records: a drop waits for writes under way */
+    bool known;
+    struct catalogue_entry entry;
+};
+
+/* The name alone, and nothing of it pending. */
+static enum err_code change_begin(struct change *change, struct request *req)
+{
+    struct ingest *ingest = req->state;
+    struct busy_key key = {
+        .incarnation = NAMES, .id = req->params[0], .len = req->param_lens[0], .mode = BUSY_ALONE};
+    struct err *err = &req->err;
+    uint64_t generation;
+    enum err_code rc;
+
+    *change = (struct change){.ingest = ingest, .req = req};
+    change->deadline_ns = req->received_ns + WRITE_DEADLINE_MS_DEFAULT * NS_PER_MS;
+    req->collection = req->params[0];
+    rc = collection_check_name(req->params[0], req->param_lens[0], err);
+    if (rc == ERR_OK)
+        rc = sequencer_check(&ingest->sequencer, &generation, err);
+    if (rc == ERR_OK)
+        rc = busy_take(ingest->busy, &change->name, &key, 1, change->deadline_ns, err);
+    if (rc != ERR_OK)
+        return rc;
+    change->known =
+        catalogue_find(&ingest->catalogue, TENANT_DEFAULT, req->params[0], &change->entry);
+    if (change->known && change->entry.state == COLLECTION_PENDING) {
+        rc = catalogue_change(&ingest->catalogue, &change->entry.collection, change->deadline_ns,
+                              err);
+        if (rc == ERR_OK)
+            change->known =
+                catalogue_find(&ingest->catalogue, TENANT_DEFAULT, req->params[0], &change->entry);
+    }
+    return rc;
+}
+
+static void change_end(struct change *change)
+{
+    busy_release(&change->gate);
+    busy_release(&change->name);
+}
+
+static enum err_code change_commit(struct change *change, const struct collection *collection)
+{
+    struct ingest *ingest = change->ingest;
+    enum err_code rc =
+        catalogue_change(&ingest->catalogue, collection, change->deadline_ns, &change->req->err);
+
+    if (rc == ERR_OK && ingest->metrics.changes != NULL)
+        metric_add(ingest->metrics.changes, 1);
+    return rc;
+}
+
+static enum err_code create(struct change *change, struct collection *wanted)
+{
+    const struct collection *there = &change->entry.collection;
+
+    if (change->known && change->entry.state == COLLECTION_ACTIVE) {
+        wanted->generation = there->generation;
+        if (!collection_same_definition(there, wanted))
+            return err_set(&change->req->err, ERR_COLLECTION_EXISTS,
+                           "collection '%s' exists with another definition", there->name);
+        *wanted = *there;
+        return ERR_OK;
+    }
+    wanted->generation = change->known ? there->generation + 1 : 0;
+    wanted->created = wanted->schema = sequencer_change_stamp(&change->ingest->sequencer);
+    collection_identify(wanted);
+    change->req->reply.status = 201;
+    return change_commit(change, wanted);
+}
+
+enum err_code handle_put_collection(struct request *req)
+{
+    struct collection wanted = {0};
+    struct change change;
+    struct json_writer w;
+    enum err_code rc = write_expect_json(req);
+
+    if (rc == ERR_OK)
+        rc = collection_from_request(&wanted, req->body, req->body_len, &req->err);
+    if (rc != ERR_OK)
+        return rc;
+    rc = change_begin(&change, req);
+    if (rc == ERR_OK) {
+        memcpy(wanted.tenant, TENANT_DEFAULT, sizeof(TENANT_DEFAULT));
+        memcpy(wanted.name, req->params[0], req->param_lens[0] + 1);
+        rc = create(&change, &wanted);
+    }
+    change_end(&change);
+    if (rc != ERR_OK)
+        return rc;
+    json_writer_init(&w, &req->reply.body);
+    collection_write(&wanted, &w);
+    return ERR_OK;
+}
+
+static enum err_code drop(struct change *change)
+{
+    struct collection dropped = change->entry.collection;
+    struct busy_key gate = {.incarnation = dropped.incarnation, .mode = BUSY_ALONE};
+    enum err_code rc = busy_take(change->ingest->busy, &change->gate, &gate, 1, change->deadline_ns,
+                                 &change->req->err);
+
+    if (rc != ERR_OK)
+        return rc;
+    dropped.dropped = true;
+    dropped.schema = sequencer_change_stamp(&change->ingest->sequencer);
+    return change_commit(change, &dropped);
+}
+
+enum err_code handle_delete_collection(struct request *req)
+{
+    struct change change;
+    enum err_code rc = change_begin(&change, req);
+
+    if (rc == ERR_OK && (!change.known || change.entry.state == COLLECTION_DROPPED))
+        rc = err_set(&req->err, ERR_COLLECTION_NOT_FOUND, "there is no collection '%s'",
+                     req->params[0]);
+    if (rc == ERR_OK)
+        rc = drop(&change);
+    change_end(&change);
+    if (rc == ERR_OK)
+        req->reply.status = 204;
+    return rc;
+}

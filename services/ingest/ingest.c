@@ -1,0 +1,187 @@
+/* Open, start, stop, close; routes; what runs between a take-over and the first write. */
+#include "services/ingest/ingest.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/json_writer.h"
+#include "common/http/json_doc.h"
+
+const struct route ingest_routes[] = {
+    {"PUT", "/v1/collections/*", handle_put_collection, MIB(1), "putCollection"},
+    {"DELETE", "/v1/collections/*", handle_delete_collection, 0, "deleteCollection"},
+    {"POST", "/v1/collections/*/records", handle_upsert_records, BODY_BYTES_MAX, "upsertRecords"},
+    {"PUT", "/v1/collections/*/records/*", handle_put_record, BODY_BYTES_MAX, "putRecord"},
+    {"DELETE", "/v1/collections/*/records/*", handle_delete_record, 0, "deleteRecord"},
+    {"POST", "/v1/collections/*/records/delete", handle_delete_records, BODY_BYTES_MAX,
+     "deleteRecords"},
+    {"POST", "/internal/v1/append", handle_append, BODY_BYTES_MAX, "appendForeign"},
+    {"GET", "/internal/v1/status", handle_status, 0, "ingestStatus"},
+    {NULL, NULL, NULL, 0, NULL},
+};
+
+static void open_metrics(struct ingest *ingest, struct metrics *m)
+{
+    static const char COUNT[] = "records_total", COUNT_HELP[] = "Records written, by operation.";
+
+    if (m == NULL)
+        return;
+    ingest->metrics = (struct ingest_metrics){
+        .latency = metrics_latency(m, "insert_latency_seconds", "",
+                                   "From a write's arrival until it was committed."),
+        .upserts = metrics_counter(m, COUNT, "op=\"upsert\"", COUNT_HELP),
+        .deletes = metrics_counter(m, COUNT, "op=\"delete\"", COUNT_HELP),
+        .truncates = metrics_counter(m, COUNT, "op=\"truncate\"", COUNT_HELP),
+        .changes = metrics_counter(m, COUNT, "op=\"collection\"", COUNT_HELP),
+        .foreign = metrics_counter(m, COUNT, "op=\"foreign\"", COUNT_HELP),
+        .busy = metrics_gauge(m, "ingest_busy_ids", "", "Ids that writes hold or wait for."),
+        .collections = metrics_gauge(m, "ingest_collections", "", "Active collections."),
+        .wal_used = metrics_gauge(m, "wal_used_bytes", "", "Bytes of the log."),
+        .wal_free = metrics_gauge(m, "wal_free_bytes", "", "Free bytes of the log's medium."),
+        .holder = metrics_gauge(m, "ingest_holder", "", "1 while this ingest holds the log."),
+    };
+}
+
+/* The row `deployment`, once for each life of the log. */
+static enum err_code write_deployment(struct ingest *ingest, struct err *err)
+{
+    const struct sequencer *s = &ingest->sequencer;
+    uint64_t partitions = 0, region = 0;
+    struct meta_row row = {0};
+    json_t *there = NULL;
+    char value[96];
+    int len;
+    enum err_code rc = meta_get(ingest->setup.meta, "deployment", &row, err);
+
+    if (rc != ERR_OK && rc != ERR_NOT_FOUND)
+        return rc;
+    err_clear(err);
+    if (rc == ERR_OK && json_doc_parse(&there, row.value, row.value_len, NULL) == ERR_OK) {
+        if (json_doc_u64(there, "partitions", 0, UINT32_MAX, &partitions, NULL) != ERR_OK ||
+            json_doc_u64(there, "region", 0, UINT32_MAX, &region, NULL) != ERR_OK)
+            partitions = 0;
+        json_decref(there);
+    }
+    meta_row_free(&row);
+    if (partitions == s->partitions && region == s->region)
+        return ERR_OK;
+    len = snprintf(value, sizeof(value), "{\"partitions\":%u,\"region\":%u}", s->partitions,
+                   s->region);
+    return meta_put(
+        ingest->setup.meta,
+        &(struct meta_put){
+            .key = "deployment", .value = value, .value_len = (size_t)len, .expected = META_ANY},
+        NULL, err);
+}
+
+static enum err_code taken(void *context, struct err *err)
+{
+    struct ingest *ingest = context;
+    enum err_code rc = write_deployment(ingest, err);
+
+    return rc == ERR_OK ? catalogue_load(&ingest->catalogue, err) : rc;
+}
+
+enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setup, struct err *err)
+{
+    struct sequencer_setup sequencer = {.env = setup->env,
+                                        .meta = setup->meta,
+                                        .metrics = setup->metrics,
+                                        .url = ingest->url,
+                                        .open_wal = setup->open_wal,
+                                        .open_wal_context = setup->open_wal_context,
+                                        .log_locks = setup->log_locks,
+                                        .queue_bytes_max = setup->queue_bytes_max,
+                                        .taken = taken,
+                                        .taken_context = ingest};
+    enum err_code rc;
+
+    assert(setup->env != NULL && setup->meta != NULL && setup->name != NULL);
+    ingest->setup = *setup;
+    ingest->env = setup->env;
+    ingest->embedder_count = 0;
+    pthread_mutex_init(&ingest->lock, NULL);
+    open_metrics(ingest, setup->metrics);
+    rc = sequencer_open(&ingest->sequencer, &sequencer, err);
+    catalogue_init(&ingest->catalogue, &ingest->sequencer, setup->meta, setup->env);
+    if (rc == ERR_OK)
+        rc = busy_open(&ingest->busy, setup->env, err);
+    if (rc != ERR_OK)
+        ingest_close(ingest);
+    return rc;
+}
+
+enum err_code ingest_start(struct ingest *ingest, const char *url, struct err *err)
+{
+    enum err_code rc;
+
+    if (url == NULL)
+        url = ingest->setup.url == NULL ? "" : ingest->setup.url;
+    (void)snprintf(ingest->url, sizeof(ingest->url), "%s", url);
+    rc = cluster_register(ingest->setup.meta, ingest->env, "ingest", ingest->setup.name,
+                          ingest->url, err);
+    return rc == ERR_OK ? sequencer_start(&ingest->sequencer, err) : rc;
+}
+
+void ingest_stop(struct ingest *ingest)
+{
+    if (ingest->env != NULL)
+        sequencer_stop(&ingest->sequencer);
+}
+
+void ingest_close(struct ingest *ingest)
+{
+    if (ingest->env == NULL)
+        return;
+    sequencer_close(&ingest->sequencer);
+    catalogue_free(&ingest->catalogue);
+    busy_close(ingest->busy);
+    ingest->busy = NULL;
+    for (size_t i = 0; i < ingest->embedder_count; i++)
+        embedder_close(ingest->embedders[i].embedder);
+    ingest->embedder_count = 0;
+    pthread_mutex_destroy(&ingest->lock);
+    ingest->env = NULL;
+}
+
+bool ingest_ready(struct ingest *ingest, struct buffer *why)
+{
+    struct sequencer *s = &ingest->sequencer;
+    struct err refusal;
+
+    pthread_mutex_lock(&s->lock);
+    refusal = s->refusal;
+    pthread_mutex_unlock(&s->lock);
+    if (refusal.code == ERR_OK)
+        return true;
+    if (why->len > 0)
+        buffer_append_text(why, ",");
+    json_escape(why, refusal.message, strlen(refusal.message));
+    return false;
+}
+
+void ingest_measure(struct ingest *ingest)
+{
+    struct sequencer *s = &ingest->sequencer;
+    uint64_t used = 0, available = 0;
+    size_t queued;
+    struct wal *wal;
+    bool holder;
+
+    if (ingest->metrics.busy == NULL)
+        return;
+    pthread_mutex_lock(&s->lock);
+    wal = s->wal;
+    holder = s->state == SEQUENCER_HOLDER;
+    queued = s->queued_bytes;
+    pthread_mutex_unlock(&s->lock);
+    if (wal != NULL)
+        wal_space(wal, &used, &available);
+    metric_set(ingest->metrics.busy, (double)busy_count(ingest->busy));
+    metric_set(ingest->metrics.collections, (double)catalogue_count(&ingest->catalogue));
+    metric_set(ingest->metrics.wal_used, (double)used);
+    metric_set(ingest->metrics.wal_free, (double)available);
+    metric_set(ingest->metrics.holder, holder);
+    metric_set(s->metrics.queue, (double)queued);
+}

@@ -1,0 +1,174 @@
+/* The ingest service: the only appender of a region's log.
+ *
+ *   POST …/records: parse and check everything → take the ids (busy.h) → decide what depends on the
+ *   present state → one batch to the sequencer → committed: counts, ids and a token
+ *
+ * All state is in struct ingest, so that many can live in one process.  Threads: "appender" and
+ * "lease" (sequencer.h); handlers run on the server's.
+ */
+#ifndef VICINAL_INGEST_INGEST_H
+#define VICINAL_INGEST_INGEST_H
+
+#include "backends/embedder/embedder.h"
+#include "backends/meta/meta.h"
+#include "backends/wal/wal.h"
+#include "cluster/cluster.h"
+#include "common/http/route.h"
+#include "common/http/service.h"
+#include "common/model/collection.h"
+#include "common/model/position.h"
+#include "services/ingest/busy.h"
+#include "services/ingest/catalogue.h"
+#include "services/ingest/sequencer.h"
+
+#define INGEST_RESERVE_DEFAULT MIB(16)
+#define INGEST_EMBEDDERS_MAX   16
+#define DELETE_CHUNK           1000           /* ids of a delete by filter at a time */
+#define PLAIN_READ_NS          (2 * NS_PER_S) /* for the 201 or 200 of a plain PUT */
+
+struct ingest_setup {
+    struct env *env;
+    struct meta *meta;
+    struct cluster *cluster; /* NULL: no shard can be asked */
+    struct metrics *metrics; /* may be NULL */
+    const char *name;        /* of the node */
+    const char *url;         /* NULL: told to ingest_start */
+    sequencer_open_wal_fn *open_wal;
+    void *open_wal_context;
+    bool log_locks;           /* the log admits one writer at a time */
+    uint64_t reserve_bytes;   /* free bytes below which writes are refused; 0: none are */
+    uint64_t queue_bytes_max; /* 0: SEQUENCER_QUEUE_MAX */
+};
+
+struct ingest_metrics {
+    struct metric *latency, *upserts, *deletes, *truncates, *changes, *foreign;
+    struct metric *busy, *collections, *wal_used, *wal_free, *holder;
+};
+
+struct ingest_options {
+    const char *wal;
+    const char *meta;
+    const char *name;
+    uint64_t partitions;
+    uint64_t reserve;
+    bool repair;
+};
+
+struct ingest {
+    struct service_base base;      /* a process's; unused elsewhere */
+    struct ingest_options options; /* likewise */
+    struct ingest_setup setup;
+    struct env *env;
+    struct sequencer sequencer;
+    struct catalogue catalogue;
+    struct busy *busy;
+    struct ingest_metrics metrics;
+    char url[160];
+    /* a process's own back ends, main.c's */
+    struct meta *meta;
+    struct http_client *client;
+    struct cluster *cluster;
+
+    pthread_mutex_t lock; /* guards the embedders */
+    struct {
+        char url[EMBEDDER_BYTES_MAX + 1];
+        struct embedder *embedder;
+    } embedders[INGEST_EMBEDDERS_MAX];
+    size_t embedder_count;
+};
+
+/* Everything but threads; base, options and main's back ends are left as they are.  Then start. */
+MUST_CHECK enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setup,
+                                     struct err *err);
+
+/* Register as node/ingest/NAME and begin to stand by.  url NULL: the setup's. */
+MUST_CHECK enum err_code ingest_start(struct ingest *ingest, const char *url, struct err *err);
+void ingest_stop(struct ingest *ingest);  /* wakes all threads and waiters */
+void ingest_close(struct ingest *ingest); /* joins them; zeroed is fine */
+bool ingest_ready(struct ingest *ingest, struct buffer *why);
+void ingest_measure(struct ingest *ingest);
+
+extern const struct route ingest_routes[]; /* req->state is a struct ingest */
+
+/* --- handlers ----------------------------------------------------------------------------------
+ */
+
+enum err_code handle_put_collection(struct request *req);    /* collections.c */
+enum err_code handle_delete_collection(struct request *req); /* collections.c */
+enum err_code handle_upsert_records(struct request *req);    /* records.c */
+enum err_code handle_put_record(struct request *req);        /* record.c */
+enum err_code handle_delete_record(struct request *req);     /* record.c */
+enum err_code handle_delete_records(struct request *req);    /* delete.c */
+enum err_code handle_append(struct request *req);            /* foreign.c */
+enum err_code handle_status(struct request *req);            /* status.c */
+
+/* --- what handlers share: write.c ----------------------------------------------------------------
+ */
+
+/* One write on its way. */
+struct write {
+    struct ingest *ingest;
+    struct request *req;
+    struct collection collection;
+    uint64_t generation; /* of the sequencer, when this write began */
+    uint64_t deadline_ns;
+    bool wait_searchable;
+    struct busy_claim claim;
+    struct sequence_batch *batch;
+    struct token token; /* of what was committed */
+};
+
+/* The holder, a plain request, an active collection (its name is params[0]).
+ * Errors: ERR_READ_ONLY, ERR_COLLECTION_NOT_FOUND, ERR_NOT_SUPPORTED, ERR_INSUFFICIENT_STORAGE … */
+MUST_CHECK enum err_code write_begin(struct write *write, struct request *req);
+
+/* The body is JSON; NDJSON is not supported yet.  Errors: ERR_NOT_SUPPORTED,
+ * ERR_UNSUPPORTED_MEDIA_TYPE. */
+MUST_CHECK enum err_code write_expect_json(struct request *req);
+void write_set_timeout(struct write *write, uint64_t timeout_ms);
+
+/* Take ids (or, with count 0, the gate in this mode), then make sure that the collection is still
+ * the one that was found. */
+MUST_CHECK enum err_code write_take(struct write *write, const struct wire_id *ids, size_t count,
+                                    enum busy_mode mode);
+
+/* Commit what is in the batch, give up the claim, wait until searchable when asked for.  A failure
+ * half-way is answered in full here: ERR_OK with *answered true. */
+MUST_CHECK enum err_code write_commit(struct write *write, bool *answered);
+MUST_CHECK enum err_code write_wait(struct write *write, bool *answered);
+void write_end(struct write *write);
+
+/* Add a record of this write's collection to its batch (made when there is none). */
+MUST_CHECK enum err_code write_add(struct write *write, uint32_t partition, struct record *record);
+MUST_CHECK enum err_code write_add_delete(struct write *write, const char *id, size_t len);
+
+/* "read_token": the token so far, as a member of an open object. */
+struct json_writer;
+void write_token_member(struct write *write, struct json_writer *w);
+
+/* Vectors for texts by the collection's embedder.  Errors: the embedder's. */
+MUST_CHECK enum err_code ingest_embed(struct write *write, const struct embedder_text *texts,
+                                      size_t count, float *out);
+
+/* wait and timeout_ms, common to all bodies. */
+MUST_CHECK enum err_code write_check_wait(const char *text, size_t len, bool *searchable,
+                                          struct err *err);
+
+/* --- decide.c ------------------------------------------------------------------------------------
+ */
+
+/* Reads at the log's end: rows of what there is now.  Answers are owned: cluster_answer_free. */
+MUST_CHECK enum err_code decide_get(struct write *write, const struct wire_id *ids, size_t count,
+                                    uint32_t include, struct cluster_answer *out);
+MUST_CHECK enum err_code decide_scroll(struct write *write, const char *filter, size_t filter_len,
+                                       struct wire_id after, struct cluster_answer *out);
+MUST_CHECK enum err_code decide_count(struct write *write, uint64_t *count);
+MUST_CHECK enum err_code decide_wait(struct write *write);
+
+/* The row of an id (newest stamp of those given), or NULL. */
+const struct wire_row *decide_row(const struct cluster_answer *answer, const char *id, size_t len);
+
+/* Does an If-Match value fit the row (NULL: there is none)? */
+bool decide_if_match(const char *value, const struct wire_row *row);
+
+#endif

@@ -1,0 +1,147 @@
+/* vicinal-ingest: options, back ends, the service's life.
+ *
+ * Threads: the server's workers run the handlers; "appender" owns the log, "lease" renews the row
+ * (sequencer.h); the cluster's two follow the metadata store and the replicas. */
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "services/ingest/ingest.h"
+
+static const struct option OPTIONS[] = {
+    SERVICE_OPTION_ROWS(struct ingest),
+    {.name = "wal",
+     .type = OPTION_TEXT,
+     .fallback = "file:data/wal",
+     .help = "The log: file:DIR.",
+     .offset = offsetof(struct ingest, options.wal)},
+    {.name = "meta",
+     .type = OPTION_TEXT,
+     .fallback = "sqlite:data/meta.db",
+     .help = "The metadata store: sqlite:FILE.",
+     .offset = offsetof(struct ingest, options.meta)},
+    {.name = "name",
+     .type = OPTION_TEXT,
+     .fallback = "0",
+     .help = "Name of this node among the ingests.",
+     .offset = offsetof(struct ingest, options.name)},
+    {.name = "partitions",
+     .type = OPTION_U64,
+     .fallback = "64",
+     .min = 1,
+     .max = PARTITIONS_MAX,
+     .help = "Partitions of a log that is created; fixed for its life.",
+     .offset = offsetof(struct ingest, options.partitions)},
+    {.name = "reserve",
+     .type = OPTION_U64,
+     .fallback = "16MiB",
+     .max = UINT64_MAX,
+     .unit = "bytes",
+     .help = "Writes are refused (507) when the log's disk has less left.",
+     .offset = offsetof(struct ingest, options.reserve)},
+    {.name = "repair",
+     .type = OPTION_BOOL,
+     .fallback = "false",
+     .help = "Cut a damaged log at the damage instead of refusing to open it.",
+     .offset = offsetof(struct ingest, options.repair)},
+    {.name = NULL},
+};
+
+static enum err_code open_log(void *context, struct wal **out, struct err *err)
+{
+    const struct ingest *ingest = context;
+    struct wal_options options = {.url = ingest->options.wal,
+                                  .env = ingest->base.env,
+                                  .writer = true,
+                                  .partitions = (uint32_t)ingest->options.partitions,
+                                  .repair = ingest->options.repair};
+
+    return wal_open(out, &options, err);
+}
+
+static enum err_code open_service(void *state, struct err *err)
+{
+    struct ingest *ingest = state;
+    struct http_client_options client = {.env = ingest->base.env};
+    struct cluster_options cluster = {.env = ingest->base.env, .metrics = ingest->base.metrics};
+    struct ingest_setup setup = {.env = ingest->base.env,
+                                 .metrics = ingest->base.metrics,
+                                 .name = ingest->options.name,
+                                 .open_wal = open_log,
+                                 .open_wal_context = ingest,
+                                 .log_locks = strncmp(ingest->options.wal, "file:", 5) == 0,
+                                 .reserve_bytes = ingest->options.reserve};
+    enum err_code rc = meta_open(&ingest->meta, ingest->options.meta, ingest->base.env, err);
+
+    if (rc == ERR_OK)
+        rc = http_client_open(&ingest->client, &client, err);
+    if (rc != ERR_OK)
+        return rc;
+    cluster.meta = ingest->meta;
+    cluster.client = ingest->client;
+    rc = cluster_open(&ingest->cluster, &cluster, err);
+    if (rc != ERR_OK)
+        return rc;
+    setup.meta = ingest->meta;
+    setup.cluster = ingest->cluster;
+    return ingest_open(ingest, &setup, err);
+}
+
+static enum err_code start_service(void *state, struct err *err)
+{
+    struct ingest *ingest = state;
+
+    return ingest_start(ingest, ingest->base.url, err);
+}
+
+static bool service_ready(void *state, struct buffer *why)
+{
+    return ingest_ready(state, why);
+}
+
+static void stop_service(void *state)
+{
+    struct ingest *ingest = state;
+
+    if (ingest->cluster != NULL)
+        cluster_stop(ingest->cluster);
+    ingest_stop(ingest);
+}
+
+static void close_service(void *state)
+{
+    struct ingest *ingest = state;
+
+    stop_service(ingest);
+    ingest_close(ingest);
+    if (ingest->cluster != NULL)
+        cluster_close(ingest->cluster);
+    if (ingest->client != NULL)
+        http_client_close(ingest->client);
+    if (ingest->meta != NULL)
+        meta_close(ingest->meta);
+}
+
+static void measure_service(void *state)
+{
+    ingest_measure(state);
+}
+
+int main(int argc, char **argv)
+{
+    static struct ingest ingest;
+    const struct service service = {
+        .name = "ingest",
+        .about = "Takes writes, orders them, and appends them to the log.",
+        .options = OPTIONS,
+        .routes = ingest_routes,
+        .open = open_service,
+        .start = start_service,
+        .ready = service_ready,
+        .stop = stop_service,
+        .close = close_service,
+        .measure = measure_service,
+    };
+
+    return service_run(&service, &ingest, argc, argv);
+}

@@ -1,0 +1,195 @@
+/* PUT and DELETE /v1/collections/{c}/records/{id}: one record, with If-Match. */
+#include <string.h>
+
+#include "common/base/checked.h"
+#include "common/base/json_writer.h"
+#include "common/base/text.h"
+#include "services/ingest/ingest.h"
+#include "services/ingest/upsert_parse.h"
+#include "services/ingest/upsert_record.h"
+
+/* wait and timeout_ms as query parameters. */
+static enum err_code read_query(struct write *write)
+{
+    static const char *const NAMES[] = {"wait", "timeout_ms", NULL};
+    struct request *req = write->req;
+    const char *value;
+    bool present;
+    uint64_t timeout_ms;
+    enum err_code rc = request_query_only(req, NAMES);
+
+    if (rc != ERR_OK)
+        return rc;
+    value = request_query(req, "timeout_ms", &present);
+    if (present) {
+        if (value == NULL || !text_to_u64(value, strlen(value), &timeout_ms) || timeout_ms < 1 ||
+            timeout_ms > DEADLINE_MS_MAX)
+            return err_set(&req->err, ERR_INVALID_ARGUMENT, "timeout_ms has to be 1 to %d",
+                           DEADLINE_MS_MAX);
+        write_set_timeout(write, timeout_ms);
+    }
+    value = request_query(req, "wait", &present);
+    if (!present)
+        return ERR_OK;
+    return write_check_wait(value == NULL ? "" : value, value == NULL ? 0 : strlen(value),
+                            &write->wait_searchable, &req->err);
+}
+
+/* Begin, with the id of the path checked and taken alone. */
+static enum err_code begin_one(struct write *write, struct request *req, struct wire_id *id)
+{
+    enum err_code rc = write_begin(write, req);
+
+    *id = (struct wire_id){.data = req->params[1], .len = req->param_lens[1]};
+    if (rc == ERR_OK)
+        rc = upsert_check_id(id->data, id->len, &req->err);
+    return rc == ERR_OK ? read_query(write) : rc;
+}
+
+struct present {
+    bool known; /* it could be read */
+    bool exists;
+};
+
+/* Read the record and check If-Match.  Without a condition a read that fails is no failure. */
+static enum err_code look(struct write *write, const struct wire_id *id, bool needed,
+                          struct present *out)
+{
+    struct request *req = write->req;
+    const char *if_match = req->header == NULL ? NULL : req->header(req, "If-Match");
+    uint64_t deadline_ns = write->deadline_ns;
+    struct cluster_answer answer = {0};
+    const struct wire_row *row;
+    enum err_code rc;
+
+    needed = needed || if_match != NULL;
+    if (!needed)
+        write->deadline_ns = MIN_OF(deadline_ns, env_boot_ns(req->env) + PLAIN_READ_NS);
+    rc = decide_get(write, id, 1, 0, &answer);
+    write->deadline_ns = deadline_ns;
+    if (rc != ERR_OK) {
+        cluster_answer_free(&answer);
+        if (needed || rc == ERR_DEAD)
+            return rc;
+        err_clear(&req->err);
+        return ERR_OK;
+    }
+    row = decide_row(&answer, id->data, id->len);
+    *out = (struct present){.known = true, .exists = row != NULL};
+    if (if_match != NULL && !decide_if_match(if_match, row))
+        rc = err_set(&req->err, ERR_PRECONDITION_FAILED, "the record is not at that version");
+    cluster_answer_free(&answer);
+    write->token.count = 0;
+    return rc;
+}
+
+static enum err_code parse_one(struct write *write, const struct wire_id *id,
+                               struct upsert_record *record)
+{
+    struct request *req = write->req;
+    struct upsert_schema schema = {.collection = write->collection.name,
+                                   .dimension = write->collection.dimension};
+    enum err_code rc =
+        upsert_parse_record(record, &schema, req->body, req->body_len, &req->arena, &req->err);
+
+    if (rc != ERR_OK)
+        return rc;
+    if (record->id != NULL &&
+        (record->id_len != id->len || memcmp(record->id, id->data, id->len) != 0))
+        return err_set_at(&req->err, ERR_INVALID_ARGUMENT, "/id", "not the id of the path");
+    record->id = id->data;
+    record->id_len = id->len;
+    return upsert_embed(write, record, 1);
+}
+
+static void answer_put(struct write *write, const struct wire_id *id, const struct present *present)
+{
+    struct reply *reply = &write->req->reply;
+    char version[STAMP_TEXT_BYTES];
+    struct json_writer w;
+
+    stamp_to_text(version, write->batch->items[0].stamp);
+    reply->status = present->known && !present->exists ? 201 : 200;
+    reply_header(reply, "ETag", "\"%s\"", version);
+    json_writer_init(&w, &reply->body);
+    json_begin_object(&w);
+    json_key(&w, "upserted_count");
+    json_u64(&w, 1);
+    json_key(&w, "skipped_count");
+    json_u64(&w, 0);
+    json_key(&w, "ids");
+    json_begin_array(&w);
+    json_put_string(&w, id->data, id->len);
+    json_end_array(&w);
+    json_key(&w, "version");
+    json_text(&w, version);
+    write_token_member(write, &w);
+    json_end_object(&w);
+}
+
+enum err_code handle_put_record(struct request *req)
+{
+    struct write write;
+    struct upsert_record record;
+    struct present present = {0};
+    struct wire_id id;
+    bool answered = false;
+    enum err_code rc = begin_one(&write, req, &id);
+
+    if (rc == ERR_OK)
+        rc = write_expect_json(req);
+    if (rc == ERR_OK)
+        rc = parse_one(&write, &id, &record);
+    if (rc == ERR_OK)
+        rc = write_take(&write, &id, 1, BUSY_ALONE);
+    if (rc == ERR_OK)
+        rc = look(&write, &id, false, &present);
+    if (rc == ERR_OK)
+        rc = upsert_add(&write, &record);
+    if (rc == ERR_OK) {
+        write.batch->generation = present.known ? write.generation : 0;
+        rc = write_commit(&write, &answered);
+    }
+    if (rc == ERR_OK && !answered) {
+        answer_put(&write, &id, &present);
+        if (write.ingest->metrics.upserts != NULL)
+            metric_add(write.ingest->metrics.upserts, 1);
+    }
+    write_end(&write);
+    return rc;
+}
+
+enum err_code handle_delete_record(struct request *req)
+{
+    struct write write;
+    struct present present = {0};
+    struct json_writer w;
+    struct wire_id id;
+    bool answered = false;
+    enum err_code rc = begin_one(&write, req, &id);
+
+    if (rc == ERR_OK)
+        rc = write_take(&write, &id, 1, BUSY_ALONE);
+    if (rc == ERR_OK)
+        rc = look(&write, &id, true, &present);
+    if (rc == ERR_OK && !present.exists)
+        rc = err_set(&req->err, ERR_RECORD_NOT_FOUND, "there is no such record");
+    if (rc == ERR_OK)
+        rc = write_add_delete(&write, id.data, id.len);
+    if (rc == ERR_OK) {
+        write.batch->generation = write.generation;
+        rc = write_commit(&write, &answered);
+    }
+    if (rc == ERR_OK && !answered) {
+        json_writer_init(&w, &req->reply.body);
+        json_begin_object(&w);
+        json_key(&w, "deleted_count");
+        json_u64(&w, 1);
+        write_token_member(&write, &w);
+        json_end_object(&w);
+        if (write.ingest->metrics.deletes != NULL)
+            metric_add(write.ingest->metrics.deletes, 1);
+    }
+    write_end(&write);
+    return rc;
+}

@@ -1,0 +1,468 @@
+/* The queue in front of the log, and the thread that empties it; see sequencer.h.
+ *
+ * The appender is always in one of three states.  Standby: it tries to take over, every 150 ms.
+ * Recovering: something is in doubt; it tries to recover, at once and then at most every 100 ms.
+ * Holder: it appends what is queued.  Only this thread changes the state. */
+#include <assert.h>
+#include <string.h>
+
+#include "common/base/checked.h"
+#include "common/base/log.h"
+#include "services/ingest/sequencer.h"
+
+#define STANDBY_RETRY_NS (150 * NS_PER_MS)
+#define RECOVER_RETRY_NS (100 * NS_PER_MS)
+
+static const struct log_context CONTEXT = {.operation = "sequencer"};
+
+enum err_code sequencer_open(struct sequencer *s, const struct sequencer_setup *setup,
+                             struct err *err)
+{
+    struct metrics *m = setup->metrics;
+
+    assert(setup->env != NULL && setup->open_wal != NULL);
+    *s = (struct sequencer){.setup = *setup, .env = setup->env};
+    if (s->setup.queue_bytes_max == 0)
+        s->setup.queue_bytes_max = SEQUENCER_QUEUE_MAX;
+    env_random(s->env, s->nonce, sizeof(s->nonce));
+    pthread_mutex_init(&s->lock, NULL);
+    env_cond_init(s->env, &s->work);
+    env_cond_init(s->env, &s->renewal);
+    s->tail = &s->head;
+    (void)err_set(&s->refusal, ERR_READ_ONLY, "this ingest has not taken over the log yet");
+    if (m == NULL)
+        return ERR_OK;
+    s->metrics = (struct sequencer_metrics){
+        .append = metrics_latency(m, "wal_append_seconds", "", "Time of one append to the log."),
+        .queue = metrics_gauge(m, "ingest_queue_bytes", "", "Bytes that wait for the log."),
+        .epochs = metrics_counter(m, "ingest_epochs_total", "", "Epoch records appended."),
+        .takeovers = metrics_counter(m, "ingest_takeovers_total", "", "Times the log was taken."),
+        .doubts = metrics_counter(m, "ingest_doubts_total", "", "Appends of unknown outcome."),
+        .records = metrics_counter(m, "wal_records_total", "", "Records appended to the log."),
+    };
+    (void)err;
+    return ERR_OK;
+}
+
+/* Everything queued is refused.  Caller holds the lock. */
+static void flush_queue_locked(struct sequencer *s, const struct err *why)
+{
+    struct sequence_batch *batch = s->head, *next;
+
+    s->head = NULL;
+    s->tail = &s->head;
+    s->queued_bytes = s->queued_count = 0;
+    for (; batch != NULL; batch = next) {
+        next = batch->next;
+        batch->next = NULL;
+        batch->state = BATCH_DONE;
+        batch->err = *why;
+        env_cond_broadcast(&batch->done);
+        batch_unref_locked(s, batch);
+    }
+}
+
+static void set_state(struct sequencer *s, enum sequencer_state state, const struct err *refusal)
+{
+    pthread_mutex_lock(&s->lock);
+    s->state = state;
+    err_clear(&s->refusal);
+    s->wanted = false;
+    if (state == SEQUENCER_HOLDER)
+        s->generation++;
+    if (refusal != NULL) {
+        s->refusal = *refusal;
+        flush_queue_locked(s, refusal);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static enum sequencer_state state_of(struct sequencer *s)
+{
+    enum sequencer_state state;
+
+    pthread_mutex_lock(&s->lock);
+    state = s->state;
+    pthread_mutex_unlock(&s->lock);
+    return state;
+}
+
+static bool is_stopping(struct sequencer *s)
+{
+    bool stopping;
+
+    pthread_mutex_lock(&s->lock);
+    stopping = s->stopping;
+    pthread_mutex_unlock(&s->lock);
+    return stopping;
+}
+
+/* Wait that long; with until_wanted no more than a second beyond, until a writer comes. */
+static enum err_code pause_for(struct sequencer *s, uint64_t ns, bool until_wanted)
+{
+    uint64_t least = env_boot_ns(s->env) + ns, most = least + NS_PER_S;
+    enum err_code rc = ERR_OK;
+
+    pthread_mutex_lock(&s->lock);
+    while (!s->stopping && rc != ERR_DEAD) {
+        uint64_t now = env_boot_ns(s->env);
+
+        if (now >= least && (!until_wanted || s->wanted || now >= most))
+            break;
+        rc = env_cond_wait(&s->work, &s->lock, now < least ? least : most);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return rc == ERR_DEAD ? ERR_DEAD : ERR_OK;
+}
+
+static enum err_code stand_by(struct sequencer *s)
+{
+    struct err err = {0}, why;
+    enum err_code rc = take_over(s, &err);
+
+    if (rc == ERR_OK) {
+        set_state(s, SEQUENCER_HOLDER, NULL);
+        log_info(&CONTEXT, "took over the log", LOG_U64("partitions", s->partitions),
+                 LOG_U64("region", s->region));
+        return ERR_OK;
+    }
+    if (rc == ERR_DEAD)
+        return rc;
+    if (rc == ERR_CONFLICT)
+        (void)err_set(&why, ERR_READ_ONLY, "another ingest holds the log; this one stands by");
+    else
+        (void)err_set(&why, rc == ERR_INSUFFICIENT_STORAGE ? rc : ERR_READ_ONLY,
+                      "the log cannot be taken over: %s", err.message);
+    if (rc != ERR_CONFLICT)
+        log_err(LOG_WARN, &CONTEXT, "could not take over the log", &err);
+    set_state(s, SEQUENCER_STANDBY, &why);
+    return pause_for(s, STANDBY_RETRY_NS, false);
+}
+
+static enum err_code recover_once(struct sequencer *s)
+{
+    struct err err = {0}, why;
+    enum err_code rc = recover_holder(s, &err);
+
+    if (rc == ERR_OK) {
+        set_state(s, SEQUENCER_HOLDER, NULL);
+        log_info(&CONTEXT, "recovered the log");
+        return ERR_OK;
+    }
+    if (rc == ERR_DEAD)
+        return rc;
+    log_err(LOG_WARN, &CONTEXT, "could not recover the log", &err);
+    if (rc == ERR_READ_ONLY) {
+        (void)err_set(&why, ERR_READ_ONLY, "another ingest has taken the log");
+        set_state(s, SEQUENCER_STANDBY, &why);
+        return pause_for(s, STANDBY_RETRY_NS, false);
+    }
+    (void)err_set(&why, rc == ERR_INSUFFICIENT_STORAGE ? rc : ERR_UNAVAILABLE,
+                  "the log takes no writes at present: %s", err.message);
+    set_state(s, SEQUENCER_RECOVERING, &why);
+    return pause_for(s, RECOVER_RETRY_NS, true);
+}
+
+/* What the holder is to do next. */
+struct errand {
+    struct sequence_batch *list; /* append these */
+    bool idle;                   /* nothing came for long */
+    bool step_down;
+};
+
+/* Take what is queued, up to SEQUENCER_GROUP_MAX bytes; waits for it. */
+static enum err_code take_queued(struct sequencer *s, struct errand *errand)
+{
+    uint64_t deadline = env_boot_ns(s->env) + SEQUENCER_IDLE_NS;
+    struct sequence_batch **tail = &errand->list;
+    enum err_code rc = ERR_OK;
+    size_t bytes = 0;
+
+    *errand = (struct errand){0};
+    pthread_mutex_lock(&s->lock);
+    while (rc == ERR_OK && s->head == NULL && !s->stopping && !s->step_down)
+        rc = env_cond_wait(&s->work, &s->lock, deadline);
+    errand->idle = rc == ERR_TIMEOUT && s->head == NULL;
+    errand->step_down = s->step_down;
+    s->step_down = false;
+    while (rc != ERR_DEAD && !errand->step_down && s->head != NULL &&
+           (bytes == 0 || bytes + s->head->bytes.len <= SEQUENCER_GROUP_MAX)) {
+        struct sequence_batch *batch = s->head;
+
+        s->head = batch->next;
+        batch->next = NULL;
+        batch->state = BATCH_TAKEN;
+        bytes += batch->bytes.len;
+        s->queued_bytes -= batch->bytes.len;
+        s->queued_count--;
+        *tail = batch;
+        tail = &batch->next;
+    }
+    if (s->head == NULL)
+        s->tail = &s->head;
+    pthread_mutex_unlock(&s->lock);
+    return rc == ERR_DEAD ? ERR_DEAD : ERR_OK;
+}
+
+static enum err_code serve(struct sequencer *s)
+{
+    struct errand errand;
+    struct err err = {0};
+    enum err_code rc = take_queued(s, &errand);
+
+    if (rc != ERR_OK)
+        return rc;
+    if (errand.step_down) {
+        (void)err_set(&err, ERR_READ_ONLY, "another ingest has the lease");
+        set_state(s, SEQUENCER_STANDBY, &err);
+        return ERR_OK;
+    }
+    if (errand.list != NULL)
+        rc = append_group(s, errand.list, &err);
+    else if (errand.idle)
+        rc = append_vectors(s, &err);
+    if (rc != ERR_OK) {
+        log_err(LOG_WARN, &CONTEXT, "an append is in doubt", &err);
+        if (s->metrics.doubts != NULL)
+            metric_add(s->metrics.doubts, 1);
+        set_state(s, SEQUENCER_RECOVERING, NULL);
+    }
+    return rc == ERR_DEAD ? ERR_DEAD : ERR_OK;
+}
+
+/* The thread "appender". */
+static void appender_main(void *argument)
+{
+    struct sequencer *s = argument;
+    enum err_code rc = ERR_OK;
+    struct err gone = {0};
+
+    while (rc != ERR_DEAD) {
+        enum sequencer_state state = state_of(s);
+        bool queued, stopping = is_stopping(s);
+
+        pthread_mutex_lock(&s->lock);
+        queued = s->head != NULL;
+        pthread_mutex_unlock(&s->lock);
+        if (stopping && (state != SEQUENCER_HOLDER || !queued))
+            break;
+        rc = state == SEQUENCER_STANDBY      ? stand_by(s)
+             : state == SEQUENCER_RECOVERING ? recover_once(s)
+                                             : serve(s);
+    }
+    if (rc != ERR_DEAD && state_of(s) == SEQUENCER_HOLDER && append_vectors(s, &gone) != ERR_OK)
+        log_err(LOG_WARN, &CONTEXT, "no version vectors at the end", &gone);
+    (void)err_set(&gone, ERR_DEAD, "the service is shutting down");
+    set_state(s, SEQUENCER_STANDBY, &gone);
+    while (s->doubtful != NULL) {
+        struct sequence_batch *batch = s->doubtful;
+
+        s->doubtful = batch->next;
+        (void)err_set(&gone, ERR_UNKNOWN_OUTCOME, "the service ended before the log came back");
+        batch_finish(s, batch, &gone);
+    }
+}
+
+enum err_code sequencer_start(struct sequencer *s, struct err *err)
+{
+    enum err_code rc = env_thread_start(s->env, &s->appender, "appender", appender_main, s, err);
+
+    if (rc == ERR_OK && s->setup.meta != NULL)
+        rc = env_thread_start(s->env, &s->renewer, "lease", lease_thread, s, err);
+    return rc;
+}
+
+void sequencer_stop(struct sequencer *s)
+{
+    pthread_mutex_lock(&s->lock);
+    s->stopping = true;
+    env_cond_broadcast(&s->work);
+    env_cond_broadcast(&s->renewal);
+    pthread_mutex_unlock(&s->lock);
+}
+
+void sequencer_close(struct sequencer *s)
+{
+    if (s->env == NULL)
+        return;
+    sequencer_stop(s);
+    env_thread_join(s->appender);
+    env_thread_join(s->renewer);
+    assert(s->head == NULL && s->doubtful == NULL);
+    wal_close(s->wal);
+    free(s->lines);
+    free(s->views);
+    free(s->staged);
+    free(s->entries);
+    free(s->offsets);
+    free(s->doubts);
+    buffer_free(&s->scratch);
+    env_cond_free(&s->work);
+    env_cond_free(&s->renewal);
+    pthread_mutex_destroy(&s->lock);
+    *s = (struct sequencer){0};
+}
+
+/* Why a batch is not queued.  Caller holds the lock. */
+static enum err_code refuse_locked(struct sequencer *s, const struct sequence_batch *batch,
+                                   struct err *err)
+{
+    if (s->stopping)
+        return err_set(err, ERR_DEAD, "the service is shutting down");
+    if (s->refusal.code != ERR_OK) {
+        s->wanted = true;
+        env_cond_signal(&s->work);
+        *err = s->refusal;
+        return err->code;
+    }
+    if (batch->generation != 0 && batch->generation != s->generation)
+        return err_set(err, ERR_UNAVAILABLE, "the log was recovered in between; try again");
+    if (s->queued_bytes > 0 && s->setup.queue_bytes_max - s->queued_bytes < batch->bytes.len)
+        return err_set(err, ERR_UNAVAILABLE, "too many writes wait for the log");
+    return ERR_OK;
+}
+
+/* Out of the queue again.  Caller holds the lock. */
+static void withdraw_locked(struct sequencer *s, struct sequence_batch *batch)
+{
+    struct sequence_batch **at = &s->head;
+
+    while (*at != batch)
+        at = &(*at)->next;
+    *at = batch->next;
+    if (*at == NULL)
+        s->tail = at;
+    s->queued_bytes -= batch->bytes.len;
+    s->queued_count--;
+    batch->next = NULL;
+    batch->state = BATCH_DONE;
+    batch_unref_locked(s, batch);
+}
+
+static void enqueue_locked(struct sequencer *s, struct sequence_batch *batch)
+{
+    batch->state = BATCH_QUEUED;
+    batch->refs++;
+    batch->next = NULL;
+    *s->tail = batch;
+    s->tail = &batch->next;
+    s->queued_bytes += batch->bytes.len;
+    s->queued_count++;
+    env_cond_signal(&s->work);
+}
+
+/* Caller holds the lock. */
+static enum err_code await_locked(struct sequencer *s, struct sequence_batch *batch,
+                                  uint64_t deadline_ns, struct err *err)
+{
+    uint64_t last =
+        deadline_ns > NEVER_NS - OUTCOME_GRACE_NS ? NEVER_NS : deadline_ns + OUTCOME_GRACE_NS;
+    enum err_code rc = ERR_OK;
+
+    while (batch->state != BATCH_DONE) {
+        rc = env_cond_wait(&batch->done, &s->lock,
+                           batch->state == BATCH_QUEUED ? deadline_ns : last);
+        if (rc == ERR_OK || batch->state == BATCH_DONE)
+            continue;
+        if (batch->state == BATCH_QUEUED) {
+            withdraw_locked(s, batch);
+            return err_set(err, rc, "nothing was written: the deadline passed in the queue");
+        }
+        if (rc == ERR_DEAD || env_boot_ns(s->env) >= last)
+            return err_set(err, ERR_UNKNOWN_OUTCOME,
+                           "the log has not come back; the outcome of "
+                           "the write is not known");
+    }
+    if (batch->err.code != ERR_OK)
+        *err = batch->err;
+    return batch->err.code;
+}
+
+enum err_code sequencer_commit(struct sequencer *s, struct sequence_batch *batch,
+                               uint64_t deadline_ns, struct err *err)
+{
+    enum err_code rc;
+
+    assert(batch->state == BATCH_NEW);
+    pthread_mutex_lock(&s->lock);
+    rc = refuse_locked(s, batch, err);
+    if (rc == ERR_OK) {
+        enqueue_locked(s, batch);
+        rc = await_locked(s, batch, deadline_ns, err);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+enum err_code sequencer_append_now(struct sequencer *s, struct sequence_batch *batch,
+                                   struct err *err)
+{
+    enum err_code rc;
+
+    assert(batch->state == BATCH_NEW);
+    pthread_mutex_lock(&s->lock);
+    batch->state = BATCH_TAKEN;
+    batch->refs++;
+    pthread_mutex_unlock(&s->lock);
+    rc = append_group(s, batch, err);
+    if (rc == ERR_OK && batch->err.code != ERR_OK) {
+        *err = batch->err;
+        rc = err->code;
+    }
+    return rc;
+}
+
+enum err_code sequencer_check(struct sequencer *s, uint64_t *generation, struct err *err)
+{
+    enum err_code rc;
+
+    pthread_mutex_lock(&s->lock);
+    *generation = s->generation;
+    rc = s->stopping ? err_set(err, ERR_DEAD, "the service is shutting down") : s->refusal.code;
+    if (!s->stopping && rc != ERR_OK) {
+        *err = s->refusal;
+        s->wanted = true;
+        env_cond_signal(&s->work);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+struct stamp sequencer_change_stamp(struct sequencer *s)
+{
+    struct stamp stamp;
+    uint64_t wall = env_wall_us(s->env);
+
+    pthread_mutex_lock(&s->lock);
+    stamp.clock = MAX_OF(wall, s->last_change);
+    for (uint32_t i = 0; i < s->partitions; i++)
+        stamp.clock = MAX_OF(stamp.clock, s->views[i].clock);
+    stamp.clock++;
+    stamp.region = s->region;
+    s->last_change = stamp.clock;
+    pthread_mutex_unlock(&s->lock);
+    return stamp;
+}
+
+uint64_t sequencer_end(struct sequencer *s, uint32_t partition)
+{
+    uint64_t end;
+
+    pthread_mutex_lock(&s->lock);
+    assert(partition < s->partitions);
+    end = s->views[partition].end;
+    pthread_mutex_unlock(&s->lock);
+    return end;
+}
+
+struct line_view *sequencer_views(struct sequencer *s, uint32_t *partitions)
+{
+    struct line_view *copy = NULL;
+
+    pthread_mutex_lock(&s->lock);
+    *partitions = s->partitions;
+    if (s->partitions > 0 && (copy = array_alloc(s->partitions, sizeof(*copy))) != NULL)
+        memcpy(copy, s->views, s->partitions * sizeof(*copy));
+    pthread_mutex_unlock(&s->lock);
+    return copy;
+}

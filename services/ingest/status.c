@@ -1,0 +1,72 @@
+/* GET /internal/v1/status: what `vicinal status` and tests look at. */
+#include <stdlib.h>
+
+#include "common/base/json_writer.h"
+#include "services/ingest/ingest.h"
+
+static void write_partitions(struct sequencer *s, struct json_writer *w)
+{
+    uint32_t partitions;
+    struct line_view *views = sequencer_views(s, &partitions);
+
+    json_key(w, "partitions");
+    json_begin_array(w);
+    for (uint32_t i = 0; views != NULL && i < partitions; i++) {
+        json_begin_object(w);
+        json_key(w, "partition");
+        json_u64(w, i);
+        json_key(w, "epoch");
+        json_u64(w, views[i].epoch);
+        json_key(w, "end");
+        json_u64(w, views[i].end);
+        json_key(w, "clock");
+        json_u64(w, views[i].clock);
+        json_end_object(w);
+    }
+    json_end_array(w);
+    free(views);
+}
+
+enum err_code handle_status(struct request *req)
+{
+    static const char *const STATES[] = {"standby", "recovering", "holder"};
+    struct ingest *ingest = req->state;
+    struct sequencer *s = &ingest->sequencer;
+    uint64_t used = 0, available = 0, queued;
+    enum sequencer_state state;
+    struct err refusal;
+    struct wal *wal;
+    struct json_writer w;
+
+    pthread_mutex_lock(&s->lock);
+    state = s->state;
+    refusal = s->refusal;
+    queued = s->queued_count;
+    wal = s->wal;
+    pthread_mutex_unlock(&s->lock);
+    if (wal != NULL)
+        wal_space(wal, &used, &available);
+    json_writer_init(&w, &req->reply.body);
+    json_begin_object(&w);
+    json_key(&w, "holder");
+    json_bool(&w, state == SEQUENCER_HOLDER);
+    json_key(&w, "state");
+    json_text(&w, STATES[state]);
+    json_key(&w, "detail");
+    json_text(&w, refusal.code == ERR_OK ? "" : refusal.message);
+    json_key(&w, "region");
+    json_u64(&w, wal == NULL ? 0 : s->region);
+    json_key(&w, "collections");
+    json_u64(&w, catalogue_count(&ingest->catalogue));
+    json_key(&w, "busy_ids");
+    json_u64(&w, busy_count(ingest->busy));
+    json_key(&w, "queued");
+    json_u64(&w, queued);
+    json_key(&w, "wal_used_bytes");
+    json_u64(&w, used);
+    json_key(&w, "wal_free_bytes");
+    json_u64(&w, available);
+    write_partitions(s, &w);
+    json_end_object(&w);
+    return ERR_OK;
+}

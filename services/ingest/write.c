@@ -1,0 +1,304 @@
+/* What all writes of records share: begin, take ids, commit, answer.
+ *
+ *   write_begin → write_take → (decide) → write_add … → write_commit → the handler's answer
+ *
+ * write_end is called in every case.  A commit that failed half-way is answered here in full: 503
+ * with an entry per record that was not written and a token for those that were. */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "common/base/checked.h"
+#include "common/base/json_writer.h"
+#include "services/ingest/ingest.h"
+
+void write_set_timeout(struct write *write, uint64_t timeout_ms)
+{
+    write->deadline_ns = write->req->received_ns + timeout_ms * NS_PER_MS;
+}
+
+/* Free bytes of the log's medium below the reserve: 507 before it is full. */
+static enum err_code check_room(struct ingest *ingest, struct err *err)
+{
+    uint64_t used, available;
+
+    if (ingest->setup.reserve_bytes == 0)
+        return ERR_OK;
+    wal_space(ingest->sequencer.wal, &used, &available);
+    if ((used == 0 && available == 0) || available >= ingest->setup.reserve_bytes)
+        return ERR_OK;
+    return err_set(err, ERR_INSUFFICIENT_STORAGE, "the log's disk has %llu bytes left",
+                   (unsigned long long)available);
+}
+
+enum err_code write_begin(struct write *write, struct request *req)
+{
+    struct ingest *ingest = req->state;
+    struct err *err = &req->err;
+    enum err_code rc;
+
+    *write = (struct write){.ingest = ingest, .req = req};
+    write_set_timeout(write, WRITE_DEADLINE_MS_DEFAULT);
+    req->collection = req->params[0];
+    if (req->header != NULL && req->header(req, "Idempotency-Key") != NULL)
+        return err_set(err, ERR_NOT_SUPPORTED, "the header Idempotency-Key is not supported yet");
+    rc = sequencer_check(&ingest->sequencer, &write->generation, err);
+    if (rc == ERR_OK)
+        rc = collection_check_name(req->params[0], req->param_lens[0], err);
+    if (rc == ERR_OK)
+        rc = catalogue_active(&ingest->catalogue, TENANT_DEFAULT, req->params[0],
+                              &write->collection, err);
+    if (rc == ERR_OK)
+        rc = check_room(ingest, err);
+    return rc;
+}
+
+enum err_code write_expect_json(struct request *req)
+{
+    static const char NDJSON[] = "application/x-ndjson";
+    const char *type = req->header == NULL ? NULL : req->header(req, "Content-Type");
+
+    if (type != NULL && strncasecmp(type, NDJSON, sizeof(NDJSON) - 1) == 0)
+        return err_set(&req->err, ERR_NOT_SUPPORTED, "%s is not supported yet", NDJSON);
+    return request_expect_media(req, MEDIA_JSON);
+}
+
+enum err_code write_check_wait(const char *text, size_t len, bool *searchable, struct err *err)
+{
+    *searchable = len == 10 && memcmp(text, "searchable", 10) == 0;
+    if (*searchable || (len == 9 && memcmp(text, "committed", 9) == 0))
+        return ERR_OK;
+    return err_set_at(err, ERR_INVALID_ARGUMENT, "/wait",
+                      "wait has to be \"committed\" or \"searchable\"");
+}
+
+enum err_code write_take(struct write *write, const struct wire_id *ids, size_t count,
+                         enum busy_mode mode)
+{
+    struct err *err = &write->req->err;
+    struct collection now;
+    struct busy_key *keys = array_alloc(count + 1, sizeof(*keys));
+    enum err_code rc;
+
+    if (keys == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory to take %zu ids", count);
+    keys[0] = (struct busy_key){.incarnation = write->collection.incarnation,
+                                .mode = count == 0 ? mode : BUSY_SHARED};
+    for (size_t i = 0; i < count; i++)
+        keys[i + 1] = (struct busy_key){.incarnation = write->collection.incarnation,
+                                        .id = ids[i].data,
+                                        .len = ids[i].len,
+                                        .mode = mode};
+    rc = busy_take(write->ingest->busy, &write->claim, keys, count + 1, write->deadline_ns, err);
+    free(keys);
+    if (rc != ERR_OK)
+        return rc;
+    rc = catalogue_active(&write->ingest->catalogue, write->collection.tenant,
+                          write->collection.name, &now, err);
+    if (rc == ERR_OK &&
+        memcmp(now.incarnation, write->collection.incarnation, INCARNATION_BYTES) != 0)
+        rc = err_set(err, ERR_COLLECTION_NOT_FOUND,
+                     "collection '%s' was dropped and created again meanwhile", now.name);
+    return rc;
+}
+
+enum err_code write_add(struct write *write, uint32_t partition, struct record *record)
+{
+    struct err *err = &write->req->err;
+    enum err_code rc = ERR_OK;
+
+    if (write->batch == NULL)
+        rc = sequence_batch_new(&write->batch, &write->ingest->sequencer, err);
+    memcpy(record->incarnation, write->collection.incarnation, INCARNATION_BYTES);
+    record->schema = write->collection.schema;
+    if (rc == ERR_OK)
+        rc = sequence_batch_add(write->batch, partition, record, err);
+    return rc;
+}
+
+enum err_code write_add_delete(struct write *write, const char *id, size_t len)
+{
+    struct record record = {.op = RECORD_DELETE, .id = id, .id_len = len};
+
+    return write_add(write, record_partition(id, len, write->ingest->sequencer.partitions),
+                     &record);
+}
+
+void write_token_member(struct write *write, struct json_writer *w)
+{
+    struct buffer text = {0};
+
+    token_to_text(&write->token, &text);
+    json_key(w, "read_token");
+    json_put_string(w, (const char *)text.data, text.len);
+    buffer_free(&text);
+}
+
+static enum err_code raise_token(struct write *write, size_t *committed)
+{
+    const struct sequence_batch *batch = write->batch;
+    enum err_code rc = ERR_OK;
+
+    *committed = 0;
+    for (size_t i = 0; i < batch->count && rc == ERR_OK; i++) {
+        if (!batch->items[i].committed)
+            continue;
+        (*committed)++;
+        rc = token_raise(&write->token, write->ingest->sequencer.region, batch->items[i].partition,
+                         batch->items[i].offset + 1, &write->req->err);
+    }
+    return rc;
+}
+
+/* The problem of req->err with further members: whole, with its status; the handler is done. */
+static void answer_problem(struct write *write, bool with_records)
+{
+    const struct sequence_batch *batch = write->batch;
+    struct buffer *body = &write->req->reply.body;
+    struct buffer more = {0};
+    struct json_writer w;
+
+    json_writer_init(&w, &more);
+    json_begin_object(&w);
+    json_key(&w, "committed");
+    json_bool(&w, true);
+    write_token_member(write, &w);
+    if (with_records) {
+        json_key(&w, "errors");
+        json_begin_array(&w);
+        for (size_t i = 0; i < batch->count; i++) {
+            struct record record;
+            char detail[64];
+
+            if (batch->items[i].committed ||
+                record_peek(&record, batch->bytes.data + batch->items[i].at, batch->items[i].len,
+                            NULL) != ERR_OK)
+                continue;
+            (void)snprintf(detail, sizeof(detail), "record %zu of the append was not written", i);
+            json_begin_object(&w);
+            json_key(&w, "detail");
+            json_text(&w, detail);
+            json_key(&w, "id");
+            json_put_string(&w, record.id, record.id_len);
+            json_end_object(&w);
+        }
+        json_end_array(&w);
+    }
+    json_end_object(&w);
+    write->req->err.pointer[0] = '\0';
+    reply_problem(write->req);
+    if (!more.failed && !body->failed && body->len > 0) {
+        body->data[body->len - 1] = ',';
+        buffer_append(body, more.data + 1, more.len - 1);
+    }
+    buffer_free(&more);
+}
+
+enum err_code write_wait(struct write *write, bool *answered)
+{
+    enum err_code rc;
+
+    *answered = false;
+    if (!write->wait_searchable || write->token.count == 0)
+        return ERR_OK;
+    rc = decide_wait(write);
+    if (rc == ERR_OK)
+        return ERR_OK;
+    if (rc == ERR_STALENESS_UNMET || rc == ERR_BEHIND || rc == ERR_TIMEOUT)
+        (void)err_set(&write->req->err, ERR_TIMEOUT,
+                      "committed, but not searchable before the deadline");
+    else
+        (void)err_wrap(&write->req->err, "committed, but not known to be searchable");
+    answer_problem(write, false);
+    *answered = true;
+    return ERR_OK;
+}
+
+enum err_code write_commit(struct write *write, bool *answered)
+{
+    struct err *err = &write->req->err;
+    size_t committed = 0;
+    enum err_code rc = ERR_OK, token_rc;
+
+    *answered = false;
+    if (write->batch == NULL || write->batch->count == 0) {
+        busy_release(&write->claim);
+        return ERR_OK;
+    }
+    rc = sequencer_commit(&write->ingest->sequencer, write->batch, write->deadline_ns, err);
+    busy_release(&write->claim);
+    if (rc == ERR_UNKNOWN_OUTCOME)
+        return rc; /* the appender may still touch the items */
+    token_rc = raise_token(write, &committed);
+    if (rc != ERR_OK && committed > 0 && token_rc == ERR_OK) {
+        answer_problem(write, true);
+        *answered = true;
+        return ERR_OK;
+    }
+    if (rc != ERR_OK)
+        return rc;
+    if (write->ingest->metrics.latency != NULL)
+        metric_observe_ns(write->ingest->metrics.latency,
+                          env_boot_ns(write->ingest->env) - write->req->received_ns);
+    return token_rc != ERR_OK ? token_rc : write_wait(write, answered);
+}
+
+void write_end(struct write *write)
+{
+    busy_release(&write->claim);
+    sequence_batch_put(&write->ingest->sequencer, write->batch);
+    write->batch = NULL;
+    token_free(&write->token);
+}
+
+/* The embedder of that URL, opened at its first use. */
+static enum err_code find_embedder(struct ingest *ingest, const char *url, struct embedder **out,
+                                   struct err *err)
+{
+    struct embedder *made = NULL;
+    enum err_code rc = ERR_OK;
+
+    *out = NULL;
+    pthread_mutex_lock(&ingest->lock);
+    for (size_t i = 0; i < ingest->embedder_count && *out == NULL; i++)
+        if (strcmp(ingest->embedders[i].url, url) == 0)
+            *out = ingest->embedders[i].embedder;
+    pthread_mutex_unlock(&ingest->lock);
+    if (*out != NULL)
+        return ERR_OK;
+    rc = embedder_open(&made, url, ingest->env, err);
+    if (rc != ERR_OK)
+        return rc;
+    pthread_mutex_lock(&ingest->lock);
+    for (size_t i = 0; i < ingest->embedder_count && *out == NULL; i++)
+        if (strcmp(ingest->embedders[i].url, url) == 0)
+            *out = ingest->embedders[i].embedder;
+    if (*out == NULL && ingest->embedder_count < INGEST_EMBEDDERS_MAX) {
+        size_t at = ingest->embedder_count++;
+
+        (void)snprintf(ingest->embedders[at].url, sizeof(ingest->embedders[at].url), "%s", url);
+        *out = ingest->embedders[at].embedder = made;
+        made = NULL;
+    }
+    pthread_mutex_unlock(&ingest->lock);
+    if (made != NULL)
+        embedder_close(made);
+    return *out != NULL ? ERR_OK : err_set(err, ERR_UNAVAILABLE, "too many embedders");
+}
+
+enum err_code ingest_embed(struct write *write, const struct embedder_text *texts, size_t count,
+                           float *out)
+{
+    struct embedder *embedder;
+    struct err *err = &write->req->err;
+    enum err_code rc = find_embedder(write->ingest, write->collection.embedder, &embedder, err);
+
+    if (rc == ERR_OK && embedder_dimension(embedder) != write->collection.dimension)
+        rc = err_set(err, ERR_DIMENSION_MISMATCH, "the embedder of '%s' makes %u numbers, not %u",
+                     write->collection.name, embedder_dimension(embedder),
+                     write->collection.dimension);
+    if (rc == ERR_OK)
+        rc = embedder_embed(embedder, texts, count, write->deadline_ns, out, err);
+    return rc;
+}
