@@ -1,0 +1,102 @@
+/* Work in the background: linking new vectors into the graphs, a slice of each collection at a
+ * time; syncing the store once a second (what a power cut takes is read from the log again);
+ * looking whether the map gives this shard other partitions.
+ *
+ * Failure modes: missing memory in a graph, a store or a metadata store that fails: logged, and
+ * tried again a second later; searches scan flat what is not linked. */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/log.h"
+#include "services/shard/shard.h"
+
+#define SLICE_VECTORS 64
+#define CHORES_NS     NS_PER_S
+
+static void report(struct shard *shard, const char *what, const struct err *err)
+{
+    char name[16];
+
+    snprintf(name, sizeof(name), "%u", shard->setup.shard);
+    log_err(LOG_WARN, &(struct log_context){.shard_id = name}, what, err);
+}
+
+/* One slice for every collection; true when there is more to link. */
+static bool link_slices(struct shard *shard)
+{
+    bool more = false;
+    bool is_last = false;
+
+    for (uint32_t number = 0; !is_last && !shard_is_stopping(shard); number++) {
+        struct shard_collection *entry = collections_at(shard, number, &is_last);
+        struct err err = {0};
+        uint64_t left = 0;
+
+        if (entry == NULL)
+            continue;
+        if (engine_step(entry->engine, SLICE_VECTORS, &left, &err) != ERR_OK)
+            report(shard, "vectors could not be linked", &err);
+        else if (left > 0)
+            more = true;
+        collections_put(shard, entry);
+    }
+    return more;
+}
+
+static void watch_map(struct shard *shard)
+{
+    struct meta_row row = {0};
+    struct shard_map map;
+    struct partition_set served;
+    struct err err = {0};
+    enum err_code code = meta_get(shard->setup.meta, "map", &row, &err);
+
+    if (code == ERR_OK)
+        code = shard_map_decode(&map, row.value, row.value_len, &err);
+    meta_row_free(&row);
+    /* No map, or no metadata store: the last one goes on. */
+    if (code != ERR_OK || shard->setup.shard >= map.shards)
+        return;
+    shard_map_partitions(&map, shard->setup.shard, &served);
+    pthread_mutex_lock(&shard->lock);
+    if (shard->served_count > 0) {
+        shard->map_version = map.version;
+        if (memcmp(&served, &shard->served, sizeof(served)) != 0)
+            shard->should_reload = true;
+    }
+    pthread_mutex_unlock(&shard->lock);
+}
+
+void indexer_run(void *argument)
+{
+    struct shard *shard = argument;
+    uint64_t chores_ns = env_boot_ns(shard->env) + CHORES_NS;
+
+    while (!shard_is_stopping(shard)) {
+        struct err err = {0};
+        enum err_code code = ERR_OK;
+        uint64_t now_ns;
+
+        if (link_slices(shard)) {
+            code = env_yield(shard->env);
+        } else {
+            pthread_mutex_lock(&shard->lock);
+            if (!shard_is_stopping(shard))
+                code = env_cond_wait(&shard->changed, &shard->lock, chores_ns);
+            pthread_mutex_unlock(&shard->lock);
+        }
+        if (code == ERR_DEAD)
+            return;
+        now_ns = env_boot_ns(shard->env);
+        if (now_ns < chores_ns)
+            continue;
+        chores_ns = now_ns + CHORES_NS;
+        code = store_sync(shard->setup.store, &err);
+        if (code == ERR_DEAD)
+            return;
+        if (code != ERR_OK)
+            report(shard, "the store could not be synced", &err);
+        watch_map(shard);
+    }
+}

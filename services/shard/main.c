@@ -1,0 +1,226 @@
+/* vicinal-shard: one replica of a shard as a process.
+ *
+ * Options → metadata store and store are opened → the port is known → the node is registered and
+ * the threads start (consume, index, fresh; see shard.h) → ready when it has caught up with the
+ * log. */
+#include <assert.h>
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cluster/cluster.h"
+#include "common/base/log.h"
+#include "common/http/service.h"
+#include "services/shard/ask.h"
+
+#define URL_BYTES_MAX 4096
+#define READERS_SPARE 64 /* read transactions beside those of the workers */
+#define ROUTES_MAX    8
+
+struct process {
+    struct service_base base; /* first */
+    struct shard shard;
+    const char *data;
+    const char *wal_url;
+    const char *meta_url;
+    const char *simd;
+    uint64_t shard_number;
+    uint64_t replica_number;
+    uint64_t memory_bytes;
+    struct meta *meta;
+    struct store *store;
+};
+
+/* The handlers know a shard and no process. */
+static enum err_code with_shard(struct request *req, handler_fn *handler)
+{
+    struct process *process = req->state;
+    enum err_code code;
+
+    req->state = &process->shard;
+    code = handler(req);
+    req->state = process;
+    return code;
+}
+
+static enum err_code handle_ask(struct request *req)
+{
+    return with_shard(req, ask_handle);
+}
+
+static enum err_code handle_search(struct request *req)
+{
+    return with_shard(req, search_json_handle);
+}
+
+static enum err_code handle_status(struct request *req)
+{
+    return with_shard(req, status_handle);
+}
+
+/* shard_routes with the handlers above. */
+static void make_routes(struct route *out, size_t room)
+{
+    size_t count = 0;
+
+    for (const struct route *route = shard_routes; route->method != NULL; route++) {
+        assert(count + 1 < room);
+        out[count] = *route;
+        if (route->handler == ask_handle)
+            out[count].handler = handle_ask;
+        else if (route->handler == search_json_handle)
+            out[count].handler = handle_search;
+        else if (route->handler == status_handle)
+            out[count].handler = handle_status;
+        else
+            assert(!"a route without its handler");
+        count++;
+    }
+    out[count] = (struct route){0};
+}
+
+static enum err_code process_open(void *state, struct err *err)
+{
+    struct process *process = state;
+    char url[URL_BYTES_MAX];
+    struct store_options options = {
+        .url = url,
+        .env = process->base.env,
+        .readers_max = (uint32_t)process->base.workers + READERS_SPARE,
+    };
+    enum err_code code;
+
+    if (mkdir(process->data, 0777) != 0 && errno != EEXIST)
+        return err_set_errno(err, errno, "--data %s", process->data);
+    if (snprintf(url, sizeof(url), "lmdb:%s/store", process->data) >= (int)sizeof(url))
+        return err_set(err, ERR_CONFIG, "--data is too long");
+    code = meta_open(&process->meta, process->meta_url, process->base.env, err);
+    if (code == ERR_OK)
+        code = store_open(&process->store, &options, err);
+    return code;
+}
+
+static enum err_code process_start(void *state, struct err *err)
+{
+    struct process *process = state;
+    struct shard_setup setup = {
+        .env = process->base.env,
+        .meta = process->meta,
+        .store = process->store,
+        .wal_url = process->wal_url,
+        .metrics = process->base.metrics,
+        .shard = (uint32_t)process->shard_number,
+        .replica = (uint32_t)process->replica_number,
+        .simd = process->simd,
+        .memory_bytes = process->memory_bytes,
+    };
+    char name[32];
+    enum err_code code;
+
+    cluster_replica_name(name, setup.shard, setup.replica);
+    code =
+        cluster_register(process->meta, process->base.env, "shard", name, process->base.url, err);
+    return code == ERR_OK ? shard_open(&process->shard, &setup, err) : code;
+}
+
+static bool process_ready(void *state, struct buffer *why)
+{
+    struct process *process = state;
+
+    return shard_ready(&process->shard, why);
+}
+
+static void process_stop(void *state)
+{
+    struct process *process = state;
+
+    shard_stop(&process->shard);
+}
+
+static void process_close(void *state)
+{
+    struct process *process = state;
+
+    shard_stop(&process->shard);
+    shard_close(&process->shard);
+    store_close(process->store);
+    meta_close(process->meta);
+}
+
+static void process_measure(void *state)
+{
+    struct process *process = state;
+
+    shard_measure(&process->shard);
+}
+
+/* Not const: the default of --workers is above that of other services, because a keep-alive
+ * connection of every router and of the ingest holds one. */
+static struct option options[] = {
+    SERVICE_OPTION_ROWS(struct process),
+    {.name = "shard",
+     .type = OPTION_U64,
+     .required = true,
+     .max = SHARDS_MAX - 1,
+     .help = "Number of this shard in the map.",
+     .offset = offsetof(struct process, shard_number)},
+    {.name = "replica",
+     .type = OPTION_U64,
+     .fallback = "0",
+     .max = REPLICAS_MAX - 1,
+     .help = "Number of this replica of the shard.",
+     .offset = offsetof(struct process, replica_number)},
+    {.name = "data",
+     .type = OPTION_TEXT,
+     .required = true,
+     .help = "Folder of this replica; its store is in DATA/store.",
+     .offset = offsetof(struct process, data)},
+    {.name = "wal",
+     .type = OPTION_TEXT,
+     .required = true,
+     .help = "URL of the log, as file:DIR.",
+     .offset = offsetof(struct process, wal_url)},
+    {.name = "meta",
+     .type = OPTION_TEXT,
+     .required = true,
+     .help = "URL of the metadata store, as sqlite:FILE.",
+     .offset = offsetof(struct process, meta_url)},
+    {.name = "simd",
+     .type = OPTION_TEXT,
+     .help = "Kernels to use: scalar, avx2 or avx512 (default: the best that this machine has).",
+     .offset = offsetof(struct process, simd)},
+    {.name = "memory",
+     .type = OPTION_U64,
+     .fallback = "0",
+     .unit = "bytes",
+     .help = "Bytes that the indexes may take; 0: no limit.",
+     .offset = offsetof(struct process, memory_bytes)},
+    {.name = NULL},
+};
+
+int main(int argc, char **argv)
+{
+    static struct process process;
+    static struct route routes[ROUTES_MAX];
+    struct service service = {
+        .name = "shard",
+        .about = "Keeps the records of its partitions and answers searches.",
+        .options = options,
+        .routes = routes,
+        .open = process_open,
+        .start = process_start,
+        .ready = process_ready,
+        .stop = process_stop,
+        .close = process_close,
+        .measure = process_measure,
+    };
+
+    make_routes(routes, ARRAY_COUNT(routes));
+    for (struct option *option = options; option->name != NULL; option++) {
+        if (strcmp(option->name, "workers") == 0)
+            option->fallback = "128";
+    }
+    return service_run(&service, &process, argc, argv);
+}
