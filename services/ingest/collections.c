@@ -107,7 +107,9 @@ enum err_code handle_put_collection(struct request *req)
     if (rc != ERR_OK)
         return rc;
     json_writer_init(&w, &req->reply.body);
+    json_begin_object(&w);
     collection_write(&wanted, &w);
+    json_end_object(&w);
     return ERR_OK;
 }
 
