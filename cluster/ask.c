@@ -28,7 +28,8 @@ struct aim {
     uint32_t replica;
     uint32_t tried; /* bit per replica */
     struct buffer body;
-    enum err_code failed; /* how the last attempt ended, ERR_OK: answered */
+    uint64_t began_ns, took_ns; /* of the last attempt */
+    enum err_code failed;       /* how the last attempt ended, ERR_OK: answered */
     struct err err;
 };
 
@@ -138,6 +139,7 @@ static bool call_ended(void *context, struct http_call *call)
     struct replica_state *state = &cluster->replicas[aim->shard * REPLICAS_MAX + aim->replica];
 
     err_clear(&aim->err);
+    aim->took_ns = env_boot_ns(cluster->env) - aim->began_ns;
     aim->failed = http_call_expect(call, &aim->err);
     if (aim->failed == ERR_OK)
         return false;
@@ -155,6 +157,7 @@ static bool call_ended(void *context, struct http_call *call)
     if (cluster->retries != NULL)
         metric_add(cluster->retries, 1);
     asking->out->retries++;
+    aim->began_ns = env_boot_ns(cluster->env);
     call->base = view_url(asking->view, aim->shard, aim->replica);
     return true;
 }
@@ -240,6 +243,9 @@ static enum err_code take_part(struct asking *asking, struct aim *aim, struct ht
     if (rc != ERR_OK)
         return err_set(asking->err, ERR_INTERNAL, "shard %u answered what cannot be read",
                        aim->shard);
+    if (part->answer.served_count == 0)
+        return ERR_OK; /* all have moved: nothing in it counts */
+    part->took_ns = aim->took_ns;
     part->raw = call->reply;
     call->reply = (struct buffer){0};
     out->count++;
@@ -256,7 +262,7 @@ static enum err_code take_part(struct asking *asking, struct aim *aim, struct ht
         if (rc != ERR_OK)
             return rc;
     }
-    if (part->answer.served_count > 0 && part->answer.staleness_ns > out->staleness_ns)
+    if (part->answer.staleness_ns > out->staleness_ns)
         out->staleness_ns = part->answer.staleness_ns;
     out->stale = out->stale || part->answer.stale;
     return token_merge(&out->seen, &part->answer.seen, asking->err);
@@ -324,6 +330,7 @@ static void send_round(struct asking *asking, struct aim *aims, struct partition
     if (calls == NULL)
         asking->rc = err_set(asking->err, ERR_NO_MEMORY, "no memory for the calls");
     for (uint32_t i = 0; asking->rc == ERR_OK && i < count; i++) {
+        aims[i].began_ns = now;
         asking->rc = encode_question(asking, &aims[i], &sets[i], wait_ns);
         calls[i] = (struct http_call){
             .method = "POST",
@@ -406,6 +413,12 @@ static bool prepare_next_round(struct asking *asking)
     return asking->view->has_map;
 }
 
+/* Must the answer see anything in particular? */
+static bool demands(const struct wire_question *question)
+{
+    return question->fresh || question->demands.count > 0 || question->max_staleness_ns != NEVER_NS;
+}
+
 /* Why partitions are missing, as the caller's error. */
 static enum err_code report_missing(struct asking *asking)
 {
@@ -417,6 +430,11 @@ static enum err_code report_missing(struct asking *asking)
     case ERR_STALENESS_UNMET:
         return err_set(err, ERR_STALENESS_UNMET, "no replica is fresh enough in time: %s",
                        asking->last_err.message);
+    case ERR_TIMEOUT:
+        if (demands(asking->ask->question))
+            return err_set(err, ERR_STALENESS_UNMET, "no replica answered in time");
+        return err_set(err, ERR_TIMEOUT, "%u of %u partitions were not answered in time", missing,
+                       asking->out->wanted_count);
     case ERR_NO_MEMORY:
     case ERR_DEAD:
         *err = asking->last_err;

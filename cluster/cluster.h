@@ -125,13 +125,14 @@ void cluster_answer_free(struct cluster_answer *answer);
  * the replica that is farthest. */
 struct cluster_known {
     uint64_t position;     /* K: the replica had applied up to here … */
-    uint64_t last_change;  /* … and this is the position behind the collection's last change */
+    uint64_t last_change;  /* … and this is the position behind the collection's last change;
+                            * UINT64_MAX: that replica does not know the collection */
     uint64_t staleness_ns; /* of that replica's partition now */
     bool heard;            /* within the last second */
 };
 
 /* One entry for each partition of the map, into out (room for PARTITIONS_MAX); returns the region
- * number that the positions are of, 0 when nothing was heard. */
+ * number that the positions are of, 0 when nothing was heard, or of more than one region. */
 uint32_t cluster_known(struct cluster *cluster, const uint8_t incarnation[INCARNATION_BYTES],
                        struct cluster_known *out);
 

@@ -251,7 +251,7 @@ static void raise_known(struct cluster_known *known, const struct report *report
         return;
     known->heard = true;
     known->position = report->position[partition];
-    known->last_change = collection == NULL ? 0 : collection->last_change[partition];
+    known->last_change = collection == NULL ? UINT64_MAX : collection->last_change[partition];
     known->staleness_ns = NEVER_NS;
     if (report->staleness_ns[partition] != NEVER_NS)
         known->staleness_ns = report->staleness_ns[partition] + age_ns;
@@ -264,6 +264,7 @@ uint32_t cluster_known(struct cluster *cluster, const uint8_t incarnation[INCARN
     uint64_t now = env_boot_ns(cluster->env);
     struct report_collection wanted = {0};
     uint32_t region = 0;
+    bool is_mixed = false;
 
     memset(out, 0, PARTITIONS_MAX * sizeof(out[0]));
     memcpy(wanted.incarnation, incarnation, INCARNATION_BYTES);
@@ -276,6 +277,7 @@ uint32_t cluster_known(struct cluster *cluster, const uint8_t incarnation[INCARN
             report_put(report);
             continue;
         }
+        is_mixed = is_mixed || (region != 0 && region != report->region);
         region = report->region;
         collection = report->collection_count == 0
                          ? NULL
@@ -287,5 +289,5 @@ uint32_t cluster_known(struct cluster *cluster, const uint8_t incarnation[INCARN
         report_put(report);
     }
     view_put(view);
-    return region;
+    return is_mixed ? 0 : region;
 }

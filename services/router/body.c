@@ -2,9 +2,11 @@
  * to the client. */
 #include "services/router/router.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/checked.h"
 #include "common/base/limits.h"
 #include "common/model/filter.h"
 
@@ -19,7 +21,7 @@ enum err_code member_failed(struct err *err, enum err_code rc, const char *name)
 
     if (rc == ERR_OK || rc == ERR_INVALID_JSON)
         return rc;
-    (void)snprintf(prefix, sizeof(prefix), "/%s", name);
+    (void)snprintf(prefix, sizeof(prefix), "/%s", name == NULL ? "" : name);
     err_prefix_pointer(err, prefix);
     return rc;
 }
@@ -42,6 +44,38 @@ enum err_code member_unknown(struct err *err, struct json_text key)
         if (json_text_is(key, later_fields[i]))
             return err_set_at(err, ERR_NOT_SUPPORTED, pointer, "not supported yet");
     return err_set_at(err, ERR_UNKNOWN_FIELD, pointer, "there is no such field");
+}
+
+#define MEMBERS_MAX 32 /* more than any body of ours has */
+
+enum err_code object_read(struct json_reader *reader, body_member_fn *read, void *context)
+{
+    struct json_text seen[MEMBERS_MAX], key = {0};
+    size_t count = 0;
+    bool more = false, known = false;
+    enum err_code rc = json_object_begin(reader);
+
+    while (rc == ERR_OK && (rc = json_object_next(reader, &key, &more)) == ERR_OK && more) {
+        for (size_t i = 0; i < count; i++)
+            if (seen[i].len == key.len && memcmp(seen[i].data, key.data, key.len) == 0)
+                return member_failed(
+                    reader->err, err_set(reader->err, ERR_INVALID_ARGUMENT, "stands here twice"),
+                    arena_copy_text(reader->arena, key.data, MIN_OF(key.len, 64)));
+        if ((rc = read(context, reader, key, &known)) != ERR_OK)
+            break;
+        if (!known)
+            return member_unknown(reader->err, key);
+        assert(count < MEMBERS_MAX);
+        seen[count++] = key;
+    }
+    return rc;
+}
+
+enum err_code body_read(struct json_reader *reader, body_member_fn *read, void *context)
+{
+    enum err_code rc = object_read(reader, read, context);
+
+    return rc == ERR_OK ? json_end(reader) : rc;
 }
 
 enum err_code include_read(struct json_reader *reader, uint32_t *include)

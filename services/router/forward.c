@@ -105,6 +105,8 @@ enum err_code router_forward(struct request *req)
         return rc;
     call.path = path;
     rc = send_to_holder(req, &call);
+    if (rc == ERR_OK && call.rc == ERR_UNAVAILABLE)
+        rc = err_set(&req->err, ERR_READ_ONLY, "ingest cannot be reached; nothing was written");
     if (rc == ERR_OK && call.rc != ERR_OK)
         rc = err_set(&req->err, call.rc == ERR_TIMEOUT ? ERR_TIMEOUT : ERR_UNKNOWN_OUTCOME,
                      "ingest did not answer; whether the write happened is not known: %s",

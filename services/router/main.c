@@ -1,5 +1,6 @@
 /* vicinal-router: the public door.  Called by clients; calls the shards (cluster/), ingest, the
  * metadata store and the result cache. */
+#include <assert.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,7 +22,7 @@ struct router_process {
 #define ROW(row_name, row_type, row_member)                                                        \
     .name = (row_name), .type = (row_type), .offset = offsetof(struct router_process, row_member)
 
-static const struct option options[] = {
+static struct option options[] = {
     SERVICE_OPTION_ROWS(struct router_process),
     {ROW("name", OPTION_TEXT, name), .fallback = "0", .help = "Name of this router among others."},
     {ROW("meta", OPTION_TEXT, meta_url), .required = true,
@@ -98,5 +99,8 @@ int main(int argc, char **argv)
             printf("%s %s %s\n", route->method, route->path, route->operation);
         return 0;
     }
+    /* The one service that is called from outside has a port of its own. */
+    assert(strcmp(options[0].name, "listen") == 0);
+    options[0].fallback = "127.0.0.1:8080";
     return service_run(&service, &process, argc, argv);
 }

@@ -61,3 +61,71 @@ enum err_code router_collection(struct request *req, bool again, struct collecti
     return cluster_collection(router->cluster, TENANT_DEFAULT, req->params[0], again, out,
                               &req->err);
 }
+
+enum err_code router_read_collection(struct request *req, const struct consistency *consistency,
+                                     struct collection *out)
+{
+    return router_collection(req, consistency->fresh, out);
+}
+
+enum err_code router_ask(struct request *req, struct collection *collection,
+                         struct cluster_ask *ask, struct cluster_answer *out)
+{
+    struct router *router = req->state;
+    struct wire_question *question = ask->question;
+    enum err_code rc;
+
+    memcpy(question->incarnation, collection->incarnation, INCARNATION_BYTES);
+    rc = cluster_ask(router->cluster, ask, out, &req->err);
+    if (rc != ERR_COLLECTION_NOT_FOUND)
+        return rc;
+    err_clear(&req->err);
+    if ((rc = router_collection(req, true, collection)) != ERR_OK)
+        return rc;
+    if (question->vector != NULL && question->dim != collection->dimension)
+        return err_set(&req->err, ERR_DIMENSION_MISMATCH,
+                       "the collection was made anew with dimension %u", collection->dimension);
+    memcpy(question->incarnation, collection->incarnation, INCARNATION_BYTES);
+    return cluster_ask(router->cluster, ask, out, &req->err);
+}
+
+/* The embedder kept under this URL, or NULL.  Caller holds embedders_lock. */
+static struct embedder *kept_embedder_locked(struct router *router, const char *url, size_t *slot)
+{
+    for (*slot = 0; *slot < EMBEDDERS_MAX && router->embedders[*slot] != NULL; ++*slot)
+        if (strcmp(router->embedder_urls[*slot], url) == 0)
+            return router->embedders[*slot];
+    return NULL;
+}
+
+enum err_code router_embedder(struct router *router, const struct collection *collection,
+                              struct embedder **out, struct err *err)
+{
+    struct embedder *mine;
+    size_t slot;
+    enum err_code rc;
+
+    *out = NULL;
+    if (collection->embedder[0] == '\0')
+        return err_set_at(err, ERR_INVALID_ARGUMENT, "/embed", "the collection has no embedder");
+    pthread_mutex_lock(&router->embedders_lock);
+    *out = kept_embedder_locked(router, collection->embedder, &slot);
+    pthread_mutex_unlock(&router->embedders_lock);
+    if (*out != NULL)
+        return ERR_OK;
+    /* Opened outside of the lock: opening one may call out.  Who comes second closes its own. */
+    if ((rc = embedder_open(&mine, collection->embedder, router->env, err)) != ERR_OK)
+        return rc;
+    pthread_mutex_lock(&router->embedders_lock);
+    *out = kept_embedder_locked(router, collection->embedder, &slot);
+    if (*out == NULL && slot < EMBEDDERS_MAX) {
+        memcpy(router->embedder_urls[slot], collection->embedder, sizeof(collection->embedder));
+        router->embedders[slot] = *out = mine;
+        mine = NULL;
+    }
+    pthread_mutex_unlock(&router->embedders_lock);
+    embedder_close(mine);
+    if (*out == NULL)
+        return err_set(err, ERR_UNAVAILABLE, "more than %d embedders are in use", EMBEDDERS_MAX);
+    return ERR_OK;
+}

@@ -19,6 +19,7 @@
 #include "common/base/json_writer.h"
 #include "common/http/client.h"
 #include "common/http/route.h"
+#include "common/model/hits.h"
 #include "common/observe/metrics.h"
 
 #define EMBEDDERS_MAX 16
@@ -116,6 +117,18 @@ MUST_CHECK enum err_code filter_read(struct json_reader *reader, struct filter_t
 /* An id: 1..ID_BYTES_MAX bytes without NUL.  Errors: ERR_INVALID_ARGUMENT. */
 MUST_CHECK enum err_code id_read(struct json_reader *reader, struct wire_id *out);
 
+/* Read a whole body that is one object: `read` gets each member, reads its value, or says that it
+ * is not known.  The reader is initialised by the caller. Errors: those of read, ERR_INVALID_JSON,
+ * ERR_UNKNOWN_FIELD, ERR_NOT_SUPPORTED, ERR_INVALID_ARGUMENT (no object, or a member stands twice).
+ */
+typedef enum err_code body_member_fn(void *context, struct json_reader *reader,
+                                     struct json_text key, bool *known);
+MUST_CHECK enum err_code body_read(struct json_reader *reader, body_member_fn *read, void *context);
+
+/* As body_read, for an object inside of the body: nothing is said of what stands behind it. */
+MUST_CHECK enum err_code object_read(struct json_reader *reader, body_member_fn *read,
+                                     void *context);
+
 /* A value is wrong in itself: the error gets the member's pointer. */
 enum err_code member_wrong(struct json_reader *reader, const char *name, const char *detail);
 
@@ -125,11 +138,71 @@ enum err_code member_failed(struct err *err, enum err_code rc, const char *name)
 /* A field nobody knows, or one that is known and not built yet. */
 enum err_code member_unknown(struct err *err, struct json_text key);
 
-/* --- rows in answers ---------------------------------------------------------------------------
+/* --- rows in answers (rows.c) ------------------------------------------------------------------
  */
 
-/* The members id, version, vector, text, metadata of a row, those present, into an open object. */
-void row_write(const struct wire_row *row, bool with_version, struct json_writer *w);
+/* The members text, metadata and vector of a row, those present, into an open object. */
+void row_write_fields(const struct wire_row *row, struct json_writer *w);
+
+/* id, version and the fields of a row, into an open object. */
+void row_write(const struct wire_row *row, struct json_writer *w);
+
+/* The rows of an answer's parts as lists for merging, in req's arena.
+ * Errors: ERR_NO_MEMORY, ERR_SHARDS_UNAVAILABLE (more parts than can be merged). */
+MUST_CHECK enum err_code rows_lists(const struct cluster_answer *answer, struct arena *arena,
+                                    struct hit_list **lists, size_t *rows, struct err *err);
+
+/* A stamp as ETag, quotes included; and whether an If-None-Match header names it. */
+#define ETAG_BYTES (STAMP_TEXT_BYTES + 2)
+void etag_of(char out[ETAG_BYTES], struct stamp stamp);
+bool etag_listed(const char *header, const char *etag);
+
+/* --- page tokens (page_token.c) -----------------------------------------------------------------
+ */
+
+struct page_token {
+    uint8_t incarnation[INCARNATION_BYTES]; /* of the collection; zeros for lists of collections */
+    uint64_t filter_hash;                   /* of the filter's text; 0: none */
+    const char *last;                       /* the last id or name of the page before */
+    size_t last_len;
+};
+
+uint64_t page_filter_hash(struct filter_text filter);
+void page_token_encode(const struct page_token *token, struct buffer *out);
+
+/* *out points into the arena.  Errors: ERR_INVALID_ARGUMENT at /page_token, ERR_NO_MEMORY. */
+MUST_CHECK enum err_code page_token_decode(struct page_token *out, struct json_text text,
+                                           struct arena *arena, struct err *err);
+
+/* A token that was read belongs to this collection and this filter.
+ * Errors: ERR_INVALID_ARGUMENT (other filter), ERR_PAGE_TOKEN_EXPIRED (other incarnation). */
+MUST_CHECK enum err_code page_token_check(const struct page_token *token,
+                                          const struct page_token *now, struct err *err);
+
+/* --- asking again -------------------------------------------------------------------------------
+ */
+
+/* cluster_ask about *collection; when the shards say that it is gone, look it up past the view and
+ * ask once more.  question's incarnation is set here.  Errors: those of cluster_ask and of
+ * router_collection; ERR_DIMENSION_MISMATCH (made anew with another dimension, asked by vector). */
+MUST_CHECK enum err_code router_ask(struct request *req, struct collection *collection,
+                                    struct cluster_ask *ask, struct cluster_answer *out);
+
+/* A collection to be read with these demands: fresh ones look past the view. */
+MUST_CHECK enum err_code router_read_collection(struct request *req,
+                                                const struct consistency *consistency,
+                                                struct collection *out);
+
+/* The embedder of a collection, opened once and kept.  Errors: ERR_INVALID_ARGUMENT at /embed (it
+ * has none), ERR_CONFIG, ERR_UNAVAILABLE (too many different ones). */
+MUST_CHECK enum err_code router_embedder(struct router *router, const struct collection *collection,
+                                         struct embedder **out, struct err *err);
+
+static inline void router_count_one(struct metric *metric)
+{
+    if (metric != NULL)
+        metric_add(metric, 1);
+}
 
 /* --- handlers --------------------------------------------------------------------------------- */
 
