@@ -48,7 +48,7 @@ enum err_code member_unknown(struct err *err, struct json_text key)
 
 #define MEMBERS_MAX 32 /* more than any body of ours has */
 
-enum err_code object_read(struct json_reader *reader, body_member_fn *read, void *context)
+enum err_code object_read(struct json_reader *reader, member_fn *read, void *context)
 {
     struct json_text seen[MEMBERS_MAX], key = {0};
     size_t count = 0;
@@ -71,7 +71,7 @@ enum err_code object_read(struct json_reader *reader, body_member_fn *read, void
     return rc;
 }
 
-enum err_code body_read(struct json_reader *reader, body_member_fn *read, void *context)
+enum err_code body_decode(struct json_reader *reader, member_fn *read, void *context)
 {
     enum err_code rc = object_read(reader, read, context);
 

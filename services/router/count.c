@@ -57,7 +57,7 @@ enum err_code router_count(struct request *req)
     consistency_init(&request.consistency);
     json_reader_init(&reader, req->body, req->body_len, &req->arena, &req->err);
     if ((rc = request_expect_media(req, MEDIA_JSON)) != ERR_OK ||
-        (rc = body_read(&reader, count_member, &request)) != ERR_OK ||
+        (rc = body_decode(&reader, count_member, &request)) != ERR_OK ||
         (rc = router_read_collection(req, &request.consistency, &collection)) != ERR_OK)
         goto out;
     question.filter = request.filter.data;

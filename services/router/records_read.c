@@ -247,7 +247,7 @@ enum err_code router_get_records(struct request *req)
     consistency_init(&get.consistency);
     json_reader_init(&reader, req->body, req->body_len, &req->arena, &req->err);
     if ((rc = request_expect_media(req, MEDIA_JSON)) != ERR_OK ||
-        (rc = body_read(&reader, get_member, &get)) != ERR_OK)
+        (rc = body_decode(&reader, get_member, &get)) != ERR_OK)
         goto out;
     if (get.count == 0) {
         rc = member_wrong(&reader, "ids", "is needed");

@@ -121,13 +121,12 @@ MUST_CHECK enum err_code id_read(struct json_reader *reader, struct wire_id *out
  * is not known.  The reader is initialised by the caller. Errors: those of read, ERR_INVALID_JSON,
  * ERR_UNKNOWN_FIELD, ERR_NOT_SUPPORTED, ERR_INVALID_ARGUMENT (no object, or a member stands twice).
  */
-typedef enum err_code body_member_fn(void *context, struct json_reader *reader,
-                                     struct json_text key, bool *known);
-MUST_CHECK enum err_code body_read(struct json_reader *reader, body_member_fn *read, void *context);
+typedef enum err_code member_fn(void *context, struct json_reader *reader, struct json_text key,
+                                bool *known);
+MUST_CHECK enum err_code body_decode(struct json_reader *reader, member_fn *read, void *context);
 
-/* As body_read, for an object inside of the body: nothing is said of what stands behind it. */
-MUST_CHECK enum err_code object_read(struct json_reader *reader, body_member_fn *read,
-                                     void *context);
+/* As body_decode, for an object inside of the body: nothing is said of what stands behind it. */
+MUST_CHECK enum err_code object_read(struct json_reader *reader, member_fn *read, void *context);
 
 /* A value is wrong in itself: the error gets the member's pointer. */
 enum err_code member_wrong(struct json_reader *reader, const char *name, const char *detail);

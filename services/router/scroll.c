@@ -156,7 +156,7 @@ enum err_code router_scroll(struct request *req)
     consistency_init(&scroll.consistency);
     json_reader_init(&reader, req->body, req->body_len, &req->arena, &req->err);
     if ((rc = request_expect_media(req, MEDIA_JSON)) != ERR_OK ||
-        (rc = body_read(&reader, scroll_member, &scroll)) != ERR_OK ||
+        (rc = body_decode(&reader, scroll_member, &scroll)) != ERR_OK ||
         (rc = router_read_collection(req, &scroll.consistency, &collection)) != ERR_OK ||
         (rc = follow_token(req, &scroll, &collection, &after)) != ERR_OK)
         goto out;

@@ -420,7 +420,7 @@ enum err_code router_search_batch(struct request *req)
         (rc = router_collection(req, false, &collection)) != ERR_OK)
         return rc;
     json_reader_init(&reader, req->body, req->body_len, &req->arena, &req->err);
-    if ((rc = body_read(&reader, batch_member, batch)) != ERR_OK)
+    if ((rc = body_decode(&reader, batch_member, batch)) != ERR_OK)
         return rc;
     if (batch->count == 0)
         return member_wrong(&reader, "searches", "must hold from 1 to 100 searches");

@@ -237,7 +237,7 @@ enum err_code search_request_decode(struct search_request *out, struct json_read
         .mmr = {.lambda = 0.5},
     };
     consistency_init(&out->consistency);
-    if ((rc = body_read(reader, search_member, out)) != ERR_OK)
+    if ((rc = body_decode(reader, search_member, out)) != ERR_OK)
         return rc;
     return check_whole(out, reader);
 }
