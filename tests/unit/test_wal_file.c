@@ -7,12 +7,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <assert.h>
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -27,7 +29,7 @@
 #include "common/base/bytes.h"
 
 #define WAIT_NS     (20 * NS_PER_S)
-#define ENTRIES_MAX 4000u
+#define ENTRIES_MAX 8000u
 
 /* --- calls that fail ------------------------------------------------------------------------- */
 
@@ -422,16 +424,22 @@ static void a_full_medium_is_no_room(void **state)
 
 /* --- killed writers -------------------------------------------------------------------------- */
 
-/* Append for ever, and tell each number acknowledged. */
+#define LIVES          25u
+#define LIFE_BATCHES   12u
+#define LIFE_BATCH_MAX 20u
+
+static_assert(LIVES * LIFE_BATCHES * LIFE_BATCH_MAX < ENTRIES_MAX, "all of them fit");
+
+/* Append, and tell what was acknowledged, until killed. */
 static void writer_process(int tell, uint64_t first)
 {
     struct wal *wal;
     uint64_t number = first;
 
-    if (log_open(&wal, true, 4096, NULL) != ERR_OK)
+    if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0 || log_open(&wal, true, 4096, NULL) != ERR_OK)
         _exit(2);
-    for (;;) {
-        size_t count = 1 + number % 40;
+    for (unsigned batch = 0; batch < LIFE_BATCHES; batch++) {
+        size_t count = 1 + number % LIFE_BATCH_MAX;
 
         if (append_numbers(wal, number, count, NULL) != ERR_OK)
             _exit(3);
@@ -439,6 +447,8 @@ static void writer_process(int tell, uint64_t first)
         if (write(tell, &number, sizeof(number)) != sizeof(number))
             _exit(4);
     }
+    for (;;)
+        pause();
 }
 
 /* One life of a writer: the number behind the last one acknowledged. */
@@ -489,11 +499,11 @@ static void killed_writers_lose_nothing_acknowledged(void **state)
     assert_non_null(seen);
     print_message("seed %u\n", seed);
     srand(seed);
-    for (unsigned round = 0; round < 25; round++) {
+    for (unsigned round = 0; round < LIVES; round++) {
         uint64_t first = round * 100000ull;
         size_t before = seen->count;
 
-        acked = live_and_die(first, 1 + (unsigned)rand() % 4, &reader, seen);
+        acked = live_and_die(first, 1 + (unsigned)rand() % (LIFE_BATCHES / 2), &reader, seen);
         read_more(reader, seen);
         /* Everything acknowledged in this round is there, from its first number without gaps. */
         assert_true(seen->count - before >= acked - first);
