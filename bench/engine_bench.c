@@ -238,6 +238,12 @@ static void print_number(const char *name, bool is_known, double value)
         printf("%snull", name);
 }
 
+/* 0.9 is the key "0.90", 0.967 stays "0.967". */
+static int decimals_of(double target)
+{
+    return fabs(target * 100 - round(target * 100)) < 1e-6 ? 2 : 3;
+}
+
 static void report(const struct bench *bench)
 {
     const struct options *options = &bench->options;
@@ -257,7 +263,8 @@ static void report(const struct bench *bench)
         char name[32];
         bool is_known = interpolate(bench, options->targets[t], &point);
 
-        (void)snprintf(name, sizeof(name), "%s\"%.2f\":", t == 0 ? "" : ",", options->targets[t]);
+        (void)snprintf(name, sizeof(name), "%s\"%.*f\":", t == 0 ? "" : ",",
+                       decimals_of(options->targets[t]), options->targets[t]);
         print_number(name, is_known, point.qps);
         if (is_known && (!is_shown || options->targets[t] <= 0.951)) {
             shown = point;

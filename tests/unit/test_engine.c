@@ -136,7 +136,7 @@ static void an_inserted_vector_is_found_at_once_and_a_deleted_one_never(void **s
 
 static void many_equal_vectors_come_by_ordinal(void **state)
 {
-    enum { EQUAL = 3000, OTHERS = 500 };
+    enum { EQUAL = 1500, OTHERS = 500 };
     struct data data = data_make(OTHERS, 16, 0.0f, 2);
 
     (void)state;
@@ -181,7 +181,7 @@ static void only_zero_vectors_are_served(void **state)
         struct engine_hit hits[20];
         struct err err = {0};
 
-        for (uint32_t i = 0; i < 3000; i++)
+        for (uint32_t i = 0; i < 1500; i++)
             insert(engine, i, zero);
         data_link(engine);
         assert_int_equal(search(engine, zero, 20, hits), 20);
@@ -198,7 +198,7 @@ static void extreme_dimensions_work(void **state)
 
     (void)state;
     for (size_t d = 0; d < ARRAY_COUNT(dims); d++) {
-        uint32_t count = dims[d] == DIMENSION_MAX ? 150 : 1500;
+        uint32_t count = dims[d] == DIMENSION_MAX ? 150 : 700;
         struct data data = data_make(count, dims[d], 0.0f, 3);
         struct engine *engine = data_open(dims[d], ENGINE_L2);
         struct engine_hit hits[5];
@@ -243,7 +243,7 @@ static void k_and_ef_may_exceed_the_set(void **state)
 
 static void the_bound_and_the_deadline_hold(void **state)
 {
-    struct data data = data_make(20000, 16, 0.0f, 6);
+    struct data data = data_make(6000, 16, 0.0f, 6);
     struct engine *engine = data_open(16, ENGINE_L2);
     struct engine_hit hits[10];
     struct engine_query query = {.vector = data_at(&data, 9), .k = 10, .bound = INFINITY};
