@@ -17,9 +17,9 @@
 #include "common/model/record.h"
 #include "common/model/stamp.h"
 
-#define TENANT_DEFAULT      "default"
-#define TENANT_BYTES_MAX    64
-#define EMBEDDER_BYTES_MAX  256
+#define TENANT_DEFAULT     "default"
+#define TENANT_BYTES_MAX   64
+#define EMBEDDER_BYTES_MAX 256
 
 enum distance_metric { METRIC_COSINE, METRIC_IP, METRIC_L2 };
 enum placement { PLACEMENT_HASH };
@@ -36,7 +36,7 @@ struct collection {
     enum index_kind index;
     uint32_t m;
     uint32_t ef_construction;
-    char embedder[EMBEDDER_BYTES_MAX + 1]; /* "" none; "hash:384"; a URL (later) */
+    char embedder[EMBEDDER_BYTES_MAX + 1];  /* "" none; "hash:384"; a URL (later) */
     uint8_t incarnation[INCARNATION_BYTES]; /* collection_identify */
     struct stamp created;                   /* change stamp of the creation */
     struct stamp schema;                    /* stamp of its newest change */

@@ -18,8 +18,8 @@ struct hit_list {
  * id, the newest stamp of those given (its own distance counts); ties by id.  Returns how many.
  * At most SHARDS_MAX lists.  Does not fail: without memory for its table it is only slower, and err
  * (may be NULL) stays as it is. */
-size_t hits_merge(const struct hit_list *lists, size_t list_count, size_t k,
-                  struct wire_row *out, struct err *err);
+size_t hits_merge(const struct hit_list *lists, size_t list_count, size_t k, struct wire_row *out,
+                  struct err *err);
 
 /* The k lowest ids of lists ascending by id, one row per id, newest stamp; for scrolls. */
 size_t hits_merge_by_id(const struct hit_list *lists, size_t list_count, size_t k,

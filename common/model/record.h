@@ -15,8 +15,8 @@
  *   71  1   0
  *   72  8 n centroid tags: {u32 version, u32 centroid}
  *    …      id
- *    …      fields: {u8 tag, u8 flags (bit 0: may be skipped when unknown), u16 0, u32 length}, bytes;
- *           with the zstd flag: u32 length of the fields unpacked, then the frame
+ *    …      fields: {u8 tag, u8 flags (bit 0: may be skipped when unknown), u16 0, u32 length},
+ *           bytes; with the zstd flag: u32 length of the fields unpacked, then the frame
  *   -4  4   CRC32C of everything before
  *
  * Little-endian throughout.  A reader refuses unknown formats, ops, flags, and unknown fields that
@@ -51,12 +51,12 @@
 
 enum record_op {
     RECORD_UPSERT = 1,
-    RECORD_DELETE = 2,            /* tombstone of one id */
-    RECORD_TRUNCATE = 3,          /* everything of the collection in this partition, older */
-    RECORD_COLLECTION = 4,        /* create, alter, drop: field definition */
-    RECORD_EPOCH = 5,             /* a new holder: field holder */
-    RECORD_VERSION_VECTOR = 6,    /* what the holder knows: field version vector */
-    RECORD_BULK_MANIFEST = 7,     /* reserved: neither written nor read by this version */
+    RECORD_DELETE = 2,         /* tombstone of one id */
+    RECORD_TRUNCATE = 3,       /* everything of the collection in this partition, older */
+    RECORD_COLLECTION = 4,     /* create, alter, drop: field definition */
+    RECORD_EPOCH = 5,          /* a new holder: field holder */
+    RECORD_VERSION_VECTOR = 6, /* what the holder knows: field version vector */
+    RECORD_BULK_MANIFEST = 7,  /* reserved: neither written nor read by this version */
 };
 
 enum record_flag { RECORD_ZSTD = 1, RECORD_ENCRYPTED = 2 };
@@ -90,7 +90,7 @@ struct record {
     size_t id_len;
 
     /* fields; NULL: absent.  Borrowed. */
-    const void *vector;   /* dim floats (f32, maybe unaligned) or halves (f16) */
+    const void *vector; /* dim floats (f32, maybe unaligned) or halves (f16) */
     size_t vector_bytes;
     bool vector_is_f16;
     const char *text;
@@ -152,8 +152,8 @@ bool epoch_admit(struct epoch_state *state, const struct record *record, uint64_
  * Per partition: what has been seen of each origin. */
 struct version_entry {
     uint32_t region;
-    uint64_t position;      /* the next offset wanted from that origin's log */
-    struct stamp newest;    /* the newest stamp seen from there */
+    uint64_t position;   /* the next offset wanted from that origin's log */
+    struct stamp newest; /* the newest stamp seen from there */
 };
 
 #define VERSION_ENTRIES_MAX 64

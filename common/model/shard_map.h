@@ -16,12 +16,12 @@
 #define SHARD_WEIGHT_MAX 100
 
 struct shard_map {
-    uint64_t version;     /* rises with each change */
-    uint32_t partitions;  /* of the deployment, fixed */
+    uint64_t version;    /* rises with each change */
+    uint32_t partitions; /* of the deployment, fixed */
     uint32_t shards;
-    uint32_t replicas;    /* of each shard; named 0, 1, … */
-    uint32_t weights[SHARDS_MAX];                /* ring weight, 1..SHARD_WEIGHT_MAX */
-    uint16_t shard_of[PARTITIONS_MAX];           /* partition -> shard */
+    uint32_t replicas;                 /* of each shard; named 0, 1, … */
+    uint32_t weights[SHARDS_MAX];      /* ring weight, 1..SHARD_WEIGHT_MAX */
+    uint16_t shard_of[PARTITIONS_MAX]; /* partition -> shard */
 };
 
 /* Place all partitions anew by the ring; equal inputs give equal maps.  partitions, shards and

@@ -26,7 +26,7 @@ enum wire_op {
     WIRE_GET = 2,    /* by ids; missing ones are left out */
     WIRE_SCROLL = 3, /* in id order (bytes) */
     WIRE_COUNT = 4,
-    WIRE_WAIT = 5,   /* nothing but the head: answer when the demands are met */
+    WIRE_WAIT = 5, /* nothing but the head: answer when the demands are met */
 };
 
 enum wire_include { INCLUDE_TEXT = 1, INCLUDE_METADATA = 2, INCLUDE_VECTOR = 4 };
@@ -51,14 +51,14 @@ struct wire_question {
     const float *vector; /* dim floats */
     uint32_t dim;
     uint32_t k;
-    uint32_t ef;         /* 0: default */
+    uint32_t ef; /* 0: default */
     bool exact;
-    float bound;         /* distance beyond which hits are not wanted; INFINITY */
+    float bound; /* distance beyond which hits are not wanted; INFINITY */
     /* searches, scrolls, counts; NULL: none */
-    const char *filter;  /* JSON */
+    const char *filter; /* JSON */
     size_t filter_len;
     /* all that return rows */
-    uint32_t include;    /* enum wire_include */
+    uint32_t include; /* enum wire_include */
     /* gets */
     const struct wire_id *ids;
     size_t id_count;
@@ -72,12 +72,12 @@ struct wire_row {
     size_t id_len;
     struct stamp stamp;
     uint32_t partition;
-    float distance;        /* of searches: the engine's, smaller is nearer */
-    const char *text;      /* an encoded JSON string, quotes included; NULL: none or not asked */
+    float distance;   /* of searches: the engine's, smaller is nearer */
+    const char *text; /* an encoded JSON string, quotes included; NULL: none or not asked */
     size_t text_len;
-    const char *metadata;  /* an encoded JSON object; NULL likewise */
+    const char *metadata; /* an encoded JSON object; NULL likewise */
     size_t metadata_len;
-    const float *vector;   /* NULL likewise; as the client gave it; may be unaligned */
+    const float *vector; /* NULL likewise; as the client gave it; may be unaligned */
     uint32_t dim;
 };
 
@@ -87,18 +87,18 @@ struct wire_served {
 };
 
 struct wire_answer {
-    uint32_t region;             /* whose log the positions are of */
+    uint32_t region; /* whose log the positions are of */
     const struct wire_served *served;
     size_t served_count;
-    uint64_t staleness_ns;       /* the highest over the partitions served */
-    bool stale;                  /* a demand was not met and serve_stale was set */
-    struct token seen;           /* other regions' positions; entries in the arena */
+    uint64_t staleness_ns; /* the highest over the partitions served */
+    bool stale;            /* a demand was not met and serve_stale was set */
+    struct token seen;     /* other regions' positions; entries in the arena */
     uint64_t map_version;
     struct wire_row *rows;
     size_t row_count;
-    bool more;                   /* scrolls: there are rows behind the last one */
-    uint64_t count;              /* counts; gets and searches: row_count */
-    const char *explain;         /* a JSON object; NULL: none */
+    bool more;           /* scrolls: there are rows behind the last one */
+    uint64_t count;      /* counts; gets and searches: row_count */
+    const char *explain; /* a JSON object; NULL: none */
     size_t explain_len;
 };
 
