@@ -193,7 +193,10 @@ size_t hits_merge(const struct hit_list *lists, size_t list_count, size_t k, str
         newest_fill(&newest);
     merge_init(&merge, lists, list_count, compare_distances);
     while (count < k && (row = merge_next(&merge)) != NULL) {
-        if (newest_of(&newest, row) == row)
+        /* The same rows may be given twice: equal ones come one after another. */
+        bool again = count > 0 && same_id(row, &out[count - 1]);
+
+        if (!again && newest_of(&newest, row) == row)
             out[count++] = *row;
     }
     if (newest.slots != local)
