@@ -100,14 +100,14 @@ static bool oracle_words(const char *text, const char *wanted, bool folds)
     char *save = NULL;
 
     (void)snprintf(words, sizeof(words), "%s", wanted);
-    for (char *word = strtok_r(words, " ,%_.", &save); word != NULL;
-         word = strtok_r(NULL, " ,%_.", &save)) {
+    for (char *word = strtok_r(words, " ,%_.-:+", &save); word != NULL;
+         word = strtok_r(NULL, " ,%_.-:+", &save)) {
         char *inner = NULL;
         bool found = false;
 
         (void)snprintf(copy, sizeof(copy), "%s", text);
-        for (char *other = strtok_r(copy, " ,%_.", &inner); other != NULL;
-             other = strtok_r(NULL, " ,%_.", &inner))
+        for (char *other = strtok_r(copy, " ,%_.-:+", &inner); other != NULL;
+             other = strtok_r(NULL, " ,%_.-:+", &inner))
             found |= folds ? strcasecmp(word, other) == 0 : strcmp(word, other) == 0;
         if (!found)
             return false;
