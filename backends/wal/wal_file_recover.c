@@ -27,7 +27,7 @@
 #include "common/base/log.h"
 
 #define VERIFY_BYTES MIB(128)
-#define EPOCH_MAX    (UINT64_MAX / 2) /* a higher one in a control page is damage */
+#define EPOCH_MAX    (UINT64_MAX / 2) /* a higher one is damage */
 #define PROOFS_MAX   1000u            /* places tried in the search for a frame behind a bad one */
 
 struct found {
@@ -76,8 +76,8 @@ static bool header_follows(struct survey *survey)
     if (header->region != survey->region || header->partitions != survey->partitions ||
         header->region == 0) {
         note_damage(survey, here, "it is of another log");
-    } else if (header->epoch < survey->epoch) {
-        note_damage(survey, here, "its file epoch is lower than that of the one before");
+    } else if (header->epoch < survey->epoch || header->epoch > EPOCH_MAX) {
+        note_damage(survey, here, "its file epoch does not follow that of the one before");
     } else if (survey->count > 0) {
         before = &survey->found[survey->count - 1];
         if (header->previous_end < wal_segment_header_size(header->partitions))
