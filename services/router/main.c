@@ -88,19 +88,14 @@ int main(int argc, char **argv)
         .about = "The public door: routes searches to the shards and writes to ingest.",
         .options = options,
         .routes = router_routes,
+        .core_offset = offsetof(struct router_process, router),
         .open = open_router,
         .start = start_router,
         .ready = router_is_ready,
         .close = close_router,
     };
 
-    if (argc == 2 && strcmp(argv[1], "--print-routes") == 0) {
-        for (const struct route *route = router_routes; route->method != NULL; route++)
-            printf("%s %s %s\n", route->method, route->path, route->operation);
-        return 0;
-    }
-    /* The one service that is called from outside has a port of its own. */
-    assert(strcmp(options[0].name, "listen") == 0);
-    options[0].fallback = "127.0.0.1:8080";
+    if (argc == 2 && strcmp(argv[1], "--print-routes") == 0)
+        return routes_print(router_routes);
     return service_run(&service, &process, argc, argv);
 }
