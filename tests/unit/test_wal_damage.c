@@ -483,6 +483,41 @@ static void a_reader_beyond_a_repair_is_told(void **state)
     wal_close(wal);
 }
 
+/* The folder put aside and another log made in its place: no reader mixes the two. */
+static void a_replaced_log_is_a_conflict(void **state)
+{
+    uint32_t partition = 0;
+    uint64_t position = 0;
+    struct wal_reader *reader, *second;
+    struct wal_item items[64];
+    struct wal *wal, *reading;
+    struct wal_options options = {.env = env_real()};
+    char url[240], aside[240];
+    size_t count;
+    struct err err;
+
+    (void)state;
+    lay_out(SAME_BOOT);
+    snprintf(url, sizeof(url), "file:%s", folder);
+    options.url = url;
+    assert_int_equal(wal_open(&reading, &options, &err), ERR_OK);
+    assert_int_equal(wal_reader_open(&reader, reading, &partition, &position, 1, &err), ERR_OK);
+    do
+        assert_int_equal(wal_reader_next(reader, items, 64, &count, 0, &err), ERR_OK);
+    while (count > 0);
+    snprintf(aside, sizeof(aside), "%s-aside", folder);
+    assert_int_equal(rename(folder, aside), 0);
+    assert_int_equal(log_open(&wal, false, &err), ERR_OK);
+    assert_int_not_equal(wal_region(wal), wal_region(reading));
+    assert_int_equal(wal_reader_next(reader, items, 64, &count, 0, &err), ERR_CONFLICT);
+    assert_int_equal(wal_reader_open(&second, reading, &partition, &position, 1, &err),
+                     ERR_CONFLICT);
+    assert_int_equal(wal_ends(reading, &partition, 1, 0, &position, &err), ERR_IO);
+    wal_reader_close(reader);
+    wal_close(reading);
+    wal_close(wal);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -494,6 +529,7 @@ int main(void)
         cmocka_unit_test(frames_behind_the_end_count_only_after_a_reboot),
         cmocka_unit_test(a_reader_finds_damage_and_says_where),
         cmocka_unit_test(a_reader_beyond_a_repair_is_told),
+        cmocka_unit_test(a_replaced_log_is_a_conflict),
     };
     const char *tmp = getenv("TMPDIR");
     char command[200];

@@ -575,36 +575,6 @@ static void every_opening_is_a_new_file_epoch(void **state)
     }
 }
 
-static void a_replaced_log_is_a_conflict(void **state)
-{
-    char aside[240];
-    struct wal *wal = must_open(true);
-    struct wal *reading = must_open(false);
-    struct wal_reader *reader = reader_at_start(reading);
-    struct wal_reader *second;
-    struct wal_item item;
-    uint32_t partition = 0;
-    uint64_t position = 0;
-    size_t count;
-    struct err err;
-
-    (void)state;
-    assert_int_equal(append_numbers(wal, 0, 1, &err), ERR_OK);
-    assert_int_equal(wal_reader_next(reader, &item, 1, &count, 0, &err), ERR_OK);
-    assert_int_equal(count, 1);
-    wal_close(wal);
-    snprintf(aside, sizeof(aside), "%s-aside", folder);
-    assert_int_equal(rename(folder, aside), 0);
-    wal = must_open(true);
-    assert_int_not_equal(wal_region(wal), wal_region(reading));
-    assert_int_equal(wal_reader_next(reader, &item, 1, &count, 0, &err), ERR_CONFLICT);
-    assert_int_equal(wal_reader_open(&second, reading, &partition, &position, 1, &err),
-                     ERR_CONFLICT);
-    wal_reader_close(reader);
-    wal_close(reading);
-    wal_close(wal);
-}
-
 #define FILE_TEST(f) cmocka_unit_test_setup(f, folder_setup)
 
 int main(void)
@@ -618,7 +588,6 @@ int main(void)
         FILE_TEST(killed_writers_lose_nothing_acknowledged),
         FILE_TEST(a_second_writer_is_refused),
         FILE_TEST(every_opening_is_a_new_file_epoch),
-        FILE_TEST(a_replaced_log_is_a_conflict),
     };
     const char *tmp = getenv("TMPDIR");
     char command[200];
