@@ -79,6 +79,7 @@ struct service {
     const char *about; /* a sentence for --help */
     const struct option *options;
     const struct route *routes; /* without the health routes */
+    size_t core_offset;         /* in state: what the handlers get as req->state */
     /* Before the port opens: back ends, files, threads that need no port. */
     enum err_code (*open)(void *state, struct err *err);
     /* After the port is known (base.url): register, begin to work.  May be NULL. */
@@ -94,7 +95,8 @@ struct service {
     void (*measure)(void *state);
 };
 
-/* main() of a service; state begins with a struct service_base.  Returns the exit code. */
+/* main() of a service; state begins with a struct service_base.  Returns the exit code.  With
+ * --print-routes alone it prints "METHOD path operation" lines and does nothing else. */
 int service_run(const struct service *service, void *state, int argc, char **argv);
 
 #endif

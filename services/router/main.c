@@ -95,7 +95,5 @@ int main(int argc, char **argv)
         .close = close_router,
     };
 
-    if (argc == 2 && strcmp(argv[1], "--print-routes") == 0)
-        return routes_print(router_routes);
     return service_run(&service, &process, argc, argv);
 }

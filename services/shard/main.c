@@ -17,7 +17,6 @@
 
 #define URL_BYTES_MAX 4096
 #define READERS_SPARE 64 /* read transactions beside those of the workers */
-#define ROUTES_MAX    8
 
 struct process {
     struct service_base base; /* first */
@@ -32,54 +31,6 @@ struct process {
     struct meta *meta;
     struct store *store;
 };
-
-/* The handlers know a shard and no process. */
-static enum err_code with_shard(struct request *req, handler_fn *handler)
-{
-    struct process *process = req->state;
-    enum err_code code;
-
-    req->state = &process->shard;
-    code = handler(req);
-    req->state = process;
-    return code;
-}
-
-static enum err_code handle_ask(struct request *req)
-{
-    return with_shard(req, ask_handle);
-}
-
-static enum err_code handle_search(struct request *req)
-{
-    return with_shard(req, search_json_handle);
-}
-
-static enum err_code handle_status(struct request *req)
-{
-    return with_shard(req, status_handle);
-}
-
-/* shard_routes with the handlers above. */
-static void make_routes(struct route *out, size_t room)
-{
-    size_t count = 0;
-
-    for (const struct route *route = shard_routes; route->method != NULL; route++) {
-        assert(count + 1 < room);
-        out[count] = *route;
-        if (route->handler == ask_handle)
-            out[count].handler = handle_ask;
-        else if (route->handler == search_json_handle)
-            out[count].handler = handle_search;
-        else if (route->handler == status_handle)
-            out[count].handler = handle_status;
-        else
-            assert(!"a route without its handler");
-        count++;
-    }
-    out[count] = (struct route){0};
-}
 
 static enum err_code process_open(void *state, struct err *err)
 {
@@ -203,12 +154,12 @@ static struct option options[] = {
 int main(int argc, char **argv)
 {
     static struct process process;
-    static struct route routes[ROUTES_MAX];
     struct service service = {
         .name = "shard",
         .about = "Keeps the records of its partitions and answers searches.",
         .options = options,
-        .routes = routes,
+        .routes = shard_routes,
+        .core_offset = offsetof(struct process, shard),
         .open = process_open,
         .start = process_start,
         .ready = process_ready,
@@ -217,7 +168,6 @@ int main(int argc, char **argv)
         .measure = process_measure,
     };
 
-    make_routes(routes, ARRAY_COUNT(routes));
     for (struct option *option = options; option->name != NULL; option++) {
         if (strcmp(option->name, "workers") == 0)
             option->fallback = "128";
