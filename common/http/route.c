@@ -328,6 +328,8 @@ enum err_code request_query_only(struct request *req, const char *const *names)
     return ERR_OK;
 }
 
+#define MEDIA_FORM "application/x-www-form-urlencoded"
+
 enum err_code request_expect_media(struct request *req, const char *media)
 {
     const char *type = header_of(req, "Content-Type");
@@ -336,6 +338,11 @@ enum err_code request_expect_media(struct request *req, const char *media)
     if (type == NULL || *type == '\0')
         type = MEDIA_JSON;
     len = strcspn(type, "; \t");
+    /* What curl -d sends when nothing is said: the body is JSON all the same. */
+    if (len == strlen(MEDIA_FORM) && strncasecmp(type, MEDIA_FORM, len) == 0) {
+        type = MEDIA_JSON;
+        len = strlen(MEDIA_JSON);
+    }
     if (len == strlen(media) && strncasecmp(type, media, len) == 0)
         return ERR_OK;
     return err_set(&req->err, ERR_UNSUPPORTED_MEDIA_TYPE, "the body has to be %s", media);

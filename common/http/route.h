@@ -80,7 +80,7 @@ const char *request_query(struct request *req, const char *name, bool *present);
 MUST_CHECK enum err_code request_query_only(struct request *req, const char *const *names);
 
 /* The body's Content-Type is this media type (parameters ignored; an absent header counts as
- * JSON).  Errors: ERR_UNSUPPORTED_MEDIA_TYPE. */
+ * JSON, and so does the form type that curl -d sends).  Errors: ERR_UNSUPPORTED_MEDIA_TYPE. */
 MUST_CHECK enum err_code request_expect_media(struct request *req, const char *media);
 
 /* Add a header, or replace the one of this name; control characters become '?'.  More than
