@@ -137,6 +137,7 @@ static enum err_code await_demands(struct ask *ask, struct err *err)
     code = freshness_await(ask->shard, &demand, err);
     if (code == ERR_BEHIND && question->serve_stale) {
         ask->answer.stale = true;
+        err_clear(err);
         return ERR_OK;
     }
     return code;

@@ -217,6 +217,7 @@ static enum err_code take(struct scroll *scroll, const struct row *row, uint32_t
     code = ask_fill_row(ask, out, row, ordinal, err);
     /* A page that would become too large ends early. */
     if (code == ERR_PAYLOAD_TOO_LARGE && ask->answer.row_count > 0) {
+        err_clear(err);
         *is_full = true;
         return ERR_OK;
     }
