@@ -95,5 +95,8 @@ int main(int argc, char **argv)
         .close = close_router,
     };
 
+    /* The one service that is called from outside has a port of its own. */
+    assert(strcmp(options[0].name, "listen") == 0);
+    options[0].fallback = "127.0.0.1:8080";
     return service_run(&service, &process, argc, argv);
 }
