@@ -189,7 +189,7 @@ static enum err_code encode_question(struct asking *asking, struct aim *aim,
     enum err_code rc;
 
     question.partitions = *partitions;
-    question.wait_ms = (uint32_t)(wait_ns / NS_PER_MS);
+    question.wait_ms = wait_ns < NS_PER_MS ? 1 : (uint32_t)(wait_ns / NS_PER_MS);
     if (question.op == WIRE_GET) {
         ids = ids_of(asking, partitions, &question.id_count);
         if (ids == NULL)
