@@ -146,8 +146,12 @@ static inline void rig_open_log(struct rig *rig, const char *name)
     struct wal_options options = {
         .url = rig->wal_url, .env = env_real(), .writer = true, .partitions = RIG_PARTITIONS};
     struct err err = {0};
+    char url[128];
 
-    snprintf(rig->wal_url, sizeof(rig->wal_url), "file:%s/%s", rig->dir, name);
+    /* A shard that is open already reads the URL. */
+    snprintf(url, sizeof(url), "file:%s/%s", rig->dir, name);
+    if (strcmp(url, rig->wal_url) != 0)
+        memcpy(rig->wal_url, url, sizeof(url));
     must(wal_open(&rig->writer, &options, &err), &err);
     for (uint32_t p = 0; p < RIG_PARTITIONS; p++)
         rig_append(
