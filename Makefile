@@ -38,7 +38,7 @@ COMMON_LIBS  := $(call lib,common/http) $(call lib,common/observe) $(call lib,co
                 $(call lib,common/base)
 CLUSTER_LIBS := $(call lib,cluster) $(foreach b,$(BACKENDS),$(call lib,backends/$(b))) $(COMMON_LIBS)
 ENGINE_LIBS  := $(call lib,engine) $(call lib,common/base)
-TEST_LIBS    := $(call lib,tests/sim) $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,services/$(s))) \
+TEST_LIBS    := $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,services/$(s))) \
                 $(call lib,cli) $(call lib,engine) $(CLUSTER_LIBS)
 
 BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench

@@ -26,9 +26,9 @@ $(BUILD)/tests/recall/%: $(BUILD)/tests/recall/%.o $(TEST_LIBS)
 	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(TEST_LDLIBS) $(SYSTEM_LIBS)
 $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(TEST_LIBS)
 	@$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(SYSTEM_LIBS)
-$(BIN)/sim: $(BUILD)/tests/sim/sim_main.o $(TEST_LIBS)
-	$(call program,$< -Wl$(comma)--start-group $(TEST_LIBS) -Wl$(comma)--end-group)
-comma := ,
+$(BIN)/sim: $(BUILD)/tests/sim/sim_main.o $(call lib,tests/sim) $(TEST_LIBS)
+	@mkdir -p $(@D)
+	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call lib,tests/sim) $(TEST_LIBS) -Wl,--end-group $(SYSTEM_LIBS)
 
 run_programs = python3 tests/run_programs.py --jobs $(JOBS)
 
