@@ -220,6 +220,8 @@ static enum err_code parse_field(struct parse *p, struct json_text key,
         {"metadata", parse_metadata, HAS_METADATA},
         {"vector_base64", parse_base64, HAS_BASE64},
     };
+    const float *before = record->vector;
+    enum err_code rc;
 
     for (size_t i = 0; i < ARRAY_COUNT(FIELDS); i++) {
         if (!json_text_is(key, FIELDS[i].name))
@@ -228,12 +230,10 @@ static enum err_code parse_field(struct parse *p, struct json_text key,
             return at_key(p, err_set(p->err, ERR_INVALID_JSON, "a field is given twice"),
                           FIELDS[i].name);
         *seen |= FIELDS[i].bit;
-        if ((*seen & (HAS_VECTOR | HAS_BASE64)) == (HAS_VECTOR | HAS_BASE64) &&
-            record->vector != NULL)
-            return at_key(
-                p, err_set(p->err, ERR_INVALID_ARGUMENT, "give vector or vector_base64, not both"),
-                FIELDS[i].name);
-        return at_key(p, FIELDS[i].parse(p, record), FIELDS[i].name);
+        rc = FIELDS[i].parse(p, record);
+        if (rc == ERR_OK && before != NULL && record->vector != before)
+            rc = err_set(p->err, ERR_INVALID_ARGUMENT, "give vector or vector_base64, not both");
+        return at_key(p, rc, FIELDS[i].name);
     }
     return unknown_key(p, key, LATER_RECORD);
 }
