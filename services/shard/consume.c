@@ -272,6 +272,7 @@ static enum err_code run_batch(struct shard *shard, const struct wal_item *items
     if (code != ERR_OK) {
         undo(&batch);
     } else {
+        atomic_fetch_add(&shard->commits, 1);
         publish(shard);
         settle(&batch);
     }

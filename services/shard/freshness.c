@@ -40,9 +40,8 @@ uint64_t freshness_of_locked(const struct shard *shard, uint32_t slot, uint64_t 
     return now_ns > fresh_ns ? now_ns - fresh_ns : 0;
 }
 
-/* Caller holds the lock.  When all places are taken the newest gives way: the oldest is the one
- * that is reached first. */
-static void note_end_locked(struct shard_partition *partition, uint64_t asked_ns, uint64_t end)
+/* When all places are taken the newest gives way: the oldest is the one that is reached first. */
+void freshness_note_locked(struct shard_partition *partition, uint64_t asked_ns, uint64_t end)
 {
     if (partition->poll_count == POLLS_KEPT)
         partition->poll_count--;
@@ -73,7 +72,7 @@ static void ask_ends(struct shard *shard)
     /* While the log is held here the consumer does not change which partitions are served. */
     for (uint32_t slot = 0; code == ERR_OK && slot < count; slot++) {
         shard->round_ends[slot] = ends[slot];
-        note_end_locked(&shard->partitions[slot], asked_ns, ends[slot]);
+        freshness_note_locked(&shard->partitions[slot], asked_ns, ends[slot]);
     }
     shard->round_code = code;
     shard->rounds_ended = shard->rounds_begun;

@@ -68,13 +68,30 @@ static void watch_map(struct shard *shard)
     pthread_mutex_unlock(&shard->lock);
 }
 
+/* Unless nothing was committed since. */
+static enum err_code sync_store(struct shard *shard, uint64_t *synced)
+{
+    uint64_t commits = atomic_load(&shard->commits);
+    struct err err = {0};
+    enum err_code code;
+
+    if (commits == *synced)
+        return ERR_OK;
+    code = store_sync(shard->setup.store, &err);
+    if (code == ERR_OK)
+        *synced = commits;
+    else if (code != ERR_DEAD)
+        report(shard, "the store could not be synced", &err);
+    return code;
+}
+
 void indexer_run(void *argument)
 {
     struct shard *shard = argument;
     uint64_t chores_ns = env_boot_ns(shard->env) + CHORES_NS;
+    uint64_t synced = 0; /* commits of which a sync knows */
 
     while (!shard_is_stopping(shard)) {
-        struct err err = {0};
         enum err_code code = ERR_OK;
         uint64_t now_ns;
 
@@ -92,11 +109,8 @@ void indexer_run(void *argument)
         if (now_ns < chores_ns)
             continue;
         chores_ns = now_ns + CHORES_NS;
-        code = store_sync(shard->setup.store, &err);
-        if (code == ERR_DEAD)
+        if (sync_store(shard, &synced) == ERR_DEAD)
             return;
-        if (code != ERR_OK)
-            report(shard, "the store could not be synced", &err);
         watch_map(shard);
     }
 }

@@ -206,6 +206,7 @@ enum err_code shard_open(struct shard *shard, const struct shard_setup *setup, s
     env_cond_init(shard->env, &shard->changed);
     grace_init(&shard->grace);
     atomic_init(&shard->is_stopping, false);
+    atomic_init(&shard->commits, 0);
     shard->partitions = array_alloc(PARTITIONS_MAX, sizeof(*shard->partitions));
     shard->round_ends = array_alloc(PARTITIONS_MAX, sizeof(*shard->round_ends));
     shard->bitmaps = bitmap_cache_new();

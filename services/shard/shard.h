@@ -104,6 +104,7 @@ struct shard {
     struct shard_metrics metrics;
     struct bitmap_cache *bitmaps; /* bitmap.c */
     atomic_bool is_stopping;
+    atomic_uint_fast64_t commits; /* of the store, by the consumer */
 
     /* the consumer's own */
     struct apply apply;
@@ -256,6 +257,9 @@ MUST_CHECK enum err_code freshness_await(struct shard *shard, const struct deman
 
 /* Caller holds the lock: the partition's position has moved. */
 void freshness_reached_locked(struct shard_partition *partition);
+
+/* Caller holds the lock: the log's end was this or beyond at asked_ns or later. */
+void freshness_note_locked(struct shard_partition *partition, uint64_t asked_ns, uint64_t end);
 
 /* Caller holds the lock: how stale the partition is; NEVER_NS when it never caught up. */
 uint64_t freshness_of_locked(const struct shard *shard, uint32_t slot, uint64_t now_ns);

@@ -265,6 +265,7 @@ static enum err_code open_reader(struct shard *shard, struct start *start, struc
 {
     const struct apply *apply = &shard->apply;
     uint64_t positions[PARTITIONS_MAX];
+    uint64_t asked_ns = env_boot_ns(shard->env);
     enum err_code code;
 
     start->unproven_count = 0;
@@ -275,8 +276,8 @@ static enum err_code open_reader(struct shard *shard, struct start *start, struc
         start->unproven_count += start->is_unproven[slot];
         positions[slot] = partition->position - start->is_unproven[slot];
     }
-    code = wal_ends(shard->wal, shard->partition_of, apply->partition_count,
-                    env_boot_ns(shard->env) + NS_PER_S, start->ends, err);
+    code = wal_ends(shard->wal, shard->partition_of, apply->partition_count, asked_ns + NS_PER_S,
+                    start->ends, err);
     for (uint32_t slot = 0; code == ERR_OK && slot < apply->partition_count; slot++) {
         if (apply->partitions[slot].position > start->ends[slot])
             code =
@@ -285,6 +286,10 @@ static enum err_code open_reader(struct shard *shard, struct start *start, struc
                         (unsigned long long)apply->partitions[slot].position,
                         (unsigned long long)start->ends[slot]);
     }
+    pthread_mutex_lock(&shard->lock);
+    for (uint32_t slot = 0; code == ERR_OK && slot < apply->partition_count; slot++)
+        freshness_note_locked(&shard->partitions[slot], asked_ns, start->ends[slot]);
+    pthread_mutex_unlock(&shard->lock);
     if (code == ERR_OK)
         code = wal_reader_open(&start->reader, shard->wal, shard->partition_of, positions,
                                apply->partition_count, err);
