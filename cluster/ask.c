@@ -17,7 +17,7 @@
 #include "common/base/log.h"
 
 #define REPLY_BYTES_MAX MIB(512)
-#define ROUNDS_MAX      64
+#define ROUNDS_MAX      4096 /* time bounds them before */
 #define PAUSE_NS        (20 * NS_PER_MS)
 #define MARGIN_NS       (2 * NS_PER_MS) /* a shard answers so much before the asker gives up */
 
@@ -38,6 +38,7 @@ struct asking {
     const struct cluster_ask *ask;
     struct cluster_answer *out;
     struct view *view;
+    uint32_t turn;                /* one for each question: where the look for a replica begins */
     struct partition_set missing; /* wanted and not served yet */
     enum err_code rc;             /* a failure that another replica cannot mend */
     struct err *err;
@@ -87,14 +88,11 @@ static uint64_t replica_rank(struct asking *asking, uint32_t shard, uint32_t rep
 /* The best replica that has not been tried; false: none is left. */
 static bool pick_replica(struct asking *asking, struct aim *aim)
 {
-    uint32_t replicas = asking->view->map.replicas, turn, best = replicas;
+    uint32_t replicas = asking->view->map.replicas, best = replicas;
     uint64_t best_rank = UINT64_MAX;
 
-    pthread_mutex_lock(&asking->cluster->mutex);
-    turn = asking->cluster->turn++;
-    pthread_mutex_unlock(&asking->cluster->mutex);
     for (uint32_t i = 0; i < replicas; i++) {
-        uint32_t replica = (turn + i) % replicas;
+        uint32_t replica = (asking->turn + aim->shard + i) % replicas;
         uint64_t rank;
 
         if ((aim->tried >> replica & 1) != 0 ||
@@ -452,6 +450,9 @@ enum err_code cluster_ask(struct cluster *cluster, const struct cluster_ask *ask
 
     memset(out, 0, sizeof(*out));
     asking.view = view_get(cluster);
+    pthread_mutex_lock(&cluster->mutex);
+    asking.turn = cluster->turn++;
+    pthread_mutex_unlock(&cluster->mutex);
     if (!asking.view->has_map) {
         view_put(asking.view);
         return err_set(err, ERR_SHARDS_UNAVAILABLE, "there is no shard map yet");

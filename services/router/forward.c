@@ -13,7 +13,7 @@
 
 #define PAUSE_NS        (20 * NS_PER_MS)
 #define REPLY_BYTES_MAX MIB(64)
-#define DEADLINE_NS     ((uint64_t)(DEADLINE_MS_MAX + 5000) * NS_PER_MS) /* a little over ingest's */
+#define DEADLINE_NS     ((DEADLINE_MS_MAX + 5000) * NS_PER_MS)  /* a little over ingest's */
 #define LOOK_NS         (WRITE_DEADLINE_MS_DEFAULT * NS_PER_MS) /* how long a holder is sought */
 
 /* Did the write certainly not happen, so that another attempt is right? */
