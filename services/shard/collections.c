@@ -13,6 +13,7 @@
 
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
+#include "services/shard/helpers.h"
 #include "services/shard/shard.h"
 
 #define INDEX_SIZE_FIRST 64
@@ -113,7 +114,8 @@ static enum err_code open_engine(struct shard *shard, struct shard_collection *e
         .seed = load_u64(definition->incarnation),
         .kernel = shard->setup.simd,
     };
-    enum err_code code = engine_open(&entry->engine, NULL, &options, NULL, err);
+    struct engine_executor executor = helpers_executor(shard->helpers);
+    enum err_code code = engine_open(&entry->engine, NULL, &options, &executor, err);
 
     return code == ERR_OK ? ERR_OK : err_wrap(err, "collection %s", definition->name);
 }

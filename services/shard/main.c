@@ -9,14 +9,17 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cluster/cluster.h"
-#include "common/base/log.h"
+#include "common/base/checked.h"
 #include "common/http/service.h"
 #include "services/shard/ask.h"
 
-#define URL_BYTES_MAX 4096
-#define READERS_SPARE 64 /* read transactions beside those of the workers */
+#define URL_BYTES_MAX    4096
+#define READERS_SPARE    64 /* read transactions beside those of the workers */
+#define ROUTES_MAX       8
+#define LINK_THREADS_MAX 64
 
 struct process {
     struct service_base base; /* first */
@@ -28,6 +31,7 @@ struct process {
     uint64_t shard_number;
     uint64_t replica_number;
     uint64_t memory_bytes;
+    uint64_t link_threads;
     struct meta *meta;
     struct store *store;
 };
@@ -53,6 +57,16 @@ static enum err_code process_open(void *state, struct err *err)
     return code;
 }
 
+/* Beside the index thread: by default as many that every processor has one. */
+static uint32_t link_threads(const struct process *process)
+{
+    long processors = sysconf(_SC_NPROCESSORS_ONLN);
+
+    if (process->link_threads > 0)
+        return (uint32_t)process->link_threads - 1;
+    return processors > 1 ? (uint32_t)MIN_OF(processors, LINK_THREADS_MAX) - 1 : 0;
+}
+
 static enum err_code process_start(void *state, struct err *err)
 {
     struct process *process = state;
@@ -66,6 +80,7 @@ static enum err_code process_start(void *state, struct err *err)
         .replica = (uint32_t)process->replica_number,
         .simd = process->simd,
         .memory_bytes = process->memory_bytes,
+        .link_threads = link_threads(process),
     };
     char name[32];
     enum err_code code;
@@ -148,6 +163,12 @@ static struct option options[] = {
      .unit = "bytes",
      .help = "Bytes that the indexes may take; 0: no limit.",
      .offset = offsetof(struct process, memory_bytes)},
+    {.name = "link-threads",
+     .type = OPTION_U64,
+     .fallback = "0",
+     .max = LINK_THREADS_MAX,
+     .help = "Threads that link vectors into the graphs; 0: one for each processor.",
+     .offset = offsetof(struct process, link_threads)},
     {.name = NULL},
 };
 

@@ -15,6 +15,7 @@
 #include "common/base/json_writer.h"
 #include "common/model/wire.h"
 #include "services/shard/bitmap.h"
+#include "services/shard/helpers.h"
 
 bool shard_is_stopping(const struct shard *shard)
 {
@@ -214,6 +215,8 @@ enum err_code shard_open(struct shard *shard, const struct shard_setup *setup, s
         code = err_set(err, ERR_NO_MEMORY, "no memory for a shard");
     else
         code = ERR_OK;
+    if (code == ERR_OK)
+        code = helpers_open(&shard->helpers, shard->env, shard->setup.link_threads, err);
     if (code == ERR_OK) {
         open_metrics(shard);
         code = start_threads(shard, err);
@@ -246,6 +249,7 @@ void shard_close(struct shard *shard)
     env_thread_join(shard->consumer);
     start_close_wal(shard);
     collections_cut(shard, 0);
+    helpers_close(shard->helpers);
     bitmap_cache_free(shard->bitmaps);
     apply_free(&shard->apply);
     free(shard->retired);

@@ -6,6 +6,7 @@
  *            store and that inserts into or deletes from an engine
  *   index    links vectors into the graphs, syncs the store once a second (indexer.c)
  *   fresh    asks the log's end every 100 ms (freshness.c)
+ *   link     as many as the setup says: lent to the index thread (helpers.c)
  * and the server's workers, which call the handlers of shard_routes.
  *
  * What readers see is `published`, changed by the consumer under `lock` after each commit.  No lock
@@ -46,6 +47,7 @@ struct shard_setup {
     uint32_t replica;
     const char *simd;      /* name of the kernels; NULL: the best */
     uint64_t memory_bytes; /* of all engines; 0: no limit */
+    uint32_t link_threads; /* that help the index thread to link */
     uint32_t waiters_max;  /* 0: default */
     uint32_t poll_ms;      /* 0: default */
 };
@@ -95,6 +97,7 @@ struct shard_metrics {
 };
 
 struct bitmap_cache;
+struct helpers;
 struct retired;
 
 struct shard {
@@ -103,6 +106,7 @@ struct shard {
     struct grace grace;
     struct shard_metrics metrics;
     struct bitmap_cache *bitmaps; /* bitmap.c */
+    struct helpers *helpers;      /* helpers.c: of the index thread */
     atomic_bool is_stopping;
     atomic_uint_fast64_t commits; /* of the store, by the consumer */
 

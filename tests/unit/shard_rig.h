@@ -188,6 +188,7 @@ static inline void rig_open_shard(struct rig *rig)
         .wal_url = rig->wal_url,
         .metrics = rig->metrics,
         .waiters_max = 4,
+        .link_threads = 1,
         .poll_ms = 20,
     };
     struct err err = {0};
