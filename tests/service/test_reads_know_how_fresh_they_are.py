@@ -117,7 +117,8 @@ def test_both_replicas_behind_an_absent_ingest(pair):
 
 
 def test_a_bound_that_cannot_be_met(pair):
-    """With every replica stopped but answering is impossible: 503 or 504, never a stale lie."""
+    """A bound of nothing at all: met by a look at the log's end after the request came, or 503;
+    what is served without `stale` is no older than the request."""
     answer = search(pair, max_staleness_seconds=0, timeout_ms=300)
     assert answer.status in (200, 503)
     if answer.status == 503:
@@ -125,7 +126,7 @@ def test_a_bound_that_cannot_be_met(pair):
     answer = search(pair, max_staleness_seconds=0, on_stale="serve", timeout_ms=300)
     assert answer.status == 200
     if answer.body["read"]["stale"] is False:
-        assert answer.body["read"]["staleness_seconds"] == 0
+        assert answer.body["read"]["staleness_seconds"] <= 0.3
 
 
 def test_tokens_of_another_log_are_refused_at_once(pair):
