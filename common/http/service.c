@@ -359,6 +359,15 @@ static int print_routes(const struct route *routes)
     return 0;
 }
 
+/* Bodies come and go by the megabyte on many threads: with glibc's defaults their memory stays in
+ * per-thread arenas (measured: 155 MB after an import instead of 13). */
+static void tame_malloc(void)
+{
+    (void)mallopt(M_ARENA_MAX, 4);
+    (void)mallopt(M_MMAP_THRESHOLD, 256 << 10);
+    (void)mallopt(M_TRIM_THRESHOLD, 1 << 20);
+}
+
 int service_run(const struct service *service, void *state, int argc, char **argv)
 {
     struct run run = {.service = service, .base = state};
@@ -370,6 +379,7 @@ int service_run(const struct service *service, void *state, int argc, char **arg
     assert(running == NULL);
     if (argc == 2 && strcmp(argv[1], "--print-routes") == 0)
         return print_routes(service->routes);
+    tame_malloc();
     if (options_parse(&input, state, &wants_help, &err) != ERR_OK)
         return fail(&run, &err);
     if (wants_help) {
