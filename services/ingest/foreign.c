@@ -28,6 +28,8 @@ struct run {
     struct busy_key *keys;
     size_t key_count;
     struct busy_claim claim;
+    struct collection *changes; /* of collections, in their order */
+    size_t change_count, change_size;
     uint64_t last_offset; /* of the record before, plus one */
 };
 
@@ -88,26 +90,45 @@ static enum err_code check_record(struct run *run, const struct record *record)
     return ERR_OK;
 }
 
-static enum err_code take_change(struct run *run, const struct record *record)
+/* Decode a change; it is taken when all of the run has been checked. */
+static enum err_code note_change(struct run *run, const struct record *record)
+{
+    size_t size = run->change_size == 0 ? 4 : run->change_size * 2;
+    struct collection *grown, collection;
+    enum collection_change change;
+
+    if (collection_decode(&collection, &change, record->payload, record->payload_len,
+                          &run->req->err) != ERR_OK)
+        return malformed(run, "a change that cannot be read");
+    if (memcmp(collection.incarnation, record->incarnation, INCARNATION_BYTES) != 0)
+        return malformed(run, "a change of another collection");
+    collection.dropped = change == COLLECTION_DROP;
+    if (run->change_count == run->change_size) {
+        grown = array_resize(run->changes, size, sizeof(*grown));
+        if (grown == NULL)
+            return err_set(&run->req->err, ERR_NO_MEMORY, "no memory for a run");
+        run->changes = grown;
+        run->change_size = size;
+    }
+    run->changes[run->change_count++] = collection;
+    return ERR_OK;
+}
+
+/* In every partition, before records of it are taken. */
+static enum err_code take_change(struct run *run, const struct collection *collection,
+                                 uint64_t deadline_ns)
 {
     static const uint8_t NAMES[INCARNATION_BYTES];
-    struct collection collection;
-    enum collection_change change;
     struct busy_claim claim = {0};
-    struct busy_key key = {.incarnation = NAMES, .mode = BUSY_ALONE};
-    uint64_t deadline_ns = run->req->received_ns + WRITE_DEADLINE_MS_DEFAULT * NS_PER_MS;
+    struct busy_key key = {.incarnation = NAMES,
+                           .id = collection->name,
+                           .len = strlen(collection->name),
+                           .mode = BUSY_ALONE};
     struct err *err = &run->req->err;
-    enum err_code rc =
-        collection_decode(&collection, &change, record->payload, record->payload_len, err);
+    enum err_code rc = busy_take(run->ingest->busy, &claim, &key, 1, deadline_ns, err);
 
-    if (rc != ERR_OK)
-        return malformed(run, "a change that cannot be read");
-    collection.dropped = change == COLLECTION_DROP;
-    key.id = collection.name;
-    key.len = strlen(collection.name);
-    rc = busy_take(run->ingest->busy, &claim, &key, 1, deadline_ns, err);
     if (rc == ERR_OK)
-        rc = catalogue_foreign(&run->ingest->catalogue, &collection, deadline_ns, err);
+        rc = catalogue_foreign(&run->ingest->catalogue, collection, deadline_ns, err);
     busy_release(&claim);
     return rc;
 }
@@ -141,7 +162,7 @@ static enum err_code read_record(struct run *run, struct bytes_reader *r)
     else
         rc = check_record(run, &record);
     if (rc == ERR_OK && record.op == RECORD_COLLECTION)
-        rc = take_change(run, &record);
+        rc = note_change(run, &record);
     if (rc == ERR_OK)
         rc = sequence_batch_add_encoded(run->batch, run->foreign.partition, data, len, &record,
                                         &run->req->err);
@@ -186,6 +207,8 @@ enum err_code handle_append(struct request *req)
         rc = sequencer_check(s, &generation, &req->err);
     if (rc == ERR_OK)
         rc = read_run(&run);
+    for (size_t i = 0; i < run.change_count && rc == ERR_OK; i++)
+        rc = take_change(&run, &run.changes[i], deadline_ns);
     if (rc == ERR_OK)
         rc = busy_take(run.ingest->busy, &run.claim, run.keys, run.key_count, deadline_ns,
                        &req->err);
@@ -203,5 +226,6 @@ enum err_code handle_append(struct request *req)
     }
     sequence_batch_put(s, run.batch);
     free(run.keys);
+    free(run.changes);
     return rc;
 }

@@ -79,7 +79,6 @@ static enum err_code look(struct write *write, const struct wire_id *id, bool ne
     if (if_match != NULL && !decide_if_match(if_match, row))
         rc = err_set(&req->err, ERR_PRECONDITION_FAILED, "the record is not at that version");
     cluster_answer_free(&answer);
-    write->token.count = 0;
     return rc;
 }
 

@@ -156,10 +156,9 @@ static enum err_code decide(struct upsert_work *work)
             work->skipped++;
         }
     }
-    if (rc == ERR_OK) {
+    /* The token keeps the ends that were read: what made a record be skipped is seen with it. */
+    if (rc == ERR_OK)
         work->kept_count = kept;
-        write->token.count = 0; /* only what was written */
-    }
     cluster_answer_free(&answer);
     return rc;
 }

@@ -462,6 +462,35 @@ static void a_take_over_restores_clock_and_vectors(void **state)
     sequence_batch_put(&world.s, batch);
 }
 
+static void a_wrong_hint_costs_time_and_nothing_else(void **state)
+{
+    struct wal_options options = {
+        .url = world.url, .env = &world.env, .writer = true, .partitions = PARTITIONS};
+    struct sequence_batch *batch;
+    struct err err = {0};
+    struct seen seen;
+
+    (void)state;
+    for (uint64_t hint = 1; hint < 12; hint++) {
+        struct wal *log;
+        char prefix[16];
+
+        (void)snprintf(prefix, sizeof(prefix), "h%d", (int)hint);
+        batch = foreign_batch(2 * (hint - 1), 2 * hint, 1000);
+        assert_int_equal(commit(batch, &err), ERR_OK);
+        sequence_batch_put(&world.s, batch);
+        write_some(2, 1, prefix);
+        end();
+        assert_int_equal(wal_open(&log, &options, &err), ERR_OK);
+        wal_hint_set(log, 2, hint);
+        wal_close(log);
+        begin();
+    }
+    see_all(2, &seen);
+    assert_int_equal(seen.valid, 33);
+    assert_true(seen.clocks_rise);
+}
+
 static void a_foreign_run_in_doubt_moves_nothing_by_itself(void **state)
 {
     static const enum wal_fault FAULTS[] = {WAL_FAULT_BEFORE, WAL_FAULT_AFTER, WAL_FAULT_HALF};
@@ -590,6 +619,7 @@ int main(void)
         PROMISE(stamps_rise_when_the_clock_steps_back),
         PROMISE(a_version_vector_comes_at_least_every_10000_records),
         PROMISE(a_take_over_restores_clock_and_vectors),
+        PROMISE(a_wrong_hint_costs_time_and_nothing_else),
         PROMISE(a_foreign_run_in_doubt_moves_nothing_by_itself),
         PROMISE(a_decision_of_another_generation_is_refused),
         PROMISE(a_passed_deadline_writes_nothing),
