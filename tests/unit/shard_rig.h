@@ -19,6 +19,7 @@
 
 #include "common/base/bytes.h"
 #include "services/shard/ask.h"
+#include "tests/unit/faulty_store.h"
 
 #define RIG_PARTITIONS 4u
 #define RIG_WAIT_MS    10000u
@@ -34,12 +35,6 @@ struct rig {
     uint64_t clock;
     uint64_t ends[RIG_PARTITIONS];
 };
-
-static inline void must(enum err_code code, const struct err *err)
-{
-    if (code != ERR_OK)
-        fail_msg("%s: %s", err_word(code), err->message);
-}
 
 /* --- the log -----------------------------------------------------------------------------------
  */

@@ -13,6 +13,7 @@
 #include "common/base/checked.h"
 #include "services/shard/apply.h"
 #include "services/shard/rows.h"
+#include "tests/unit/faulty_store.h"
 
 #define REGION     7u
 #define PARTITIONS 4u
@@ -35,12 +36,6 @@ struct script {
     struct collection collection;
     uint64_t epoch;
 };
-
-static void must(enum err_code code, const struct err *err)
-{
-    if (code != ERR_OK)
-        fail_msg("%s: %s", err_word(code), err->message);
-}
 
 static struct collection definition_of(const char *name, uint64_t generation)
 {
@@ -648,180 +643,18 @@ static void a_restart_after_any_record_changes_nothing(void **state)
     free(script);
 }
 
-/* A store that fails at one call, in front of one in memory. */
-struct faulty {
-    struct store base;
-    struct store *inner;
-    unsigned calls;
-    unsigned fail_at;
-};
-
-struct faulty_txn {
-    struct store_txn base;
-    struct store_txn *inner;
-};
-
-struct faulty_cursor {
-    struct store_cursor base;
-    struct store_cursor *inner;
-};
-
-static enum err_code strike(struct store *store, struct err *err)
-{
-    struct faulty *faulty = (struct faulty *)store;
-
-    if (++faulty->calls == faulty->fail_at)
-        return err_set(err, ERR_IO, "call %u fails", faulty->calls);
-    return ERR_OK;
-}
-
-static struct store_txn *inner_of(struct store_txn *txn)
-{
-    return ((struct faulty_txn *)txn)->inner;
-}
-
-static enum err_code faulty_begin(struct store_txn **out, struct store *store, bool write,
-                                  struct err *err)
-{
-    struct faulty_txn *txn = calloc(1, sizeof(*txn));
-    enum err_code code = strike(store, err);
-
-    if (code == ERR_OK)
-        code = store_begin(&txn->inner, ((struct faulty *)store)->inner, write, err);
-    if (code != ERR_OK) {
-        free(txn);
-        return code;
-    }
-    *out = &txn->base;
-    return ERR_OK;
-}
-
-static enum err_code faulty_commit(struct store_txn *txn, struct err *err)
-{
-    struct store_txn *inner = inner_of(txn);
-    enum err_code code = strike(txn->store, err);
-
-    free(txn);
-    if (code == ERR_OK)
-        return store_commit(inner, err);
-    store_abort(inner);
-    return code;
-}
-
-static void faulty_abort(struct store_txn *txn)
-{
-    store_abort(inner_of(txn));
-    free(txn);
-}
-
-static enum err_code faulty_get(struct store_txn *txn, enum store_table table,
-                                struct store_value key, struct store_value *value, struct err *err)
-{
-    enum err_code code = strike(txn->store, err);
-
-    return code == ERR_OK ? store_get(inner_of(txn), table, key, value, err) : code;
-}
-
-static enum err_code faulty_put(struct store_txn *txn, enum store_table table,
-                                struct store_value key, struct store_value value, struct err *err)
-{
-    enum err_code code = strike(txn->store, err);
-
-    return code == ERR_OK ? store_put(inner_of(txn), table, key, value, err) : code;
-}
-
-static enum err_code faulty_remove(struct store_txn *txn, enum store_table table,
-                                   struct store_value key, struct err *err)
-{
-    enum err_code code = strike(txn->store, err);
-
-    return code == ERR_OK ? store_delete(inner_of(txn), table, key, err) : code;
-}
-
-static enum err_code faulty_cursor_open(struct store_cursor **out, struct store_txn *txn,
-                                        enum store_table table, struct store_value from,
-                                        struct err *err)
-{
-    struct faulty_cursor *cursor = calloc(1, sizeof(*cursor));
-    enum err_code code = strike(txn->store, err);
-
-    if (code == ERR_OK)
-        code = store_cursor_open(&cursor->inner, inner_of(txn), table, from, err);
-    if (code != ERR_OK) {
-        free(cursor);
-        return code;
-    }
-    *out = &cursor->base;
-    return ERR_OK;
-}
-
-static enum err_code faulty_cursor_next(struct store_cursor *cursor, struct store_value *key,
-                                        struct store_value *value, bool *more, struct err *err)
-{
-    enum err_code code = strike(cursor->txn->store, err);
-
-    return code == ERR_OK
-               ? store_cursor_next(((struct faulty_cursor *)cursor)->inner, key, value, more, err)
-               : code;
-}
-
-static void faulty_cursor_close(struct store_cursor *cursor)
-{
-    store_cursor_close(((struct faulty_cursor *)cursor)->inner);
-    free(cursor);
-}
-
-static void faulty_close(struct store *store)
-{
-    store_close(((struct faulty *)store)->inner);
-    free(store);
-}
-
-static enum err_code faulty_clear(struct store *store, struct err *err)
-{
-    return store_clear(((struct faulty *)store)->inner, err);
-}
-
-static const struct store_ops faulty_ops = {
-    .scheme = "faulty",
-    .close = faulty_close,
-    .begin = faulty_begin,
-    .commit = faulty_commit,
-    .abort = faulty_abort,
-    .get = faulty_get,
-    .put = faulty_put,
-    .remove = faulty_remove,
-    .cursor_open = faulty_cursor_open,
-    .cursor_next = faulty_cursor_next,
-    .cursor_close = faulty_cursor_close,
-    .clear = faulty_clear,
-};
-
-static struct faulty *faulty_new(void)
-{
-    struct store_options options = {.url = "memory:", .env = env_real()};
-    struct faulty *faulty = calloc(1, sizeof(*faulty));
-    struct err err = {0};
-
-    faulty->base.ops = &faulty_ops;
-    faulty->base.env = env_real();
-    must(store_open(&faulty->inner, &options, &err), &err);
-    return faulty;
-}
-
 #define BATCH 3u
 
 /* Apply in batches; the call fail_at fails.  Returns whether it was reached. */
 static bool run_with_fault(const struct script *script, unsigned fail_at, struct hash128 expected)
 {
-    struct faulty *faulty = faulty_new();
+    struct faulty *faulty = faulty_new(false);
     struct world world;
     bool failed = false;
     size_t i = 0;
 
     world_open(&world, &faulty->base);
-    faulty->calls = 0;
-    faulty->fail_at = fail_at;
+    faulty_fail_at(faulty, fail_at);
     while (i < script->count) {
         size_t count = MIN_OF(BATCH, script->count - i);
         struct err err = {0};
@@ -835,7 +668,7 @@ static bool run_with_fault(const struct script *script, unsigned fail_at, struct
         failed = true;
         must(apply_load(&world.apply, world.store, &err), &err);
     }
-    faulty->fail_at = 0;
+    faulty_fail_at(faulty, 0);
     assert_same(expected, world_hash(&world));
     check_effects(&world);
     world_close(&world);

@@ -478,6 +478,49 @@ static void another_map_makes_another_shard(void **state)
     rig_free(rig);
 }
 
+/* --- a store that fails ------------------------------------------------------------------------
+ */
+
+/* Rewrites and deletes in several partitions; 35 records are left. */
+static void churn(struct rig *rig, const struct collection *collection)
+{
+    char id[16];
+
+    fill(rig, collection, 0, 40);
+    fill(rig, collection, 10, 20);
+    for (unsigned i = 0; i < 5; i++) {
+        snprintf(id, sizeof(id), "%u", i);
+        rig_delete(rig, collection, id);
+    }
+}
+
+static void a_failed_batch_is_undone_and_read_again(void **state)
+{
+    (void)state;
+    for (unsigned call = 1; call < 160; call += 7) {
+        struct rig *rig = rig_new();
+        struct faulty *faulty = faulty_new(true);
+        struct collection collection;
+
+        store_close(rig->store);
+        rig->store = &faulty->base;
+        rig_open_log(rig, "wal");
+        rig_put_map(rig, 1);
+        rig_open_shard(rig);
+        rig_await_ready(rig);
+        collection = rig_collection(rig, "c", DIM, METRIC_L2);
+        fill(rig, &collection, 0, 3);
+        rig_catch_up(rig);
+        faulty_fail_at(faulty, call);
+        churn(rig, &collection);
+        assert_int_equal(found_by_search(rig, &collection), 35);
+        assert_int_equal(rig->shard.generation, 1); /* nothing was cleared after the creation */
+        assert_true(has(rig, &collection, "12"));
+        assert_false(has(rig, &collection, "3"));
+        rig_free(rig);
+    }
+}
+
 /* --- drops -------------------------------------------------------------------------------------
  */
 
@@ -524,6 +567,7 @@ int main(void)
         cmocka_unit_test(another_lineage_is_built_anew),
         cmocka_unit_test(a_shard_waits_for_map_and_log),
         cmocka_unit_test(another_map_makes_another_shard),
+        cmocka_unit_test(a_failed_batch_is_undone_and_read_again),
         cmocka_unit_test(a_dropped_collection_is_gone),
     };
 
