@@ -13,6 +13,22 @@ static const char *const outcome_names[] = {
     [CACHE_HIT] = "hit",
 };
 
+/* A cosine is one less a float of about 1: more than seven decimals of it say nothing and cost time
+ * to print.  The other scores are floats as they are.  Rounding never takes a match below the
+ * threshold that it has reached. */
+static double shown_score(const struct search *search, double score)
+{
+    double shown = score;
+
+    if (!isfinite(score))
+        return copysign(3.5e38, score); /* a product left the range of floats */
+    if (search->collection.metric == METRIC_COSINE)
+        shown = round(score * 1e7) / 1e7;
+    if (search->request.has_threshold && shown < search->request.threshold)
+        return score;
+    return shown;
+}
+
 void search_write_matches(const struct search *search, struct buffer *out)
 {
     struct json_writer w;
@@ -27,8 +43,7 @@ void search_write_matches(const struct search *search, struct buffer *out)
         json_key(&w, "id");
         json_put_string(&w, row->id, row->id_len);
         json_key(&w, "score");
-        /* A product may leave the range of floats; JSON knows no infinity. */
-        json_double(&w, isfinite(score) ? score : copysign(3.5e38, score));
+        json_double(&w, shown_score(search, score));
         row_write_fields(row, &w);
         json_end_object(&w);
     }
