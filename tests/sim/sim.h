@@ -1,0 +1,397 @@
+/* A whole cluster in one process, in simulated time, from one seed.
+ *
+ *   sim_sched.c    threads that run only while they hold the baton; time; a node's env
+ *   sim_wal.c      the log: no lock, unknown outcomes, entries that land late
+ *   sim_meta.c     the metadata store: slow, away, of unknown outcome
+ *   sim_net.c      the network: delays, losses, duplicates, cut links
+ *   sim_node*.c    the services as objects on nodes that crash and come back
+ *   sim_faults.c   what goes wrong, and when
+ *   sim_client.c   writers;   sim_reader.c  readers
+ *   sim_truth.c    what the log says is true: every answer is compared with it
+ *   sim_run.c      one seed from the start to the last check
+ *
+ * The scheduler hands the baton on at every call of env and of a back end; time moves only when
+ * nobody can run.  Only one thread runs at a time, so nothing here is locked. */
+#ifndef VICINAL_TESTS_SIM_H
+#define VICINAL_TESTS_SIM_H
+
+#include <jansson.h>
+#include <semaphore.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "backends/meta/meta.h"
+#include "backends/store/store.h"
+#include "backends/wal/wal.h"
+#include "common/base/buffer.h"
+#include "common/base/env.h"
+#include "common/http/client.h"
+#include "common/http/route.h"
+#include "common/model/position.h"
+#include "common/model/record.h"
+
+#define SIM_PARTITIONS  4
+#define SIM_SHARDS      2
+#define SIM_REPLICAS    2
+#define SIM_INGESTS     2
+#define SIM_NODES_MAX   12
+#define SIM_IDS         10
+#define SIM_OPS_MAX     8192
+#define SIM_TRACE_LINES 64
+#define SIM_TRACE_BYTES 160
+#define SIM_TOKENS      16
+#define SIM_TOKEN_BYTES 1024
+#define SIM_COLLECTION  "things"
+#define SIM_CHANGING    "fleeting" /* dropped and created again all the time */
+#define SIM_DIMENSION   4
+
+struct sim;
+struct sim_node;
+struct sim_service;
+
+/* --- threads and time: sim_sched.c ---------------------------------------------------------------
+ */
+
+enum sim_thread_state { SIM_READY, SIM_BLOCKED, SIM_ENDED };
+
+struct sim_thread {
+    struct env_thread base; /* first */
+    struct sim *sim;
+    struct sim_node *node; /* stands still with it; NULL: the world's own */
+    char name[24];
+    uint32_t number;
+    env_thread_fn *fn;
+    void *argument;
+    sem_t baton;
+    enum sim_thread_state state;
+    bool detached;
+    /* while blocked */
+    struct sim_node *judge; /* whose death ends the wait and whose clock counts */
+    const void *channel;    /* what it waits for; NULL: time only */
+    uint64_t until_ns;      /* boot time of the judge */
+    enum err_code woken;
+    struct sim_thread *next; /* of all */
+};
+
+/* One life of a process: after a crash the next life has an env of its own. */
+struct sim_life {
+    struct env env; /* first */
+    struct sim_node *node;
+    bool dead;
+};
+
+struct sim_node {
+    struct sim *sim;
+    uint32_t number;
+    char name[24]; /* "shard-0.1"; its URL is http://NAME */
+    struct sim_life *life;
+    const struct sim_service *service; /* NULL: a client */
+    void *object;                      /* the service's */
+    uint32_t shard, replica;
+    bool serving;              /* requests are taken */
+    bool down;                 /* crashed or stopped; the supervisor has not opened it again */
+    uint32_t guests;           /* requests under way */
+    uint32_t crash_in;         /* calls until it dies; 0: it does not */
+    struct meta meta;          /* sim_meta.c */
+    struct http_client client; /* sim_net.c */
+    struct store *store;       /* outlives a crash */
+    /* clocks */
+    uint64_t boot_base_ns;
+    int64_t skew_us;
+    int64_t drift_ppm;
+    uint64_t frozen_ns; /* for so long its clocks have stood still */
+    bool paused, freezing;
+    uint64_t paused_at_ns, resume_ns;
+    /* what is wrong with it now */
+    bool isolated;
+    bool log_away; /* reads of the log give nothing */
+    struct sim_life *lives[64];
+    uint32_t life_count;
+};
+
+struct sim_counts {
+    uint64_t switches, calls, crashes, power_cuts, lost_commits, restarts, pauses, frozen,
+        isolations;
+    uint64_t meta_outages, clock_steps, log_faults, net_faults;
+    uint64_t dropped, doubled, broken, refused;
+    uint64_t appends, unknown, never_landed, landed_late, landed_unanswered;
+    uint64_t epochs, voided, takeovers;
+    uint64_t acked, failed, undecided, wins, losses, precondition_failed, truncates, drops;
+    uint64_t reads, fresh_reads, token_reads, bounded_reads, stale_served, unmet, searches, cached;
+};
+
+/* --- the log ------------------------------------------------------------------------------------
+ */
+
+struct sim_entry {
+    uint8_t *data;
+    size_t len;
+    uint64_t landed_ns;
+};
+
+struct sim_partition {
+    struct sim_entry *entries;
+    size_t count, size;
+};
+
+struct sim_landing; /* what is on its way to the log */
+
+struct sim_log {
+    uint32_t region;
+    struct sim_partition partitions[SIM_PARTITIONS];
+    struct sim_landing *landings;
+    int changed; /* channel: something landed */
+    /* in percent of appends and calls, set by the faults */
+    uint32_t lose, late, unanswered, fail_reads;
+    uint64_t slow_ns;
+};
+
+/* --- what is true --------------------------------------------------------------------------------
+ */
+
+enum sim_op_kind { OP_UPSERT, OP_CREATE, OP_SKIP, OP_IF_MATCH, OP_KINDS };
+enum sim_op_state { OP_PENDING, OP_ACKED, OP_FAILED, OP_UNKNOWN };
+
+/* A value that a client wrote; its number is the value. */
+struct sim_op {
+    enum sim_op_kind kind;
+    enum sim_op_state state;
+    uint32_t id;
+    char if_match[64];
+    uint64_t began_ns;
+    bool in_log; /* admitted */
+    uint64_t offset;
+};
+
+enum sim_event_kind { EVENT_VALUE, EVENT_DELETE };
+
+/* A change of an id that counts, in the order of its partition. */
+struct sim_event {
+    enum sim_event_kind kind;
+    uint64_t offset;
+    uint64_t landed_ns;
+    uint32_t value;
+    struct stamp stamp;
+};
+
+struct sim_history {
+    struct sim_event *events;
+    size_t count, size;
+    uint64_t acked_position; /* behind the newest change answered 200 */
+};
+
+struct sim_truth {
+    struct epoch_state admitted[SIM_PARTITIONS];
+    uint64_t read[SIM_PARTITIONS];
+    struct stamp newest[SIM_PARTITIONS];
+    struct sim_history ids[SIM_IDS];
+    bool has_incarnation;
+    uint8_t incarnation[INCARNATION_BYTES];
+    struct sim_op ops[SIM_OPS_MAX];
+    uint32_t op_count;
+    struct buffer scratch;
+};
+
+/* --- the world -----------------------------------------------------------------------------------
+ */
+
+struct sim_options {
+    uint64_t seed;
+    uint32_t steps; /* of each client */
+    bool verbose;
+    bool calm; /* no faults */
+    int report_fd;
+};
+
+struct sim {
+    struct sim_options options;
+    uint64_t random[2];
+    uint64_t now_ns; /* of the world */
+    uint64_t hash;   /* of everything that happened */
+    struct sim_counts counts;
+    struct sim_life world; /* the env of what is no node's */
+    struct sim_node world_node;
+    struct sim_thread *threads; /* all that have not been freed */
+    struct sim_thread *current;
+    struct sim_thread *ready[512];
+    size_t ready_count;
+    uint32_t thread_numbers;
+    struct sim_node nodes[SIM_NODES_MAX];
+    uint32_t node_count;
+    struct sim_log log;
+    struct meta *rows; /* the metadata store itself */
+    int meta_changed;  /* channel */
+    bool meta_away;
+    uint32_t meta_fail; /* percent */
+    /* the network */
+    uint32_t net_drop, net_break, net_double; /* percent */
+    uint64_t net_slow_ns;
+    struct sim_truth truth;
+    char tokens[SIM_TOKENS][SIM_TOKEN_BYTES]; /* some that were handed out */
+    bool healing;                             /* nothing new goes wrong */
+    bool healed;                              /* and nothing is wrong any more */
+    bool stopping;
+    uint32_t clients; /* still at work */
+    char trace[SIM_TRACE_LINES][SIM_TRACE_BYTES];
+    uint64_t trace_count;
+};
+
+/* The calling thread becomes the first of the simulation. */
+void sim_begin(struct sim *sim, struct sim_thread *self);
+void sim_end(struct sim *sim, struct sim_thread *self);
+
+uint64_t sim_random(struct sim *sim);
+uint64_t sim_below(struct sim *sim, uint64_t bound); /* 0..bound-1; 0 for bound 0 */
+bool sim_percent(struct sim *sim, uint32_t percent);
+/* Mostly near low, sometimes up to high. */
+uint64_t sim_delay(struct sim *sim, uint64_t low, uint64_t high);
+
+/* A fresh life for the node, whose env services are opened with. */
+struct sim_life *sim_life_new(struct sim_node *node);
+struct sim_node *sim_node_of(struct env *env);
+bool sim_env_is_dead(const struct env *env);
+
+/* The current life ends here and now. */
+void sim_kill(struct sim_node *node);
+
+/* An env call of this env: it may be the one at which the node dies.  Errors: ERR_DEAD. */
+MUST_CHECK enum err_code sim_touch(struct env *env);
+
+/* Hand the baton on without waiting. */
+void sim_switch(struct sim *sim);
+
+/* Wait for the channel, the time of env's own boot clock, or env's death.
+ * Errors: ERR_TIMEOUT, ERR_DEAD. */
+MUST_CHECK enum err_code sim_wait(struct env *env, const void *channel, uint64_t until_ns);
+void sim_wake(struct sim *sim, const void *channel, bool all);
+
+/* Let that much of the world's time pass.  Errors: ERR_DEAD. */
+MUST_CHECK enum err_code sim_pass(struct env *env, uint64_t ns);
+void sim_world_sleep(struct sim *sim, uint64_t ns);
+
+/* A thread nobody joins, of the world's own. */
+void sim_spawn(struct sim *sim, const char *name, env_thread_fn *fn, void *argument);
+
+void sim_pause(struct sim_node *node, uint64_t ns, bool freezing);
+void sim_resume(struct sim_node *node);
+
+/* Something that belongs to the trace and its hash. */
+void sim_note(struct sim *sim, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* The promise is broken: report and end the process. */
+_Noreturn void sim_fail(struct sim *sim, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* --- sim_wal.c, sim_meta.c, sim_net.c ------------------------------------------------------------
+ */
+
+extern const struct wal_ops wal_sim_ops;
+void sim_log_start(struct sim *sim);
+void sim_log_free(struct sim_log *log);
+
+void sim_meta_attach(struct sim_node *node);
+void sim_net_attach(struct sim_node *node);
+struct sim_node *sim_find_node(struct sim *sim, const char *url);
+
+/* --- sim_node.c and one file per service --------------------------------------------------------
+ */
+
+struct sim_service {
+    const char *name;
+    size_t object_size;
+    /* Open and start on the node's present life. */
+    enum err_code (*open)(struct sim_node *node, struct err *err);
+    void (*stop)(struct sim_node *node);
+    void (*close)(struct sim_node *node); /* zeroed is fine */
+    const struct route *routes;
+    void *(*state)(struct sim_node *node); /* what handlers get */
+};
+
+extern const struct sim_service sim_shard_service, sim_ingest_service, sim_router_service;
+
+struct sim_node *sim_add_node(struct sim *sim, const struct sim_service *service, const char *name);
+
+/* The thread that opens the node and opens it again after it went down. */
+void sim_supervise(void *node);
+
+/* Stop it in good order; the supervisor opens it again. */
+void sim_stop_node(struct sim_node *node);
+
+/* --- sim_truth.c
+ * ---------------------------------------------------------------------------------- */
+
+/* Take in what has landed since. */
+void truth_follow(struct sim *sim);
+
+extern const char *const sim_ids[SIM_IDS];
+uint32_t truth_partition(uint32_t id);
+int truth_id(const char *text, size_t len); /* -1: not ours */
+
+/* A new value.  SIM_OPS_MAX are enough. */
+uint32_t truth_new_op(struct sim *sim, enum sim_op_kind kind, uint32_t id, const char *if_match);
+
+/* The write of this value was answered: it stands in the log below the token's position. */
+void truth_acked(struct sim *sim, uint32_t value, const struct token *token);
+void truth_failed(struct sim *sim, uint32_t value, const char *why);
+
+/* A delete of the id was answered 200. */
+void truth_deleted(struct sim *sim, uint32_t id, const struct token *token, int64_t deleted_count);
+
+#define VALUE_ABSENT 0
+
+/* The id was read as value (or VALUE_ABSENT) by an answer that had to show at least `from` of its
+ * partition: is that one of its states since? */
+void truth_check_read(struct sim *sim, uint32_t id, uint32_t value, uint64_t from,
+                      const char *what);
+
+/* The id was there (or was not) at some time since began_ns. */
+void truth_check_between(struct sim *sim, uint32_t id, uint64_t began_ns, bool live,
+                         const char *what);
+
+/* Position behind the newest change of the id's partition that landed before that time. */
+uint64_t truth_landed_before(struct sim *sim, uint32_t partition, uint64_t ns);
+
+/* The value at the log's end, and how many ids of a partition live there. */
+uint32_t truth_last(struct sim *sim, uint32_t id);
+void truth_free(struct sim_truth *truth);
+
+/* At the end: every answered write is in the log, no failed one. */
+void truth_check_ops(struct sim *sim);
+
+/* --- clients, faults, the whole
+ * ------------------------------------------------------------------- */
+
+struct sim_reply {
+    enum err_code rc;
+    int status;
+    struct buffer body;
+    char etag[64];
+    uint64_t sent_ns, came_ns;
+};
+
+struct sim_ask {
+    const char *method;
+    const char *path;
+    const char *body; /* NULL: none */
+    const char *if_match;
+    uint64_t timeout_ns;
+};
+
+/* Ask the router, from a node of its own. */
+void sim_call_router(struct sim_node *from, const struct sim_ask *ask, struct sim_reply *reply);
+void sim_reply_free(struct sim_reply *reply);
+json_t *sim_reply_json(struct sim *sim, const struct sim_reply *reply); /* owned */
+
+/* The member read_token, which others may use from now on; false: there is none. */
+bool sim_reply_token(struct sim *sim, json_t *object, struct token *token);
+
+void sim_writer(void *node);
+void sim_reader(void *node);
+void sim_changer(void *node); /* drops and creates a collection */
+void sim_faults(void *sim);
+
+/* Everything of one seed; returns the trace's hash. */
+uint64_t sim_run(struct sim *sim);
+void sim_check_end(struct sim *sim, struct sim_node *client);
+
+#endif

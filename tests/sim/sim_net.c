@@ -1,0 +1,399 @@
+/* The network: an HTTP call becomes a thread that travels to the other node, runs its handler
+ * there, and travels back.
+ *
+ * On the way there and back it is slow, gets lost, breaks, or meets a link that is cut; a call
+ * between our own services that may be sent twice is, by chance, delivered twice.  A node that is
+ * down refuses; a node that dies under a request breaks the connection. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "tests/sim/sim.h"
+
+#define TRIP_NS     (50 * NS_PER_US)
+#define TRIP_MAX_NS (3 * NS_PER_MS)
+#define CONNECT_NS  NS_PER_S /* until a connection that is not answered counts as none */
+#define PATH_BYTES  1024
+
+struct result {
+    enum err_code rc;
+    char text[80];
+    int status;
+    struct buffer reply;
+    char type[64];
+    char etag[64];
+    uint32_t retry_after_s;
+};
+
+/* One call of a gather; an answer to an attempt that was given up is not taken. */
+struct slot {
+    uint32_t attempt;
+    bool is_done, is_taken;
+    struct result result;
+};
+
+struct group {
+    uint32_t refs;
+    struct sim *sim;
+    size_t count;
+    struct slot slots[];
+};
+
+struct flight {
+    struct group *group;
+    size_t index;
+    uint32_t attempt;
+    struct sim_node *from, *to;
+    char method[8];
+    char path[PATH_BYTES];
+    char query[PATH_BYTES];
+    char content_type[64];
+    char if_match[64];
+    char request_id[REQUEST_ID_BYTES];
+    uint8_t *body;
+    size_t body_len;
+    struct result result;
+};
+
+struct sim_node *sim_find_node(struct sim *sim, const char *url)
+{
+    static const char SCHEME[] = "http://";
+
+    if (strncmp(url, SCHEME, sizeof(SCHEME) - 1) != 0)
+        return NULL;
+    for (uint32_t i = 0; i < sim->node_count; i++)
+        if (strcmp(sim->nodes[i].name, url + sizeof(SCHEME) - 1) == 0)
+            return &sim->nodes[i];
+    return NULL;
+}
+
+static void group_put(struct group *group)
+{
+    if (--group->refs > 0)
+        return;
+    for (size_t i = 0; i < group->count; i++)
+        buffer_free(&group->slots[i].result.reply);
+    free(group);
+}
+
+static void flight_free(struct flight *flight)
+{
+    group_put(flight->group);
+    buffer_free(&flight->result.reply);
+    free(flight->body);
+    free(flight);
+}
+
+static void deliver(struct flight *flight)
+{
+    struct slot *slot = &flight->group->slots[flight->index];
+
+    if (slot->attempt != flight->attempt || slot->is_done)
+        return;
+    slot->is_done = true;
+    buffer_free(&slot->result.reply);
+    slot->result = flight->result;
+    flight->result.reply = (struct buffer){0};
+    sim_wake(flight->group->sim, flight->group, true);
+}
+
+static void fails(struct flight *flight, enum err_code rc, const char *text)
+{
+    flight->result.rc = rc;
+    (void)snprintf(flight->result.text, sizeof(flight->result.text), "%s", text);
+    deliver(flight);
+}
+
+/* --- at the other node ----------------------------------------------------------------------- */
+
+static const char *header_of(const struct request *req, const char *name)
+{
+    const struct flight *flight = req->transport;
+    const char *value = strcasecmp(name, "Content-Type") == 0   ? flight->content_type
+                        : strcasecmp(name, "If-Match") == 0     ? flight->if_match
+                        : strcasecmp(name, "X-Request-Id") == 0 ? flight->request_id
+                                                                : "";
+
+    return value[0] == '\0' ? NULL : value;
+}
+
+static void take_reply(struct flight *flight, struct request *req)
+{
+    struct result *result = &flight->result;
+    const struct reply *reply = &req->reply;
+    const char *type = reply->content_type == NULL ? "" : reply->content_type;
+
+    result->rc = ERR_OK;
+    result->status = reply->status;
+    result->reply = reply->body;
+    req->reply.body = (struct buffer){0};
+    (void)snprintf(result->type, sizeof(result->type), "%.*s", (int)strcspn(type, "; "), type);
+    for (size_t i = 0; i < reply->header_count; i++) {
+        if (strcmp(reply->headers[i].name, "ETag") == 0)
+            (void)snprintf(result->etag, sizeof(result->etag), "%s", reply->headers[i].value);
+        if (strcmp(reply->headers[i].name, "Retry-After") == 0)
+            result->retry_after_s = (uint32_t)strtoul(reply->headers[i].value, NULL, 10);
+    }
+}
+
+/* Run the handler there; false: the node died under it. */
+static bool visit(struct flight *flight)
+{
+    struct sim_node *node = flight->to;
+    struct sim *sim = node->sim;
+    struct sim_thread *thread = sim->current;
+    struct sim_life *life = node->life;
+    struct request req = {.state = node->service->state(node),
+                          .env = &life->env,
+                          .method = flight->method,
+                          .path = flight->path,
+                          .query = flight->query,
+                          .body = flight->body,
+                          .body_len = flight->body_len,
+                          .header = header_of,
+                          .transport = flight};
+
+    node->guests++;
+    thread->node = node;
+    sim_switch(sim);
+    req.received_ns = env_boot_ns(&life->env);
+    route_dispatch(node->service->routes, &req);
+    if (!life->dead)
+        take_reply(flight, &req);
+    request_free(&req);
+    thread->node = NULL;
+    if (--node->guests == 0)
+        sim_wake(sim, &node->guests, true);
+    return !life->dead;
+}
+
+static bool is_cut(const struct flight *flight)
+{
+    return flight->from->isolated || flight->to == NULL || flight->to->isolated;
+}
+
+static uint64_t trip(struct sim *sim)
+{
+    return sim_delay(sim, TRIP_NS, TRIP_MAX_NS) + sim_below(sim, sim->net_slow_ns);
+}
+
+/* There; false: the journey has ended. */
+static bool travel_there(struct flight *flight)
+{
+    struct sim *sim = flight->group->sim;
+
+    sim_world_sleep(sim, trip(sim));
+    if (is_cut(flight)) {
+        sim_world_sleep(sim, CONNECT_NS);
+        fails(flight, ERR_UNAVAILABLE, "no connection");
+        return false;
+    }
+    if (sim_percent(sim, sim->net_drop)) {
+        sim->counts.dropped++;
+        return false;
+    }
+    if (!flight->to->serving) {
+        sim->counts.refused++;
+        sim_world_sleep(sim, trip(sim));
+        fails(flight, ERR_UNAVAILABLE, "connection refused");
+        return false;
+    }
+    return true;
+}
+
+static void travel(void *argument)
+{
+    struct flight *flight = argument;
+    struct sim *sim = flight->group->sim;
+    bool lived;
+
+    if (!travel_there(flight)) {
+        flight_free(flight);
+        return;
+    }
+    lived = visit(flight);
+    sim_world_sleep(sim, trip(sim));
+    if (!lived || sim_percent(sim, sim->net_break)) {
+        sim->counts.broken++;
+        buffer_free(&flight->result.reply);
+        fails(flight, ERR_IO, "the connection broke");
+    } else if (is_cut(flight) || sim_percent(sim, sim->net_drop)) {
+        sim->counts.dropped++;
+    } else {
+        deliver(flight);
+    }
+    flight_free(flight);
+}
+
+/* --- at the caller --------------------------------------------------------------------------- */
+
+static void copy_text(char *out, size_t size, const char *from)
+{
+    int len = snprintf(out, size, "%s", from == NULL ? "" : from);
+
+    assert(len >= 0 && (size_t)len < size);
+}
+
+static void launch(struct sim_node *from, struct group *group, const struct http_call *call,
+                   size_t index)
+{
+    struct flight *flight = calloc(1, sizeof(*flight));
+    size_t path_len = strcspn(call->path, "?");
+    const char *query = call->path + path_len;
+
+    if (flight == NULL || (flight->body = malloc(call->body_len + 1)) == NULL)
+        abort();
+    flight->group = group;
+    group->refs++;
+    flight->index = index;
+    flight->attempt = group->slots[index].attempt;
+    flight->from = from;
+    flight->to = sim_find_node(group->sim, call->base);
+    copy_text(flight->method, sizeof(flight->method), call->method);
+    assert(path_len < sizeof(flight->path));
+    memcpy(flight->path, call->path, path_len);
+    copy_text(flight->query, sizeof(flight->query), query[0] == '?' ? query + 1 : "");
+    copy_text(flight->content_type, sizeof(flight->content_type), call->content_type);
+    copy_text(flight->if_match, sizeof(flight->if_match), call->if_match);
+    copy_text(flight->request_id, sizeof(flight->request_id), call->request_id);
+    if (call->body_len > 0)
+        memcpy(flight->body, call->body, call->body_len);
+    flight->body_len = call->body_len;
+    group->sim->counts.calls++;
+    sim_spawn(group->sim, "call", travel, flight);
+}
+
+static void launch_all(struct sim_node *from, struct group *group, const struct http_call *call,
+                       size_t index)
+{
+    struct sim *sim = group->sim;
+    struct slot *slot = &group->slots[index];
+
+    slot->attempt++;
+    slot->is_done = slot->is_taken = false;
+    launch(from, group, call, index);
+    if (!call->once && strncmp(call->path, "/internal/", 10) == 0 &&
+        sim_percent(sim, sim->net_double)) {
+        sim->counts.doubled++;
+        launch(from, group, call, index);
+    }
+}
+
+static void forget_answer(struct http_call *call)
+{
+    buffer_reset(&call->reply);
+    call->rc = ERR_OK;
+    call->status = 0;
+    call->reply_type[0] = call->etag[0] = '\0';
+    call->retry_after_s = 0;
+    err_clear(&call->err);
+}
+
+static void fill_call(struct http_call *call, struct result *result)
+{
+    forget_answer(call);
+    if (result->rc == ERR_OK && result->reply.len > call->reply_max) {
+        result->rc = ERR_PAYLOAD_TOO_LARGE;
+        copy_text(result->text, sizeof(result->text), "the reply is too large");
+    }
+    if (result->rc != ERR_OK) {
+        call->rc =
+            err_set(&call->err, result->rc, "%s %s: %s", call->method, call->base, result->text);
+        return;
+    }
+    call->status = result->status;
+    buffer_free(&call->reply);
+    call->reply = result->reply;
+    result->reply = (struct buffer){0};
+    copy_text(call->reply_type, sizeof(call->reply_type), result->type);
+    copy_text(call->etag, sizeof(call->etag), result->etag);
+    call->retry_after_s = result->retry_after_s;
+}
+
+struct gathering {
+    struct sim_node *from;
+    struct group *group;
+    struct http_call *calls;
+    http_ended_fn *ended;
+    void *context;
+};
+
+/* Take what has come; returns how many calls are still under way. */
+static size_t take_ended(struct gathering *gathering)
+{
+    struct group *group = gathering->group;
+    size_t open = 0;
+
+    for (size_t i = 0; i < group->count; i++) {
+        struct slot *slot = &group->slots[i];
+
+        if (slot->is_done && !slot->is_taken) {
+            slot->is_taken = true;
+            fill_call(&gathering->calls[i], &slot->result);
+            if (gathering->ended != NULL &&
+                gathering->ended(gathering->context, &gathering->calls[i])) {
+                forget_answer(&gathering->calls[i]);
+                launch_all(gathering->from, group, &gathering->calls[i], i);
+            }
+        }
+        open += !slot->is_taken;
+    }
+    return open;
+}
+
+static void end_rest(struct gathering *gathering, enum err_code code)
+{
+    for (size_t i = 0; i < gathering->group->count; i++) {
+        struct slot *slot = &gathering->group->slots[i];
+        struct http_call *call = &gathering->calls[i];
+
+        if (slot->is_taken)
+            continue;
+        slot->is_taken = true;
+        slot->attempt++; /* what comes now comes too late */
+        forget_answer(call);
+        call->rc = err_set(&call->err, code, "%s %s: no answer in time", call->method, call->base);
+        if (gathering->ended != NULL)
+            (void)gathering->ended(gathering->context, call);
+    }
+}
+
+static void net_gather(struct http_client *client, struct http_call *calls, size_t count,
+                       uint64_t deadline_ns, http_ended_fn *ended, void *context)
+{
+    struct sim_node *from = (struct sim_node *)((char *)client - offsetof(struct sim_node, client));
+    struct group *group = calloc(1, sizeof(*group) + count * sizeof(group->slots[0]));
+    struct gathering gathering = {
+        .from = from, .group = group, .calls = calls, .ended = ended, .context = context};
+    struct env *env = &from->life->env;
+    enum err_code code = sim_touch(env);
+
+    if (group == NULL)
+        abort();
+    *group = (struct group){.refs = 1, .sim = from->sim, .count = count};
+    if (code == ERR_OK && env_boot_ns(env) >= deadline_ns)
+        code = ERR_TIMEOUT;
+    for (size_t i = 0; i < count && code == ERR_OK; i++)
+        launch_all(from, group, &calls[i], i);
+    while (code == ERR_OK && take_ended(&gathering) > 0)
+        code = sim_wait(env, group, deadline_ns);
+    if (code != ERR_OK && take_ended(&gathering) > 0)
+        end_rest(&gathering, code);
+    if (code == ERR_DEAD)
+        sim_switch(from->sim);
+    group_put(group);
+}
+
+static void net_close(struct http_client *client)
+{
+    (void)client;
+}
+
+static const struct http_client_ops net_ops = {.gather = net_gather, .close = net_close};
+
+void sim_net_attach(struct sim_node *node)
+{
+    node->client.ops = &net_ops;
+}

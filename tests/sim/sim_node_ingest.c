@@ -1,0 +1,73 @@
+/* An ingest as an object of the simulation, on a log without a lock. */
+#include <stdio.h>
+
+#include "services/ingest/ingest.h"
+#include "tests/sim/sim.h"
+
+struct ingest_object {
+    struct ingest ingest;
+    struct cluster *cluster;
+    char url[64];
+};
+
+static enum err_code open_log(void *context, struct wal **out, struct err *err)
+{
+    struct sim_node *node = context;
+    struct wal_options options = {
+        .url = "sim:", .env = &node->life->env, .writer = true, .partitions = SIM_PARTITIONS};
+
+    return wal_open(out, &options, err);
+}
+
+static enum err_code open_ingest(struct sim_node *node, struct err *err)
+{
+    struct ingest_object *object = node->object;
+    struct cluster_options cluster = {
+        .env = &node->life->env, .meta = &node->meta, .client = &node->client};
+    struct ingest_setup setup = {.env = &node->life->env,
+                                 .meta = &node->meta,
+                                 .name = node->name,
+                                 .open_wal = open_log,
+                                 .open_wal_context = node};
+    enum err_code code = cluster_open(&object->cluster, &cluster, err);
+
+    if (code != ERR_OK)
+        return code;
+    setup.cluster = object->cluster;
+    (void)snprintf(object->url, sizeof(object->url), "http://%s", node->name);
+    code = ingest_open(&object->ingest, &setup, err);
+    return code == ERR_OK ? ingest_start(&object->ingest, object->url, err) : code;
+}
+
+static void stop_ingest(struct sim_node *node)
+{
+    struct ingest_object *object = node->object;
+
+    if (object->cluster != NULL)
+        cluster_stop(object->cluster);
+    ingest_stop(&object->ingest);
+}
+
+static void close_ingest(struct sim_node *node)
+{
+    struct ingest_object *object = node->object;
+
+    ingest_close(&object->ingest);
+    if (object->cluster != NULL)
+        cluster_close(object->cluster);
+}
+
+static void *ingest_state_of(struct sim_node *node)
+{
+    return &((struct ingest_object *)node->object)->ingest;
+}
+
+const struct sim_service sim_ingest_service = {
+    .name = "ingest",
+    .object_size = sizeof(struct ingest_object),
+    .open = open_ingest,
+    .stop = stop_ingest,
+    .close = close_ingest,
+    .routes = ingest_routes,
+    .state = ingest_state_of,
+};
