@@ -207,14 +207,18 @@ static bool doubts_room(struct sequencer *s)
 /* The outcome of everything staged is unknown. */
 static void all_in_doubt(struct sequencer *s, struct sequence_batch *list, const struct err *cause)
 {
+    uint64_t until = env_boot_ns(s->env) + DOUBT_GRACE_NS;
     struct sequence_batch **tail = &s->doubtful;
 
     while (*tail != NULL)
         tail = &(*tail)->next;
     *tail = list;
     pthread_mutex_lock(&s->lock);
-    for (; list != NULL; list = list->next)
+    for (; list != NULL; list = list->next) {
         list->state = BATCH_DOUBT;
+        list->doubt_until_ns = until;
+        env_cond_broadcast(&list->done); /* it waits less long now */
+    }
     pthread_mutex_unlock(&s->lock);
     for (size_t i = s->staged_count; i-- > 0;)
         if (s->staged[i].batch != NULL)

@@ -351,24 +351,35 @@ static void enqueue_locked(struct sequencer *s, struct sequence_batch *batch)
     env_cond_signal(&s->work);
 }
 
+/* How long the batch is waited for, as it stands now.  Caller holds the lock. */
+static uint64_t patience_locked(const struct sequence_batch *batch, uint64_t deadline_ns)
+{
+    switch (batch->state) {
+    case BATCH_TAKEN:
+        return deadline_ns > NEVER_NS - OUTCOME_GRACE_NS ? NEVER_NS
+                                                         : deadline_ns + OUTCOME_GRACE_NS;
+    case BATCH_DOUBT:
+        return MAX_OF(deadline_ns, batch->doubt_until_ns);
+    default:
+        return deadline_ns;
+    }
+}
+
 /* Caller holds the lock. */
 static enum err_code await_locked(struct sequencer *s, struct sequence_batch *batch,
                                   uint64_t deadline_ns, struct err *err)
 {
-    uint64_t last =
-        deadline_ns > NEVER_NS - OUTCOME_GRACE_NS ? NEVER_NS : deadline_ns + OUTCOME_GRACE_NS;
     enum err_code rc = ERR_OK;
 
     while (batch->state != BATCH_DONE) {
-        rc = env_cond_wait(&batch->done, &s->lock,
-                           batch->state == BATCH_QUEUED ? deadline_ns : last);
+        rc = env_cond_wait(&batch->done, &s->lock, patience_locked(batch, deadline_ns));
         if (rc == ERR_OK || batch->state == BATCH_DONE)
             continue;
         if (batch->state == BATCH_QUEUED) {
             withdraw_locked(s, batch);
             return err_set(err, rc, "nothing was written: the deadline passed in the queue");
         }
-        if (rc == ERR_DEAD || env_boot_ns(s->env) >= last)
+        if (rc == ERR_DEAD || env_boot_ns(s->env) >= patience_locked(batch, deadline_ns))
             return err_set(err, ERR_UNKNOWN_OUTCOME,
                            "the log has not come back; the outcome of "
                            "the write is not known");

@@ -34,7 +34,8 @@
 #define SEQUENCER_GROUP_MAX  MIB(32)         /* bytes of one append, unless one batch has more */
 #define SEQUENCER_IDLE_NS    (10 * NS_PER_S) /* after so long without writes vectors are written */
 #define APPEND_DEADLINE_NS   (10 * NS_PER_S) /* of one append */
-#define OUTCOME_GRACE_NS     (30 * NS_PER_S) /* how long a handler waits for a doubt's end */
+#define OUTCOME_GRACE_NS     (30 * NS_PER_S) /* beyond its deadline, for an append under way */
+#define DOUBT_GRACE_NS       (2 * NS_PER_S)  /* at least so long for a doubt's end */
 #define LEASE_TIMEOUT_NS     (3 * NS_PER_S)  /* without renewal, on a log without a lock */
 
 enum sequencer_state { SEQUENCER_STANDBY, SEQUENCER_RECOVERING, SEQUENCER_HOLDER };
@@ -74,6 +75,7 @@ struct sequence_batch {
     uint64_t generation; /* the decision behind it was made in this one; 0: does not matter */
     /* guarded by the sequencer's lock */
     enum batch_state state;
+    uint64_t doubt_until_ns; /* BATCH_DOUBT: its handler waits until then, or its deadline */
     uint32_t refs;
     struct env_cond done;
     struct err err; /* code ERR_OK: all committed */
