@@ -16,7 +16,6 @@
 #include "services/shard/apply.h"
 #include "services/shard/rows.h"
 
-#define KEPT_MAX       16
 #define KEPT_BYTES_MAX MIB(64) /* of all bitmaps and filter texts kept */
 #define ROWS_PER_CHECK 1024
 
@@ -41,7 +40,7 @@ struct bitmap_cache {
     /* below: guarded by lock */
     uint64_t clock;
     size_t bytes;
-    struct kept kept[KEPT_MAX];
+    struct kept kept[BITMAPS_KEPT];
 };
 
 struct bitmap_cache *bitmap_cache_new(void)
@@ -96,7 +95,7 @@ void bitmap_cache_free(struct bitmap_cache *cache)
 {
     if (cache == NULL)
         return;
-    for (size_t i = 0; i < KEPT_MAX; i++)
+    for (size_t i = 0; i < BITMAPS_KEPT; i++)
         evict_locked(cache, &cache->kept[i]);
     pthread_mutex_destroy(&cache->lock);
     free(cache);
@@ -115,7 +114,7 @@ static struct bitmap *look_up(struct bitmap_cache *cache, const struct key *key)
     struct bitmap *found = NULL;
 
     pthread_mutex_lock(&cache->lock);
-    for (size_t i = 0; found == NULL && i < KEPT_MAX; i++) {
+    for (size_t i = 0; found == NULL && i < BITMAPS_KEPT; i++) {
         if (cache->kept[i].bitmap == NULL || !keys_are_equal(&cache->kept[i].key, key))
             continue;
         cache->kept[i].used_at = ++cache->clock;
@@ -143,7 +142,7 @@ static void keep(struct bitmap_cache *cache, const struct key *key, struct bitma
     for (;;) {
         struct kept *oldest = &cache->kept[0];
 
-        for (size_t i = 1; i < KEPT_MAX; i++) {
+        for (size_t i = 1; i < BITMAPS_KEPT; i++) {
             if (cache->kept[i].used_at < oldest->used_at)
                 oldest = &cache->kept[i];
         }
@@ -157,7 +156,7 @@ static void keep(struct bitmap_cache *cache, const struct key *key, struct bitma
         }
         /* A free place, and still too many bytes: the oldest in use goes. */
         if (oldest->bitmap == NULL) {
-            for (size_t i = 0; i < KEPT_MAX; i++) {
+            for (size_t i = 0; i < BITMAPS_KEPT; i++) {
                 if (cache->kept[i].bitmap != NULL &&
                     (oldest->bitmap == NULL || cache->kept[i].used_at < oldest->used_at))
                     oldest = &cache->kept[i];

@@ -17,6 +17,8 @@
 #include "common/model/position.h"
 #include "engine/engine.h"
 
+#define BITMAPS_KEPT 16
+
 struct bitmap_cache;
 
 struct bitmap_cache *bitmap_cache_new(void); /* NULL: no memory */

@@ -33,7 +33,6 @@
 #define WAITERS_MAX_DEFAULT 64
 #define POLL_MS_DEFAULT     100
 #define POLLS_KEPT          4
-#define BITMAPS_KEPT        16
 
 /* All borrowed until shard_close. */
 struct shard_setup {

@@ -1,5 +1,6 @@
 /* A shard answers: searches against brute force, filters, gets, scrolls, counts, and the JSON twin.
  */
+#include "services/shard/bitmap.h"
 #include "tests/unit/shard_rig.h"
 
 #include <jansson.h>
@@ -205,6 +206,27 @@ static void filters_restrict_searches(void **state)
         assert_non_null(json_object_get(explain, "plan"));
         assert_true(json_integer_value(json_object_get(filter, "matched")) > 0);
         json_decref(explain);
+        reply_free(&reply);
+    }
+}
+
+static void more_filters_than_are_kept_are_right_too(void **state)
+{
+    struct world *world = *state;
+
+    for (unsigned i = 0; i < 3 * BITMAPS_KEPT; i++) {
+        struct wire_question question = rig_question(&world->collections[2], WIRE_SEARCH);
+        struct reply_of reply;
+        char filter[80];
+
+        snprintf(filter, sizeof(filter), "{\"n\":3,\"even\":{\"$ne\":%u}}", i % (2 * BITMAPS_KEPT));
+        question.vector = vectors[i];
+        question.dim = DIM;
+        question.filter = filter;
+        question.filter_len = strlen(filter);
+        rig_ask(world->rig, &reply, &question);
+        must(reply.code, &reply.req.err);
+        check_rows(&reply.answer, METRIC_L2, vectors[i], is_three);
         reply_free(&reply);
     }
 }
@@ -448,6 +470,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(searches_agree_with_brute_force),
         cmocka_unit_test(filters_restrict_searches),
+        cmocka_unit_test(more_filters_than_are_kept_are_right_too),
         cmocka_unit_test(gets_keep_the_order_and_leave_out_the_missing),
         cmocka_unit_test(scrolls_go_through_all_ids_in_order),
         cmocka_unit_test(counts_are_exact),
