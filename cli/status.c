@@ -1,0 +1,225 @@
+/* vicinal status: who serves what, how far each replica is, which collections there are. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "common/base/text.h"
+
+#define CALL_MS 5000u
+
+struct status {
+    const char *url;
+    bool json, partitions;
+};
+
+#define ROW(row_name, row_type, row_member)                                                        \
+    .name = (row_name), .type = (row_type), .offset = offsetof(struct status, row_member)
+
+static const struct option options[] = {
+    CLI_URL_ROW(struct status),
+    {ROW("partitions", OPTION_BOOL, partitions), .fallback = "false",
+     .help = "One line for each partition of each replica, with position and digest."},
+    {ROW("json", OPTION_BOOL, json), .fallback = "false", .help = "Print what the router says."},
+    {0},
+};
+
+/* What is shown of a replica's partitions, together. */
+struct totals {
+    size_t partitions;
+    uint64_t positions, live, tombstones;
+    double staleness_ms; /* the highest; negative: not known of all */
+    uint64_t digest;     /* of all digests, to compare replicas by eye */
+};
+
+static uint64_t number(json_t *object, const char *name)
+{
+    json_int_t value = json_integer_value(json_object_get(object, name));
+
+    return value < 0 ? 0 : (uint64_t)value;
+}
+
+static void add_up(json_t *partitions, struct totals *totals)
+{
+    json_t *entry;
+    size_t i;
+
+    json_array_foreach(partitions, i, entry)
+    {
+        json_t *staleness = json_object_get(entry, "staleness_ms");
+        const char *digest = cli_text(entry, "digest", "");
+        uint8_t bytes[16];
+        uint64_t word;
+
+        totals->partitions++;
+        totals->positions += number(entry, "position");
+        totals->live += number(entry, "live");
+        totals->tombstones += number(entry, "tombstones");
+        if (!json_is_number(staleness))
+            totals->staleness_ms = -1;
+        else if (totals->staleness_ms >= 0 && json_number_value(staleness) > totals->staleness_ms)
+            totals->staleness_ms = json_number_value(staleness);
+        if (strlen(digest) == 32 && text_hex_decode(bytes, sizeof(bytes), digest, 32)) {
+            memcpy(&word, bytes, sizeof(word));
+            totals->digest += word * (2 * number(entry, "partition") + 1);
+        }
+    }
+}
+
+static void print_partitions(json_t *partitions)
+{
+    json_t *entry;
+    size_t i;
+
+    json_array_foreach(partitions, i, entry)
+    {
+        (void)printf("       partition %-5llu position %-10llu live %-9llu epoch %-5llu %s\n",
+                     (unsigned long long)number(entry, "partition"),
+                     (unsigned long long)number(entry, "position"),
+                     (unsigned long long)number(entry, "live"),
+                     (unsigned long long)number(entry, "epoch"), cli_text(entry, "digest", "-"));
+    }
+}
+
+static void print_replicas(json_t *cluster, bool with_partitions)
+{
+    json_t *replicas = json_object_get(cluster, "replicas"), *replica;
+    size_t i;
+
+    (void)printf("%-7s %-9s %-9s %10s %10s %9s %10s  %-16s  %s\n", "SHARD", "STATE", "PARTS",
+                 "POSITION", "RECORDS", "DELETED", "STALENESS", "DIGEST", "URL");
+    json_array_foreach(replicas, i, replica)
+    {
+        json_t *report = json_object_get(replica, "status");
+        json_t *partitions = json_object_get(report, "partitions");
+        struct totals totals = {0};
+        char name[48], staleness[32] = "?";
+
+        add_up(partitions, &totals);
+        (void)snprintf(name, sizeof(name), "%llu.%llu",
+                       (unsigned long long)number(replica, "shard"),
+                       (unsigned long long)number(replica, "replica"));
+        if (totals.partitions > 0 && totals.staleness_ms >= 0)
+            (void)snprintf(staleness, sizeof(staleness), "%.0f ms", totals.staleness_ms);
+        (void)printf("%-7s %-9s %-9zu %10llu %10llu %9llu %10s  %016llx  %s\n", name,
+                     json_is_true(json_object_get(replica, "healthy"))
+                         ? "ready"
+                         : cli_text(report, "state", "away"),
+                     totals.partitions, (unsigned long long)totals.positions,
+                     (unsigned long long)totals.live, (unsigned long long)totals.tombstones,
+                     staleness, (unsigned long long)totals.digest, cli_text(replica, "url", "-"));
+        if (with_partitions)
+            print_partitions(partitions);
+    }
+}
+
+static void print_collections(json_t *page)
+{
+    json_t *collections = json_object_get(page, "collections"), *collection;
+    size_t i;
+
+    if (json_array_size(collections) == 0) {
+        (void)printf("\nno collections\n");
+        return;
+    }
+    (void)printf("\n%-32s %10s %10s %-8s %s\n", "COLLECTION", "RECORDS", "DIMENSION", "METRIC",
+                 "EMBEDDER");
+    json_array_foreach(collections, i, collection)
+    {
+        json_t *vector = json_object_get(collection, "vector");
+        json_t *count = json_object_get(collection, "vector_count");
+        char text[32] = "?";
+
+        if (json_is_integer(count))
+            (void)snprintf(text, sizeof(text), "%lld", (long long)json_integer_value(count));
+        (void)printf("%-32s %10s %10llu %-8s %s\n", cli_text(collection, "name", "?"), text,
+                     (unsigned long long)number(vector, "dimension"),
+                     cli_text(vector, "metric", "?"), cli_text(collection, "embedder", "none"));
+    }
+}
+
+/* The first page of the list names the collections; each one's own page has its count. */
+static void add_counts(struct http_client *client, const char *base, json_t *page)
+{
+    json_t *collections = json_object_get(page, "collections"), *collection;
+    size_t i;
+
+    json_array_foreach(collections, i, collection)
+    {
+        struct cli_call ask = {.method = "GET", .timeout_ms = CALL_MS};
+        json_t *one = NULL;
+        struct err err = {0};
+        char path[1024];
+
+        if (json_object_get(collection, "vector_count") != NULL)
+            continue;
+        if (cli_path(path, sizeof(path), cli_text(collection, "name", ""), "", &err) != ERR_OK)
+            continue;
+        ask.path = path;
+        if (cli_ask(client, base, &ask, &one, NULL, &err) == ERR_OK)
+            (void)json_object_set(collection, "vector_count", json_object_get(one, "vector_count"));
+        json_decref(one);
+    }
+}
+
+static void print_json(json_t *cluster, json_t *page, bool is_ready)
+{
+    struct buffer text = {0};
+
+    buffer_append_format(&text, "{\"ready\":%s,\"cluster\":", is_ready ? "true" : "false");
+    json_doc_dump(cluster, &text);
+    buffer_append_text(&text, ",\"collections\":");
+    json_doc_dump(json_object_get(page, "collections"), &text);
+    (void)printf("%.*s}\n", (int)text.len, (const char *)text.data);
+    buffer_free(&text);
+}
+
+static int run_status(void *settings, const struct cli_operands *operands)
+{
+    static const struct cli_call asks[] = {
+        {.method = "GET", .path = "/internal/v1/status", .timeout_ms = CALL_MS},
+        {.method = "GET", .path = "/v1/collections?limit=1000", .timeout_ms = CALL_MS},
+        {.method = "GET", .path = "/readyz", .timeout_ms = CALL_MS},
+    };
+    const struct status *status = settings;
+    struct http_client *client = NULL;
+    json_t *answers[ARRAY_COUNT(asks)] = {0};
+    struct err err = {0}, unready = {0};
+    bool is_ready = false;
+    char base[512];
+    enum err_code rc = cli_base_url(base, sizeof(base), status->url, &err);
+
+    (void)operands;
+    if (rc == ERR_OK)
+        rc = http_client_open(&client, &(struct http_client_options){.env = env_real()}, &err);
+    for (size_t i = 0; i < 2 && rc == ERR_OK; i++)
+        rc = cli_ask(client, base, &asks[i], &answers[i], NULL, &err);
+    if (rc == ERR_OK) {
+        is_ready = cli_ask(client, base, &asks[2], &answers[2], NULL, &unready) == ERR_OK;
+        add_counts(client, base, answers[1]);
+    }
+    if (rc == ERR_OK && status->json) {
+        print_json(answers[0], answers[1], is_ready);
+    } else if (rc == ERR_OK) {
+        (void)printf("%s at %s; map version %llu, %llu partitions\n\n",
+                     is_ready ? "ready" : "NOT READY", base,
+                     (unsigned long long)number(answers[0], "map_version"),
+                     (unsigned long long)number(answers[0], "partitions"));
+        print_replicas(answers[0], status->partitions);
+        print_collections(answers[1]);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(asks); i++)
+        json_decref(answers[i]);
+    http_client_close(client);
+    return rc == ERR_OK ? EXIT_SUCCESS : cli_fail("status", &err);
+}
+
+const struct verb verb_status = {
+    .name = "status",
+    .brief = "Show shards, replicas, positions, staleness and collections.",
+    .synopsis = "[--url URL] [--json]",
+    .about = "Replicas of one shard that are equally far show the same digest.",
+    .options = options,
+    .settings_size = sizeof(struct status),
+    .run = run_status,
+};
