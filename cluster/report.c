@@ -190,13 +190,29 @@ static void take_report(struct cluster *cluster, uint32_t place, struct http_cal
     report_put(old);
 }
 
+/* One round of status calls. */
+struct status_round {
+    struct cluster *cluster;
+    uint64_t asked_ns;
+};
+
+/* Taken as each call ends: a replica that hangs does not hold up what the others say. */
+static bool status_ended(void *context, struct http_call *call)
+{
+    const struct status_round *round = context;
+    const uint32_t *place = call->user;
+
+    take_report(round->cluster, *place, call, round->asked_ns);
+    return false;
+}
+
 /* Ask every replica that has a URL, all at once. */
 static void ask_all(struct cluster *cluster, const struct view *view)
 {
     uint32_t total = view->map.shards * view->map.replicas, count = 0;
     struct http_call *calls = array_alloc(total, sizeof(*calls));
     uint32_t *places = array_alloc(total, sizeof(*places));
-    uint64_t now = env_boot_ns(cluster->env);
+    struct status_round round = {.cluster = cluster, .asked_ns = env_boot_ns(cluster->env)};
 
     for (uint32_t i = 0; calls != NULL && places != NULL && i < total; i++) {
         uint32_t shard = i / view->map.replicas, replica = i % view->map.replicas;
@@ -205,17 +221,18 @@ static void ask_all(struct cluster *cluster, const struct view *view)
         if (url[0] == '\0')
             continue;
         places[count] = shard * REPLICAS_MAX + replica;
-        calls[count++] = (struct http_call){.method = "GET",
-                                            .base = url,
-                                            .path = "/internal/v1/status",
-                                            .reply_max = STATUS_BYTES_MAX};
+        calls[count] = (struct http_call){.method = "GET",
+                                          .base = url,
+                                          .path = "/internal/v1/status",
+                                          .reply_max = STATUS_BYTES_MAX,
+                                          .user = &places[count]};
+        count++;
     }
     if (count > 0)
-        http_gather(cluster->client, calls, count, now + STATUS_TIMEOUT_MS * NS_PER_MS, NULL, NULL);
-    for (uint32_t i = 0; i < count; i++) {
-        take_report(cluster, places[i], &calls[i], now);
+        http_gather(cluster->client, calls, count, round.asked_ns + STATUS_TIMEOUT_MS * NS_PER_MS,
+                    status_ended, &round);
+    for (uint32_t i = 0; i < count; i++)
         http_call_free(&calls[i]);
-    }
     free(calls);
     free(places);
 }
