@@ -99,6 +99,21 @@ enum err_code catalogue_set(struct catalogue *catalogue, const struct collection
     return rc;
 }
 
+void catalogue_forget(struct catalogue *catalogue, const struct collection *collection)
+{
+    size_t index;
+    bool found;
+
+    pthread_mutex_lock(&catalogue->lock);
+    index = index_locked(catalogue, collection->tenant, collection->name, &found);
+    if (found) {
+        catalogue->count--;
+        memmove(catalogue->entries + index, catalogue->entries + index + 1,
+                (catalogue->count - index) * sizeof(*catalogue->entries));
+    }
+    pthread_mutex_unlock(&catalogue->lock);
+}
+
 void catalogue_clear(struct catalogue *catalogue)
 {
     pthread_mutex_lock(&catalogue->lock);
@@ -168,40 +183,63 @@ static enum err_code change_batch(struct catalogue *catalogue, const struct coll
     return rc;
 }
 
-enum err_code catalogue_complete(struct catalogue *catalogue, const struct collection *collection,
-                                 uint64_t deadline_ns, struct err *err)
+static bool nothing_committed(const struct sequence_batch *batch)
 {
+    for (size_t i = 0; i < batch->count; i++)
+        if (batch->items[i].committed)
+            return false;
+    return true;
+}
+
+enum err_code catalogue_complete(struct catalogue *catalogue, const struct collection *collection,
+                                 uint64_t deadline_ns, bool *nothing, struct err *err)
+{
+    enum collection_state state = collection->dropped ? COLLECTION_DROPPED : COLLECTION_ACTIVE;
     struct sequence_batch *batch;
     enum err_code rc = change_batch(catalogue, collection, &batch, err);
 
     if (rc == ERR_OK)
         rc = deadline_ns == 0 ? sequencer_append_now(catalogue->sequencer, batch, err)
                               : sequencer_commit(catalogue->sequencer, batch, deadline_ns, err);
+    /* Of an unknown outcome nothing is said: the appender may still work on it. */
+    if (nothing != NULL && rc != ERR_OK)
+        *nothing = batch == NULL || (rc != ERR_UNKNOWN_OUTCOME && nothing_committed(batch));
     sequence_batch_put(catalogue->sequencer, batch);
     if (rc == ERR_OK)
-        rc = catalogue_row_put(catalogue, collection,
-                               collection->dropped ? COLLECTION_DROPPED : COLLECTION_ACTIVE, err);
+        rc = catalogue_row_put(catalogue, collection, state, NULL, err);
     if (rc == ERR_OK)
-        rc = catalogue_set(catalogue, collection,
-                           collection->dropped ? COLLECTION_DROPPED : COLLECTION_ACTIVE, err);
+        rc = catalogue_set(catalogue, collection, state, err);
     return rc;
 }
 
 enum err_code catalogue_change(struct catalogue *catalogue, const struct collection *collection,
                                uint64_t deadline_ns, struct err *err)
 {
+    struct catalogue_entry before;
+    bool known = catalogue_find(catalogue, collection->tenant, collection->name, &before);
+    bool nothing = false;
+    uint64_t version = 0;
     enum err_code rc;
 
     assert(!stamp_is_none(collection->schema));
-    rc = catalogue_row_put(catalogue, collection, COLLECTION_PENDING, err);
+    rc = catalogue_row_put(catalogue, collection, COLLECTION_PENDING, &version, err);
     if (rc == ERR_OK)
         rc = catalogue_set(catalogue, collection, COLLECTION_PENDING, err);
     if (rc == ERR_OK)
-        rc = catalogue_complete(catalogue, collection, deadline_ns, err);
-    if (rc == ERR_OK)
+        rc = catalogue_complete(catalogue, collection, deadline_ns, &nothing, err);
+    if (rc == ERR_OK) {
         catalogue_note_position(catalogue);
-    else
-        log_err(LOG_WARN, &CONTEXT, "a change of a collection is not complete", err);
+        return ERR_OK;
+    }
+    log_err(LOG_WARN, &CONTEXT, "a change of a collection failed", err);
+    /* What was pending before may stand in the log in part: it stays so. */
+    if (!nothing || (known && before.state == COLLECTION_PENDING))
+        return rc;
+    catalogue_row_restore(catalogue, collection, known ? &before : NULL, version);
+    if (!known)
+        catalogue_forget(catalogue, collection);
+    else if (catalogue_set(catalogue, &before.collection, before.state, NULL) != ERR_OK)
+        assert(!"an entry that exists needs no memory");
     return rc;
 }
 
@@ -218,7 +256,7 @@ enum err_code catalogue_foreign(struct catalogue *catalogue, const struct collec
     if (same && stamp_compare(entry.collection.schema, collection->schema) >= 0)
         return entry.state != COLLECTION_PENDING
                    ? ERR_OK
-                   : catalogue_complete(catalogue, &entry.collection, deadline_ns, err);
+                   : catalogue_complete(catalogue, &entry.collection, deadline_ns, NULL, err);
     if (!known || same || entry.collection.dropped ||
         stamp_compare(collection->created, entry.collection.created) < 0)
         return catalogue_change(catalogue, collection, deadline_ns, err);

@@ -53,7 +53,8 @@ MUST_CHECK enum err_code catalogue_active(struct catalogue *catalogue, const cha
                                           struct err *err);
 
 /* Carry out one change: `collection` with its stamps set; dropped says which kind.  Caller has the
- * name alone.  Errors: the sequencer's and the store's; the collection is pending then. */
+ * name alone.  Errors: the sequencer's and the store's; the collection is then as it was before,
+ * or, where something of the change may be in the log, pending. */
 MUST_CHECK enum err_code catalogue_change(struct catalogue *catalogue,
                                           const struct collection *collection, uint64_t deadline_ns,
                                           struct err *err);

@@ -149,7 +149,7 @@ enum err_code catalogue_load(struct catalogue *catalogue, struct err *err)
     if (rc == ERR_OK)
         rc = load_log(catalogue, &mark, err);
     while (rc == ERR_OK && catalogue_next_pending(catalogue, &pending))
-        rc = catalogue_complete(catalogue, &pending, 0, err);
+        rc = catalogue_complete(catalogue, &pending, 0, NULL, err);
     if (rc == ERR_OK)
         catalogue_note_position(catalogue);
     return rc == ERR_OK ? ERR_OK : err_wrap(err, "catalogue");

@@ -2,10 +2,13 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/log.h"
 #include "common/http/json_doc.h"
 #include "services/ingest/catalogue_row.h"
 
 #define MARK_KEY "catalogue"
+
+static const struct log_context CONTEXT = {.operation = "catalogue"};
 
 static const char *const STATES[] = {
     [COLLECTION_ACTIVE] = "active",
@@ -13,15 +16,22 @@ static const char *const STATES[] = {
     [COLLECTION_DROPPED] = "dropped",
 };
 
-enum err_code catalogue_row_put(struct catalogue *catalogue, const struct collection *collection,
-                                enum collection_state state, struct err *err)
+static void row_key(char key[META_KEY_BYTES_MAX], const struct collection *collection)
 {
+    (void)snprintf(key, META_KEY_BYTES_MAX, "collection/%s/%s", collection->tenant,
+                   collection->name);
+}
+
+static enum err_code row_write(struct catalogue *catalogue, const struct catalogue_entry *entry,
+                               uint64_t expected, uint64_t *version, struct err *err)
+{
+    const struct collection *collection = &entry->collection;
     char key[META_KEY_BYTES_MAX];
     struct buffer value = {0};
     enum err_code rc;
 
-    (void)snprintf(key, sizeof(key), "collection/%s/%s", collection->tenant, collection->name);
-    buffer_append_format(&value, "{\"state\":\"%s\",\"definition\":", STATES[state]);
+    row_key(key, collection);
+    buffer_append_format(&value, "{\"state\":\"%s\",\"definition\":", STATES[entry->state]);
     collection_encode(collection, collection->dropped ? COLLECTION_DROP : COLLECTION_CREATE,
                       &value);
     buffer_append_text(&value, "}");
@@ -30,8 +40,8 @@ enum err_code catalogue_row_put(struct catalogue *catalogue, const struct collec
         rc = meta_put(
             catalogue->meta,
             &(struct meta_put){
-                .key = key, .value = value.data, .value_len = value.len, .expected = META_ANY},
-            NULL, err);
+                .key = key, .value = value.data, .value_len = value.len, .expected = expected},
+            version, err);
     buffer_free(&value);
     return rc;
 }
@@ -67,6 +77,59 @@ enum err_code catalogue_row_parse(const void *data, size_t len, struct collectio
     buffer_free(&definition);
     json_decref(row);
     return rc;
+}
+
+/* Has the row gone on, by another holder's hand?  (Of one generation, two regions' definitions may
+ * meet; which of them stays is the caller's to say.) */
+static bool is_beyond(const struct collection *there, const struct collection *collection)
+{
+    if (memcmp(there->incarnation, collection->incarnation, INCARNATION_BYTES) == 0)
+        return stamp_compare(there->schema, collection->schema) > 0;
+    return there->generation > collection->generation;
+}
+
+enum err_code catalogue_row_put(struct catalogue *catalogue, const struct collection *collection,
+                                enum collection_state state, uint64_t *version, struct err *err)
+{
+    struct catalogue_entry entry = {.collection = *collection, .state = state}, there;
+    uint64_t expected = META_ABSENT, written = 0;
+    struct meta_row row = {0};
+    char key[META_KEY_BYTES_MAX];
+    enum err_code rc;
+
+    row_key(key, collection);
+    rc = meta_get(catalogue->meta, key, &row, err);
+    if (rc == ERR_OK) {
+        expected = row.version;
+        if (catalogue_row_parse(row.value, row.value_len, &there.collection, &there.state, NULL) ==
+                ERR_OK &&
+            is_beyond(&there.collection, collection))
+            rc = err_set(err, ERR_CONFLICT, "collection '%s' was changed by another ingest",
+                         collection->name);
+        meta_row_free(&row);
+    } else if (rc == ERR_NOT_FOUND) {
+        err_clear(err);
+        rc = ERR_OK;
+    }
+    if (rc == ERR_OK)
+        rc = row_write(catalogue, &entry, expected, &written, err);
+    if (rc == ERR_OK && version != NULL)
+        *version = written;
+    return rc;
+}
+
+void catalogue_row_restore(struct catalogue *catalogue, const struct collection *collection,
+                           const struct catalogue_entry *before, uint64_t version)
+{
+    char key[META_KEY_BYTES_MAX];
+    struct err err;
+    enum err_code rc;
+
+    row_key(key, collection);
+    rc = before == NULL ? meta_delete(catalogue->meta, key, version, &err)
+                        : row_write(catalogue, before, version, NULL, &err);
+    if (rc != ERR_OK)
+        log_err(LOG_WARN, &CONTEXT, "the row of a change that failed stays pending", &err);
 }
 
 enum err_code catalogue_mark_get(struct catalogue *catalogue, struct catalogue_mark *out,

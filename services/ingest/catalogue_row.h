@@ -4,10 +4,16 @@
 
 #include "services/ingest/catalogue.h"
 
-/* Write the row of a collection, whatever was there: the log's holder is its only writer. */
+/* Write the row of a collection, unless the row there shows a newer change: then another holder has
+ * written it.  *version (may be NULL) is the row's.  Errors: ERR_CONFLICT, the store's. */
 MUST_CHECK enum err_code catalogue_row_put(struct catalogue *catalogue,
                                            const struct collection *collection,
-                                           enum collection_state state, struct err *err);
+                                           enum collection_state state, uint64_t *version,
+                                           struct err *err);
+
+/* Put back what was there before the row became `version`: an entry, or (NULL) nothing. */
+void catalogue_row_restore(struct catalogue *catalogue, const struct collection *collection,
+                           const struct catalogue_entry *before, uint64_t version);
 
 /* Errors: ERR_CORRUPT. */
 MUST_CHECK enum err_code catalogue_row_parse(const void *data, size_t len, struct collection *out,
@@ -27,12 +33,14 @@ void catalogue_note_position(struct catalogue *catalogue);
 MUST_CHECK enum err_code catalogue_set(struct catalogue *catalogue,
                                        const struct collection *collection,
                                        enum collection_state state, struct err *err);
+void catalogue_forget(struct catalogue *catalogue, const struct collection *collection);
 void catalogue_clear(struct catalogue *catalogue);
 bool catalogue_next_pending(struct catalogue *catalogue, struct collection *out);
 
-/* Append to all partitions and settle the row; deadline_ns 0: on the appender's own thread. */
+/* Append to all partitions and settle the row; deadline_ns 0: on the appender's own thread.
+ * *nothing (may be NULL): it failed, and for sure nothing of it is in the log. */
 MUST_CHECK enum err_code catalogue_complete(struct catalogue *catalogue,
                                             const struct collection *collection,
-                                            uint64_t deadline_ns, struct err *err);
+                                            uint64_t deadline_ns, bool *nothing, struct err *err);
 
 #endif

@@ -510,17 +510,42 @@ static void a_change_cut_off_is_completed_by_the_next_holder(void **state)
 
 static void a_change_cut_off_is_completed_by_trying_again(void **state)
 {
+    static const char PATH[] = "/v1/collections/again/records", BODY[] = "{\"records\":[{}]}";
+
     (void)state;
-    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, 1);
+    wal_faulty_set(world.log, WAL_FAULT_HALF, 1, 1);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/again", "{\"vector\":{\"dimension\":2}}", NULL), 503);
     wait_ready();
-    assert_int_equal(ask_json("POST", "/v1/collections/again/records", "{\"records\":[{}]}", NULL),
-                     503);
+    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 503);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/again", "{\"vector\":{\"dimension\":2}}", NULL), 200);
-    assert_int_equal(ask_json("POST", "/v1/collections/again/records", "{\"records\":[{}]}", NULL),
-                     200);
+    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 200);
+}
+
+static void a_change_that_never_landed_leaves_nothing(void **state)
+{
+    static const char ROW[] = "collection/default/never";
+    static const char PATH[] = "/v1/collections/never/records", BODY[] = "{\"records\":[{}]}";
+    struct meta_row row;
+    struct err err;
+
+    (void)state;
+    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, 1);
+    assert_int_equal(
+        ask_json("PUT", "/v1/collections/never", "{\"vector\":{\"dimension\":2}}", NULL), 503);
+    assert_int_equal(meta_get(world.meta, ROW, &row, &err), ERR_NOT_FOUND);
+    wait_ready();
+    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 404);
+    assert_int_equal(
+        ask_json("PUT", "/v1/collections/never", "{\"vector\":{\"dimension\":3}}", NULL), 201);
+    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, 1);
+    assert_int_equal(ask_json("DELETE", "/v1/collections/never", "", NULL), 503);
+    wait_ready();
+    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 200);
+    assert_int_equal(meta_get(world.meta, ROW, &row, &err), ERR_OK);
+    assert_non_null(strstr(row.value, "\"active\""));
+    meta_row_free(&row);
 }
 
 static struct collection foreign_collection(const char *name, uint32_t dimension, uint64_t clock)
@@ -672,6 +697,7 @@ int main(void)
         PROMISE(the_catalogue_comes_back_from_the_log_alone),
         PROMISE(a_change_cut_off_is_completed_by_the_next_holder),
         PROMISE(a_change_cut_off_is_completed_by_trying_again),
+        PROMISE(a_change_that_never_landed_leaves_nothing),
         PROMISE(a_foreign_change_reaches_every_partition_and_the_smaller_stamp_wins),
         PROMISE(a_half_committed_request_says_which_half),
         PROMISE(conditions_need_a_shard_and_plain_writes_do_not),
