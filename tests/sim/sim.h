@@ -118,7 +118,8 @@ struct sim_counts {
     uint64_t appends, unknown, never_landed, landed_late, landed_unanswered;
     uint64_t epochs, voided, takeovers;
     uint64_t acked, failed, undecided, wins, losses, precondition_failed, truncates, drops;
-    uint64_t reads, fresh_reads, token_reads, bounded_reads, stale_served, unmet, searches, cached;
+    uint64_t reads, fresh_reads, token_reads, bounded_reads, stale_served, unmet, searches,
+        cache_hits;
 };
 
 /* --- the log ------------------------------------------------------------------------------------
@@ -186,6 +187,7 @@ struct sim_truth {
     uint64_t read[SIM_PARTITIONS];
     struct stamp newest[SIM_PARTITIONS];
     struct sim_history ids[SIM_IDS];
+    uint8_t holder[HOLDER_BYTES]; /* of partition 0 */
     bool has_incarnation;
     uint8_t incarnation[INCARNATION_BYTES];
     struct sim_op ops[SIM_OPS_MAX];
@@ -231,8 +233,9 @@ struct sim {
     char tokens[SIM_TOKENS][SIM_TOKEN_BYTES]; /* some that were handed out */
     bool healing;                             /* nothing new goes wrong */
     bool healed;                              /* and nothing is wrong any more */
-    bool stopping;
-    uint32_t clients; /* still at work */
+    bool stopping, log_stopping;
+    uint32_t supervisors; /* threads that open and close nodes */
+    uint32_t clients;     /* still at work */
     char trace[SIM_TRACE_LINES][SIM_TRACE_BYTES];
     uint64_t trace_count;
 };

@@ -8,6 +8,7 @@
 #include "common/http/json_doc.h"
 #include "tests/sim/sim.h"
 
+#define REFUSED_NS  (100 * NS_PER_MS) /* before another attempt */
 #define REPLY_MAX   MIB(4)
 #define BATCH_MAX   3
 #define THINK_NS    (120 * NS_PER_MS)
@@ -37,6 +38,8 @@ void sim_call_router(struct sim_node *from, const struct sim_ask *ask, struct si
              ask->body == NULL ? "" : ask->body, reply->rc == ERR_OK ? reply->status : -1,
              (int)(reply->rc == ERR_OK && reply->status != 200 ? reply->body.len : 0),
              (const char *)reply->body.data);
+    if (reply->rc == ERR_UNAVAILABLE)
+        sim_world_sleep(from->sim, REFUSED_NS);
     if (reply->rc == ERR_OK && reply->status == 500)
         sim_fail(from->sim, "%s %s: 500 %.*s", ask->method, ask->path, (int)reply->body.len,
                  (const char *)reply->body.data);
@@ -125,6 +128,11 @@ static void settle(struct sim *sim, struct sim_reply *reply, const uint32_t *val
     struct token token = {0};
     json_t *document;
 
+    if (reply->rc == ERR_UNAVAILABLE) {
+        for (size_t i = 0; i < count; i++)
+            truth_failed(sim, values[i], "no connection");
+        return;
+    }
     if (reply->rc != ERR_OK) {
         for (size_t i = 0; i < count; i++)
             sim->truth.ops[values[i]].state = OP_UNKNOWN;
@@ -378,8 +386,10 @@ void sim_changer(void *argument)
     static const char PATH[] = "/v1/collections/" SIM_CHANGING;
     struct sim_node *client = argument;
     struct sim *sim = client->sim;
-    const struct sim_ask create = {
-        .method = "PUT", .path = PATH, .body = "{\"dimension\":4}", .timeout_ns = PATIENCE_NS};
+    const struct sim_ask create = {.method = "PUT",
+                                   .path = PATH,
+                                   .body = "{\"vector\":{\"dimension\":4}}",
+                                   .timeout_ns = PATIENCE_NS};
     const struct sim_ask put = {.method = "POST",
                                 .path = "/v1/collections/" SIM_CHANGING "/records",
                                 .body = "{\"records\":[{\"id\":\"x\",\"vector\":[1,2,3,4]}]}",

@@ -1,8 +1,8 @@
 /* What goes wrong: one thing after another, several at a time, of kinds and lengths of chance. */
 #include "tests/sim/sim.h"
 
-#define PAUSE_MIN_NS (100 * NS_PER_MS)
-#define PAUSE_MAX_NS (1500 * NS_PER_MS)
+#define PAUSE_MIN_NS (50 * NS_PER_MS)
+#define PAUSE_MAX_NS (1200 * NS_PER_MS)
 
 /* A thing that is wrong for a while. */
 struct trouble {

@@ -16,7 +16,7 @@
 #include "common/base/text.h"
 #include "tests/sim/sim.h"
 
-#define STEPS_DEFAULT 80
+#define STEPS_DEFAULT 120
 #define SEED_SECONDS  120 /* of real time: longer is a thread that holds the baton for ever */
 #define TWICE_EVERY   10
 
@@ -124,20 +124,21 @@ static void print_counts(const struct sim_counts *c)
            N(clock_steps));
     printf("  network  %llu calls, %llu lost, %llu broken, %llu refused, %llu doubled\n", N(calls),
            N(dropped), N(broken), N(refused), N(doubled));
-    printf(
-        "  log      %llu appends, %llu of unknown outcome; %llu entries never landed, %llu late, "
-        "%llu appends landed unanswered; %llu epochs, %llu void records; %llu log and %llu "
-        "metadata faults\n",
-        N(appends), N(unknown), N(never_landed), N(landed_late), N(landed_unanswered), N(epochs),
-        N(voided), N(log_faults), N(meta_outages));
+    printf("  log      %llu appends, %llu of unknown outcome, %llu landed unanswered; %llu entries "
+           "never landed, %llu late\n",
+           N(appends), N(unknown), N(landed_unanswered), N(never_landed), N(landed_late));
+    printf("           %llu epochs, %llu take-overs, %llu void records; %llu log and %llu metadata "
+           "faults\n",
+           N(epochs), N(takeovers), N(voided), N(log_faults), N(meta_outages));
     printf("  writes   %llu acknowledged, %llu refused, %llu undecided; %llu creations won, %llu "
            "lost; %llu If-Match refused; %llu truncations, %llu collections dropped\n",
            N(acked), N(failed), N(undecided), N(wins), N(losses), N(precondition_failed),
            N(truncates), N(drops));
     printf("  reads    %llu answered (%llu fresh, %llu by token, %llu bounded, %llu searches, %llu "
-           "served stale), %llu not met; %llu hand-overs of the baton\n",
+           "served stale, %llu from the cache), %llu not met\n",
            N(reads), N(fresh_reads), N(token_reads), N(bounded_reads), N(searches), N(stale_served),
-           N(unmet), N(switches));
+           N(cache_hits), N(unmet));
+    printf("  baton    handed on %llu times\n", N(switches));
 #undef N
 }
 

@@ -76,6 +76,7 @@ void sim_supervise(void *argument)
     struct sim_node *node = argument;
     struct sim *sim = node->sim;
 
+    sim->supervisors++;
     while (!sim->stopping) {
         open_node(node);
         while (!node->life->dead && !node->down && !sim->stopping)
@@ -87,6 +88,8 @@ void sim_supervise(void *argument)
     }
     store_close(node->store);
     node->store = NULL;
+    sim->supervisors--;
+    sim_wake(sim, &sim->supervisors, true);
 }
 
 void sim_stop_node(struct sim_node *node)

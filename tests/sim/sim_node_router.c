@@ -35,8 +35,12 @@ static void stop_router(struct sim_node *node)
 static void close_router(struct sim_node *node)
 {
     struct router_object *object = node->object;
+    struct cache_stats stats = {0};
 
     router_close(&object->router);
+    if (object->cache != NULL)
+        cache_stats(object->cache, &stats);
+    node->sim->counts.cache_hits += stats.hits;
     cache_close(object->cache);
 }
 

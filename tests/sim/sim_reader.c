@@ -71,7 +71,7 @@ static void choose(struct reading *reading, const char *own_token)
         reading->fresh = true;
     if (sim_below(sim, 4) == 0)
         reading->max_staleness = (double)sim_below(sim, 2000) / 1000;
-    reading->serve_stale = sim_below(sim, 6) == 0;
+    reading->serve_stale = sim_below(sim, 5) == 0;
 }
 
 /* What the demands promise, as of now. */

@@ -52,7 +52,7 @@ static void make_collection(struct sim *sim, struct sim_node *client)
 {
     const struct sim_ask ask = {.method = "PUT",
                                 .path = "/v1/collections/" SIM_COLLECTION,
-                                .body = "{\"dimension\":4,\"metric\":\"l2\"}",
+                                .body = "{\"vector\":{\"dimension\":4,\"metric\":\"l2\"}}",
                                 .timeout_ns = 5 * NS_PER_S};
 
     for (int i = 0; i < 200; i++) {
@@ -217,13 +217,16 @@ static void start_clients(struct sim *sim, struct sim_node *client)
     sim_spawn(sim, "changer", sim_changer, client);
 }
 
-static void stop_all(struct sim *sim, struct sim_thread *me)
+/* All nodes end in good order; then the log. */
+static void stop_all(struct sim *sim)
 {
     sim->stopping = true;
     for (uint32_t i = 0; i < sim->node_count; i++)
-        if (sim->nodes[i].service != NULL)
-            sim_wake(sim, &sim->nodes[i], true);
-    for (int i = 0; i < 2000 && (sim->threads != me || me->next != NULL); i++) {
+        sim_wake(sim, &sim->nodes[i], true);
+    while (sim->supervisors > 0)
+        (void)!sim_wait(&sim->world.env, &sim->supervisors, NEVER_NS);
+    sim->log_stopping = true;
+    for (int i = 0; i < 2000 && sim->threads->next != NULL; i++) {
         sim_wake(sim, &sim->log.landings, true);
         sim_world_sleep(sim, 50 * NS_PER_MS);
     }
@@ -268,7 +271,7 @@ uint64_t sim_run(struct sim *sim)
     sim->healing = true;
     sim_note(sim, "everything heals");
     sim_check_end(sim, client);
-    stop_all(sim, &me);
+    stop_all(sim);
     hash = sim->hash;
     sim_end(sim, &me);
     free_all(sim);

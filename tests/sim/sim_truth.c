@@ -167,6 +167,17 @@ static void check_stamp(struct sim *sim, uint32_t partition, const struct record
     *newest = record->stamp;
 }
 
+static void note_holder(struct sim *sim, uint32_t partition, const struct record *record)
+{
+    struct sim_truth *truth = &sim->truth;
+
+    sim->counts.epochs++;
+    if (partition != 0 || record->payload_len != HOLDER_BYTES)
+        return;
+    sim->counts.takeovers += memcmp(truth->holder, record->payload, HOLDER_BYTES) != 0;
+    memcpy(truth->holder, record->payload, HOLDER_BYTES);
+}
+
 static void take_record(struct sim *sim, uint32_t partition, const struct record *record,
                         struct sim_event event)
 {
@@ -174,7 +185,7 @@ static void take_record(struct sim *sim, uint32_t partition, const struct record
     int id;
 
     if (record->op == RECORD_EPOCH)
-        sim->counts.epochs++;
+        note_holder(sim, partition, record);
     check_stamp(sim, partition, record);
     if (record->op == RECORD_COLLECTION)
         take_collection(sim, record);

@@ -114,7 +114,7 @@ static void log_pump(void *argument)
 {
     struct sim *sim = argument;
 
-    while (!sim->stopping) {
+    while (!sim->log_stopping) {
         bool landed = false;
 
         while (sim->log.landings != NULL && sim->log.landings->due_ns <= sim->now_ns) {
