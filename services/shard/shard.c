@@ -13,6 +13,7 @@
 
 #include "common/base/checked.h"
 #include "common/base/json_writer.h"
+#include "common/base/log.h"
 #include "common/model/wire.h"
 #include "services/shard/bitmap.h"
 #include "services/shard/helpers.h"
@@ -23,9 +24,24 @@ bool shard_is_stopping(const struct shard *shard)
     return atomic_load_explicit(&shard->is_stopping, memory_order_acquire);
 }
 
+/* Once for every time that it gets there. */
+static void tell_ready(const struct shard *shard)
+{
+    char name[16];
+
+    snprintf(name, sizeof(name), "%u", shard->setup.shard);
+    log_info(&(struct log_context){.shard_id = name}, "the log is followed",
+             LOG_U64("replica", shard->setup.replica),
+             LOG_U64("partitions", shard->apply.partition_count),
+             LOG_U64("collections", shard->apply.collection_count));
+}
+
 void shard_set_state(struct shard *shard, enum shard_state state, const struct err *err)
 {
+    bool is_news;
+
     pthread_mutex_lock(&shard->lock);
+    is_news = shard->state != state;
     shard->state = state;
     if (state == SHARD_READY)
         shard->is_open = true;
@@ -34,6 +50,8 @@ void shard_set_state(struct shard *shard, enum shard_state state, const struct e
     pthread_mutex_unlock(&shard->lock);
     if (state == SHARD_FAILED && shard->metrics.failures != NULL)
         metric_add(shard->metrics.failures, 1);
+    if (state == SHARD_READY && is_news)
+        tell_ready(shard);
 }
 
 void shard_shut(struct shard *shard)
