@@ -269,7 +269,7 @@ static void health_is_told_from_start_to_end(void **state)
         "{\"name\":\"vicinal-tiny\",\"version\":\"" VICINAL_VERSION "\"}");
     ask(child.url, "GET", "/metrics", 200, "\ntiny_size 8\n");
     ask(child.url, "GET", "/metrics", 200,
-        "http_requests_total{service=\"tiny\",operation=\"readyz\",status=\"5xx\"} 1\n");
+        "http_requests_total{service=\"tiny\",operation=\"getReadyz\",status=\"5xx\"} 1\n");
     ask(child.url, "DELETE", "/livez", 405, "method_not_allowed");
     assert_int_equal(kill(child.pid, SIGTERM), 0);
     await_line(&child, "stop");
