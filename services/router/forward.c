@@ -72,6 +72,7 @@ static void copy_reply(struct request *req, struct http_call *call)
     struct reply *reply = &req->reply;
 
     reply->status = call->status;
+    buffer_free(&reply->body); /* the server may have lent one with room in it */
     reply->body = call->reply;
     call->reply = (struct buffer){0};
     reply->content_type = arena_copy_text(&req->arena, call->reply_type, strlen(call->reply_type));
