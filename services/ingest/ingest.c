@@ -6,7 +6,10 @@
 #include <string.h>
 
 #include "common/base/json_writer.h"
+#include "common/base/log.h"
 #include "common/http/json_doc.h"
+
+static const struct log_context CONTEXT = {.operation = "ingest"};
 
 const struct route ingest_routes[] = {
     {"PUT", "/v1/collections/*", handle_put_collection, MIB(1), "putCollection"},
@@ -75,11 +78,23 @@ static enum err_code write_deployment(struct ingest *ingest, struct err *err)
         NULL, err);
 }
 
+static enum err_code register_node(struct ingest *ingest, struct err *err)
+{
+    enum err_code rc = cluster_register(ingest->setup.meta, ingest->env, "ingest",
+                                        ingest->setup.name, ingest->url, err);
+
+    if (rc == ERR_OK)
+        ingest->registered = true;
+    return rc;
+}
+
 static enum err_code taken(void *context, struct err *err)
 {
     struct ingest *ingest = context;
-    enum err_code rc = write_deployment(ingest, err);
+    enum err_code rc = ingest->registered ? ERR_OK : register_node(ingest, err);
 
+    if (rc == ERR_OK)
+        rc = write_deployment(ingest, err);
     return rc == ERR_OK ? catalogue_load(&ingest->catalogue, err) : rc;
 }
 
@@ -101,6 +116,7 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
     ingest->setup = *setup;
     ingest->env = setup->env;
     ingest->embedder_count = 0;
+    ingest->registered = false;
     pthread_mutex_init(&ingest->lock, NULL);
     open_metrics(ingest, setup->metrics);
     rc = sequencer_open(&ingest->sequencer, &sequencer, err);
@@ -119,9 +135,14 @@ enum err_code ingest_start(struct ingest *ingest, const char *url, struct err *e
     if (url == NULL)
         url = ingest->setup.url == NULL ? "" : ingest->setup.url;
     (void)snprintf(ingest->url, sizeof(ingest->url), "%s", url);
-    rc = cluster_register(ingest->setup.meta, ingest->env, "ingest", ingest->setup.name,
-                          ingest->url, err);
-    return rc == ERR_OK ? sequencer_start(&ingest->sequencer, err) : rc;
+    rc = register_node(ingest, err);
+    if (rc == ERR_DEAD)
+        return rc;
+    /* With the store away it stands by; the node is registered when it takes over. */
+    if (rc != ERR_OK)
+        log_err(LOG_WARN, &CONTEXT, "could not register", err);
+    err_clear(err);
+    return sequencer_start(&ingest->sequencer, err);
 }
 
 void ingest_stop(struct ingest *ingest)

@@ -64,6 +64,7 @@ struct ingest {
     struct busy *busy;
     struct ingest_metrics metrics;
     char url[160];
+    bool registered; /* before the threads start, then the appender's */
     /* a process's own back ends, main.c's */
     struct meta *meta;
     struct http_client *client;
@@ -81,7 +82,8 @@ struct ingest {
 MUST_CHECK enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setup,
                                      struct err *err);
 
-/* Register as node/ingest/NAME and begin to stand by.  url NULL: the setup's. */
+/* Register as node/ingest/NAME (later, when the store is away) and begin to stand by.  url NULL:
+ * the setup's.  Errors: ERR_DEAD, ERR_NO_MEMORY. */
 MUST_CHECK enum err_code ingest_start(struct ingest *ingest, const char *url, struct err *err);
 void ingest_stop(struct ingest *ingest);  /* wakes all threads and waiters */
 void ingest_close(struct ingest *ingest); /* joins them; zeroed is fine */
