@@ -62,8 +62,9 @@ def test_similarity_score_threshold(invoke):
 
 
 def test_from_texts(url, name):
-    store = VicinalVectorStore.from_texts(["1 0", "0 1"], ReadableEmbeddings(), [{"n": 1}, {"n": 2}],
-                                          ids=["x", "y"], url=url, collection=name)
+    store = VicinalVectorStore.from_texts(
+        ["1 0", "0 1"], ReadableEmbeddings(), [{"n": 1}, {"n": 2}], ids=["x", "y"], url=url,
+        collection=name)
     assert [d.id for d in store.similarity_search("0 1", k=1)] == ["y"]
 
     async def go():

@@ -97,7 +97,8 @@ def test_huge_scores_stay_in_bounds(ask, new_store):
 
 
 VALUES = {"none": None, "true": True, "int": 7, "negative": -3, "big": 2**53 + 1, "float": 0.1,
-          "whole float": 1.0, "text": "héllo \"quoted\"\n\u2028 🎉", "empty": "", "list": [1, "a", None],
+          "whole float": 1.0, "text": "héllo \"quoted\"\n\u2028 🎉", "empty": "",
+          "list": [1, "a", None],
           "nested": {"deep": {"deeper": [True, {"x": 1.5}]}}, "": "empty name", "dotted.name": 1}
 
 
