@@ -193,9 +193,10 @@ static bool has_words(const struct passages *p, size_t at, uint32_t count)
 
 /* A place where the passage may end, best kind first. */
 struct cut {
-    size_t end;     /* byte offset behind the last word */
-    size_t next;    /* where the next passage begins */
-    uint32_t words; /* 0: there is none */
+    size_t end;      /* byte offset behind the last word */
+    size_t next;     /* where the next passage begins */
+    uint32_t words;  /* 0: there is none */
+    bool is_heading; /* what follows stands on its own, however short */
 };
 
 struct scan {
@@ -207,7 +208,8 @@ struct scan {
 /* Note the gap behind the newest word.  True: the passage must end before the next word. */
 static bool note_gap(struct scan *scan, enum gap gap, size_t end, size_t next)
 {
-    struct cut cut = {.end = end, .next = next, .words = scan->words};
+    struct cut cut = {
+        .end = end, .next = next, .words = scan->words, .is_heading = gap == GAP_HEADING};
 
     if ((gap == GAP_PARAGRAPH && scan->words >= WORDS_MIN) ||
         (gap == GAP_HEADING && scan->words >= HEADING_MIN)) {
@@ -251,7 +253,8 @@ static bool next_prose(struct passages *p, struct passage *out)
     if (cut->words == 0)
         cut = &scan.best[2];
     assert(cut->words > 0);
-    if (!has_words(p, cut->end, WORDS_TAIL) && p->len - cut->end < PASSAGE_BYTES_MAX) {
+    if (!cut->is_heading && !has_words(p, cut->end, WORDS_TAIL) &&
+        p->len - p->at < PASSAGE_BYTES_MAX) {
         fill(p, p->len, out);
         advance(p, p->len);
         return true;

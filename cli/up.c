@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/wal/wal.h"
 #include "cli/cli.h"
 #include "cli/supervise.h"
 #include "cluster/cluster.h"
@@ -58,8 +59,8 @@ static const struct option options[] = {
      .help = "Sets of partitions that are served together."},
     {ROW("replicas", OPTION_U64, replicas), .fallback = "1", .min = 1, .max = REPLICAS_MAX,
      .help = "Processes that serve each shard."},
-    {ROW("partitions", OPTION_U64, partitions), .fallback = "64", .min = 1, .max = PARTITIONS_MAX,
-     .help = "Logs of the deployment; fixed when it is created."},
+    {ROW("partitions", OPTION_U64, partitions), .max = PARTITIONS_MAX,
+     .help = "Logs of a new deployment (default 64); fixed from then on."},
     {ROW("wal", OPTION_TEXT, wal), .help = "The log; default file:DATA/wal."},
     {ROW("meta", OPTION_TEXT, meta), .help = "Metadata store; default sqlite:DATA/meta.db."},
     {ROW("cache", OPTION_TEXT, cache), .fallback = "memory:64MiB",
@@ -170,6 +171,29 @@ static enum err_code set_urls(struct up *up, struct err *err)
     if (wal < 0 || (size_t)wal >= sizeof(up->wal_url) || meta < 0 ||
         (size_t)meta >= sizeof(up->meta_url))
         return err_set(err, ERR_CONFIG, "--wal, --meta or --data is too long");
+    return ERR_OK;
+}
+
+/* What a look at the log can tell before anything is started: that the URL is none of ours, and how
+ * many partitions there are.  Everything else about it is for ingest to say. */
+static enum err_code look_at_log(struct up *up, struct err *err)
+{
+    struct wal *wal = NULL;
+    struct err found = {0};
+    enum err_code rc =
+        wal_open(&wal, &(struct wal_options){.url = up->wal_url, .env = env_real()}, &found);
+    uint32_t partitions = rc == ERR_OK ? wal_partitions(wal) : 0;
+
+    wal_close(wal);
+    if (rc == ERR_CONFIG) {
+        *err = found;
+        return err_wrap(err, "--wal");
+    }
+    if (partitions != 0 && up->partitions != 0 && up->partitions != partitions)
+        return err_set(err, ERR_CONFIG, "--partitions %llu: the log has %u, which is fixed",
+                       (unsigned long long)up->partitions, partitions);
+    if (up->partitions == 0)
+        up->partitions = partitions != 0 ? partitions : PARTITIONS_DEFAULT;
     return ERR_OK;
 }
 
@@ -332,7 +356,8 @@ static enum err_code prepare(struct up *up, struct err *err)
     log_start("up", log_level_from_text(up->log_level, LOG_WARN));
     (void)unsetenv("VICINAL_CONFIG"); /* it was ours, not the services' */
     if ((rc = find_programs(up, err)) != ERR_OK || (rc = set_urls(up, err)) != ERR_OK ||
-        (rc = lock_folder(up, err)) != ERR_OK || (rc = add_children(up, err)) != ERR_OK ||
+        (rc = lock_folder(up, err)) != ERR_OK || (rc = look_at_log(up, err)) != ERR_OK ||
+        (rc = add_children(up, err)) != ERR_OK ||
         (rc = supervisor_open(&up->supervisor, err)) != ERR_OK)
         return rc;
     return http_client_open(&up->client, &(struct http_client_options){.env = env_real()}, err);
