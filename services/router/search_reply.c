@@ -18,14 +18,14 @@ static const char *const outcome_names[] = {
  * threshold that it has reached. */
 static double shown_score(const struct search *search, double score)
 {
-    double shown = score;
+    double shown = score + 0.0; /* 0 rather than -0 */
 
     if (!isfinite(score))
         return copysign(3.5e38, score); /* a product left the range of floats */
     if (search->collection.metric == METRIC_COSINE)
-        shown = round(score * 1e7) / 1e7;
+        shown = round(score * 1e7) / 1e7 + 0.0;
     if (search->request.has_threshold && shown < search->request.threshold)
-        return score;
+        return score + 0.0;
     return shown;
 }
 
