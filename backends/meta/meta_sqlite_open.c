@@ -171,6 +171,17 @@ static enum err_code inspect(struct sqlite_meta *sqlite, int *schema, struct err
     return ERR_OK;
 }
 
+/* The same in one snapshot: another process may be making the file at this moment. */
+static enum err_code inspect_snapshot(struct sqlite_meta *sqlite, struct err *err)
+{
+    int schema = 0;
+    enum err_code code = run_text(sqlite, "BEGIN", err);
+
+    if (code == ERR_OK)
+        code = inspect(sqlite, &schema, err);
+    return code == ERR_OK ? run_text(sqlite, "COMMIT", err) : code;
+}
+
 /* Bring the schema up to date; the caller disconnects, which rolls back, when it fails. */
 static enum err_code migrate(struct sqlite_meta *sqlite, struct err *err)
 {
@@ -229,14 +240,13 @@ static enum err_code connect_once(struct sqlite_meta *sqlite, struct err *err)
 {
     int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     enum err_code code = ERR_OK;
-    int schema = 0;
 
     if (sqlite3_open_v2(sqlite->file, &sqlite->db, flags, NULL) != SQLITE_OK)
         code = meta_sqlite_fail(sqlite, "open", err);
     if (code == ERR_OK && sqlite3_busy_timeout(sqlite->db, BUSY_SLICE_MS) != SQLITE_OK)
         code = meta_sqlite_fail(sqlite, "busy_timeout", err);
     if (code == ERR_OK)
-        code = inspect(sqlite, &schema, err);
+        code = inspect_snapshot(sqlite, err);
     if (code == ERR_OK)
         code = choose_journal(sqlite, err);
     if (code == ERR_OK)
