@@ -55,13 +55,14 @@ static void match_doubt(struct sequencer *s, struct line *line, const struct rec
     for (size_t i = line->doubt_head; i != SIZE_MAX; i = s->doubts[i].next) {
         struct doubt *doubt = &s->doubts[i];
 
-        if (doubt->crc != crc || stamp_compare(doubt->stamp, record->stamp) != 0)
+        if (doubt->found || doubt->crc != crc || stamp_compare(doubt->stamp, record->stamp) != 0)
             continue;
         doubt->found = true;
         doubt->offset = item->offset;
-        line->doubt_head = doubt->next;
-        return;
+        break;
     }
+    while (line->doubt_head != SIZE_MAX && s->doubts[line->doubt_head].found)
+        line->doubt_head = s->doubts[line->doubt_head].next;
 }
 
 static void raise_entry(struct line *line, uint32_t region, uint64_t position, struct stamp newest)
