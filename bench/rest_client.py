@@ -7,6 +7,7 @@ are served by epoll.
 """
 import multiprocessing
 import selectors
+import signal
 import socket
 import time
 
@@ -109,6 +110,8 @@ class Load:
 
 def work(pipe, barrier, address, requests, first, count, seconds):
     load = Load(requests, first)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)  # the parent's handlers are not ours
     try:
         connections = [Connection(address) for _ in range(count)]
         barrier.wait(ANSWER_SECONDS_MAX)

@@ -4,8 +4,8 @@
 
 DIR holds docs-100k.npy, docs-100k.jsonl.zst, queries-2k.npy and truth-2k.npy.  bench/README.md says
 what each row of the table means and how noise is dealt with.  Everything listens on and talks to
-127.0.0.1.  Exit code 0 with a whole table; 1 when something failed or --limit has passed, and then
-nothing is left running either.
+127.0.0.1.  Exit code 0 with a whole table; 1 when something failed, or when --limit has passed or a
+signal came, with a table of what there is.  Nothing is left running in any case.
 """
 import argparse
 import json
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BATCH = 1000
@@ -322,7 +323,6 @@ def describe_machine(options):
                             capture_output=True, text=True).stdout.strip()
     versions = f"Vicinal {commit or 'of unknown commit'}"
     if "chroma" in options.peers:
-        from importlib.metadata import version
         versions += f", Chroma {version('chromadb')}"
     return {"cpu": cpu, "cores": os.cpu_count(), "ram_gb": round(memory * 1024 / 1e9),
             "kernel": platform.release(), "load_at_start": os.getloadavg()[0],
@@ -332,9 +332,24 @@ def describe_machine(options):
 # --- the run ---------------------------------------------------------------------------------------
 
 
+class Ended(BaseException):
+    """By --limit or a signal.  No handler of errors is meant to hold it up."""
+
+
 def give_up(number, _frame):
-    raise SystemExit("bench: out of time (--limit)" if number == signal.SIGALRM else
-                     f"bench: ended by {signal.Signals(number).name}")
+    """Once: what is cleaned up behind it is not to be interrupted."""
+    for other in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
+        signal.signal(other, signal.SIG_IGN)
+    raise Ended("out of time (--limit)" if number == signal.SIGALRM else
+                f"ended by {signal.Signals(number).name}")
+
+
+def stop_all(targets):
+    for target in targets:
+        try:
+            target.stop()
+        except Exception as error:  # the others are still to be stopped
+            say(f"{target.name}: {error}")
 
 
 def run(options, scratch):
@@ -345,29 +360,36 @@ def run(options, scratch):
     data = dataset.Dataset(options.data, options.rows, scratch)
     targets = [servers.Vicinal(data, shards, options.ef) for shards in options.shards]
     targets += [servers.Chroma(data) for _ in options.peers]
-    figures = Figures()
+    figures, ended = Figures(), None
     try:
         measure(targets, figures, options)
+    except Ended as why:
+        ended = why
     finally:
-        for target in targets:
-            target.stop()
+        stop_all(targets)
         if options.json:
             with open(options.json, "w", encoding="utf-8") as file:
                 json.dump({"machine": machine, "options": vars(options), "figures": figures.values},
                           file, indent=1)
     add_derived(figures, options)
-    if print_table(targets, figures, machine, options) > 0:
+    failed = print_table(targets, figures, machine, options)
+    if ended:
+        print("\n**Not whole**: the run was " + str(ended) + ".")
+        raise SystemExit(f"bench: {ended}")
+    if failed > 0:
         raise SystemExit("bench: some requests failed")
 
 
 def main():
     options = parse_options()
-    for number in (signal.SIGALRM, signal.SIGTERM):
+    for number in (signal.SIGALRM, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, give_up)
     signal.alarm(options.limit)
     scratch = tempfile.mkdtemp(prefix="vicinal-bench-")
     try:
         run(options, scratch)
+    except Ended as why:
+        raise SystemExit(f"bench: {why}") from None
     finally:
         signal.alarm(0)
         shutil.rmtree(scratch, ignore_errors=True)

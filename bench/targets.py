@@ -204,8 +204,8 @@ class Vicinal(Target):
         return f"/v1/collections/{COLLECTION}/records", json.dumps({"records": records})
 
     def own_client(self, connections, seconds):
-        """`vicinal bench`, the client of our own."""
-        data = self.data
+        """`vicinal bench`, the client of our own, with its default settings."""
+        data, seconds = self.data, max(1, round(seconds))
         options = ["--queries", str(data.queries_path), "--truth", str(data.truth_path), "--top-k",
                    str(TOP_K), "--concurrency", str(connections), "--seconds", str(seconds), "--json"]
         if self.ef:
