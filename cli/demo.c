@@ -159,7 +159,7 @@ static enum err_code ask(struct demo *demo, struct err *err)
         rc = search_ask(client, demo->url, &question, &answer, err);
     if (rc == ERR_OK) {
         (void)printf("\n%s\n\n", demo->ask);
-        search_print(stdout, answer);
+        search_print(stdout, answer, demo->ask);
     }
     json_decref(answer);
     http_client_close(client);

@@ -1,8 +1,10 @@
 /* vicinal search: a question in words, the nearest passages with score and place. */
 #include "cli/search.h"
 
+#include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 #include "common/base/json_writer.h"
@@ -142,31 +144,92 @@ static size_t line_length(const char *text, size_t len)
     return text_utf8_cut(text, len, LINE_BYTES);
 }
 
-static void print_text(FILE *out, const char *text, size_t len)
+/* Behind the line of `size` bytes at `at`: its end, and blanks where it was broken. */
+static size_t next_line(const char *text, size_t len, size_t at, size_t size)
 {
-    size_t at = 0, lines = 0, size;
+    at += size;
+    while (at < len && (text[at] == ' ' || text[at] == '\r') && size > 0)
+        at++;
+    if (at < len && text[at] == '\n')
+        at++;
+    return at;
+}
 
-    while (at < len && lines < SHOWN_LINES && at < SHOWN_BYTES) {
-        size = line_length(text + at, len - at);
+static bool is_word(char c)
+{
+    return isalnum((unsigned char)c) != 0 || (unsigned char)c >= 0x80;
+}
+
+/* How many words of the question, of three letters or more, stand in the text. */
+static unsigned shared_words(const char *question, const char *text, size_t len)
+{
+    unsigned shared = 0;
+
+    while (*question != '\0') {
+        size_t size = 0;
+
+        while (is_word(question[size]))
+            size++;
+        for (size_t at = 0; size >= 3 && at + size <= len; at++) {
+            if (strncasecmp(text + at, question, size) == 0 &&
+                (at == 0 || !is_word(text[at - 1]))) {
+                shared++;
+                break;
+            }
+        }
+        question += size;
+        question += *question != '\0' && size == 0;
+    }
+    return shared;
+}
+
+/* Where to begin showing a passage: the first of the lines that share most with the question. */
+static size_t best_start(const char *text, size_t len, const char *question)
+{
+    unsigned best_shared = 0;
+    size_t best = 0;
+
+    for (size_t at = 0; at < len;) {
+        size_t end = at;
+        unsigned shared;
+
+        for (unsigned lines = 0; lines < SHOWN_LINES && end < len && end - at < SHOWN_BYTES;
+             lines++)
+            end = next_line(text, len, end, line_length(text + end, len - end));
+        shared = shared_words(question, text + at, end - at);
+        if (shared > best_shared) {
+            best_shared = shared;
+            best = at;
+        }
+        if (end == len)
+            break;
+        at = next_line(text, len, at, line_length(text + at, len - at));
+    }
+    return best;
+}
+
+static void print_text(FILE *out, const char *text, size_t len, const char *question)
+{
+    size_t start = best_start(text, len, question), at = start, lines = 0;
+
+    if (start > 0)
+        (void)fputs("      …\n", out);
+    while (at < len && lines < SHOWN_LINES && at - start < SHOWN_BYTES) {
+        size_t size = line_length(text + at, len - at);
+
         if (size > 0) {
             (void)fputs("      ", out);
             print_plain(out, text + at, size);
             (void)fputc('\n', out);
             lines++;
         }
-        at += size;
-        while (at < len && (text[at] == '\n' || text[at] == ' ' || text[at] == '\r') &&
-               (size > 0 || text[at] == '\n')) {
-            at++;
-            if (text[at - 1] == '\n')
-                break;
-        }
+        at = next_line(text, len, at, size);
     }
     if (at < len)
         (void)fputs("      …\n", out);
 }
 
-static void print_match(FILE *out, size_t rank, json_t *match)
+static void print_match(FILE *out, size_t rank, json_t *match, const char *question)
 {
     bool is_bold = isatty(fileno(out)) == 1 && getenv("NO_COLOR") == NULL;
     json_t *metadata = json_object_get(match, "metadata");
@@ -188,11 +251,11 @@ static void print_match(FILE *out, size_t rank, json_t *match)
     }
     (void)fputc('\n', out);
     if (json_is_string(text))
-        print_text(out, json_string_value(text), json_string_length(text));
+        print_text(out, json_string_value(text), json_string_length(text), question);
     (void)fputc('\n', out);
 }
 
-void search_print(FILE *out, json_t *answer)
+void search_print(FILE *out, json_t *answer, const char *question)
 {
     json_t *matches = json_object_get(answer, "matches"), *match;
     size_t i;
@@ -201,7 +264,7 @@ void search_print(FILE *out, json_t *answer)
         (void)fprintf(out, "nothing found\n");
     json_array_foreach(matches, i, match)
     {
-        print_match(out, i + 1, match);
+        print_match(out, i + 1, match, question);
     }
 }
 
@@ -238,7 +301,7 @@ static int run_search(void *settings, const struct cli_operands *operands)
     if (rc == ERR_OK && search->json)
         print_json(answer);
     else if (rc == ERR_OK)
-        search_print(stdout, answer);
+        search_print(stdout, answer, question.text);
     json_decref(answer);
     http_client_close(client);
     return rc == ERR_OK ? EXIT_SUCCESS : cli_fail("search", &err);
@@ -250,7 +313,7 @@ const struct verb verb_search = {
     .synopsis = "--collection NAME [options] \"QUESTION\"",
     .about =
         "The collection's embedder turns the question into a vector.  Prints score (higher is\n"
-        "better), file and line (or the id), and the first lines of each passage.",
+        "better), file and line (or the id), and the lines that share most with the question.",
     .options = options,
     .settings_size = sizeof(struct search),
     .operand_max = 1,

@@ -19,8 +19,8 @@ MUST_CHECK enum err_code search_ask(struct http_client *client, const char *base
                                     const struct search_question *question, json_t **out,
                                     struct err *err);
 
-/* Score, place and the first lines of each match, for people.  Text from outside cannot steer the
- * terminal. */
-void search_print(FILE *out, json_t *answer);
+/* Score, place and, of each match, the lines that share most words with the question, for people.
+ * Text from outside cannot steer the terminal. */
+void search_print(FILE *out, json_t *answer, const char *question);
 
 #endif

@@ -20,6 +20,8 @@ def environment(suite):
 def run(suite, verb, *words, code=0):
     done = subprocess.run(command(suite, verb, *words), capture_output=True, text=True,
                           timeout=120 * SLOW, env=environment(suite))
+    if hasattr(suite, "client"):
+        suite.client.close()  # it may have been idle for longer than the server keeps it
     assert code is None or done.returncode == code, done
     return done
 

@@ -18,7 +18,6 @@ def test_a_few_of_each_kind(shared, name, tmp_path):
     text[301] = "[1]"
     text[302] = ""
     (tmp_path / "rows.ndjson").write_text("\n".join(text) + "\n")
-    shared.create(name, 3)
     outcome = run_json(shared, "import", "--collection", name, tmp_path / "rows.ndjson", code=3)
     assert outcome["imported"] == 2500 - 6 - 3
     assert outcome["refused"] == 8

@@ -96,13 +96,13 @@ def test_a_folder_becomes_passages(shared, name, tmp_path):
 
 
 def test_status_and_healthcheck_tell(shared, name):
+    assert run(shared, "healthcheck").stdout == ""
     shared.create(name)
     status = run_json(shared, "status")
     assert status["ready"] and len(status["cluster"]["replicas"]) == 2
     assert name in [collection["name"] for collection in status["collections"]]
     shown = run(shared, "status").stdout
     assert "SHARD" in shown and name in shown and "0.0" in shown
-    assert run(shared, "healthcheck").stdout == ""
     nobody = type("Nobody", (), {"url": "http://127.0.0.1:1", "data": shared.data})()
     assert run(nobody, "healthcheck", code=1).stdout == ""
     assert run(nobody, "import", "--collection", name, "--retry", "0", os.getcwd(), code=1).stderr
