@@ -189,6 +189,19 @@ def test_the_codec_of_tokens_is_the_servers(client, collection):
         assert encode(decode(client.session.token(collection))) == client.session.token(collection)
 
 
+def test_the_token_of_a_log_that_is_gone_is_dropped(client, collection):
+    client.upsert(collection, [{"id": "x", "vector": [1, 0, 0]}])
+    for ahead in (lambda region: region, lambda region: region ^ 0x5A5A):
+        places = decode(client.session.token(collection))
+        gone = encode({(ahead(region), partition): position + 10**9
+                       for (region, partition), position in places.items()})
+        client.session.learn(collection, gone)
+        assert [r["id"] for r in client.get(collection, ["x"], consistency="fresh")] == ["x"]
+        client.session.learn(collection, gone)
+        assert [m["id"] for m in client.search(collection, [1, 0, 0])["matches"]] == ["x"]
+        assert decode(client.session.token(collection)).keys() >= places.keys()
+
+
 def test_tokens_are_joined():
     session = Session()
     old = encode({(1, 3): 10, (1, 5): 2, (2**32 - 1, 1023): 2**63})
