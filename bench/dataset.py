@@ -4,7 +4,6 @@ With fewer rows than the set has, the first ones are written to files of their o
 computed anew, exactly.
 """
 import base64
-import functools
 import io
 import itertools
 import json
@@ -31,6 +30,9 @@ class Dataset:
         self.records = self.read_records()
         if self.rows < len(self.vectors):
             self.cut(pathlib.Path(scratch))
+        # As JSON arrays; made here, not while a clock runs.
+        self.query_texts = ["[" + ",".join("%.8f" % number for number in query) + "]"
+                            for query in self.queries.tolist()]
         self.truth = [frozenset(map(str, row[:TOP_K])) for row in numpy.load(self.truth_path)]
 
     def read_records(self):
@@ -64,12 +66,6 @@ class Dataset:
 
     def metadata(self, row):
         return {key: value for key, value in self.records[row].items() if key not in ("id", "text")}
-
-    @functools.cached_property
-    def query_texts(self):
-        """The queries as JSON arrays."""
-        return ["[" + ",".join("%.8f" % number for number in query) + "]"
-                for query in self.queries.tolist()]
 
     def recall(self, answers):
         """Mean over {query number: ids of its answer}."""

@@ -103,6 +103,7 @@ def measure_loads(targets, figures, options):
             figures.add(target, "load_rows_s", target.data.rows / times["import_s"])
             for name, value in times.items():
                 figures.add(target, name, value)
+            figures.add(target, "load_cpu_s", sum(target.cpu().values()))
             settle(target)
 
 
@@ -228,7 +229,9 @@ def measure(targets, figures, options):
         for target in targets:
             took = target.restart()
             figures.add(target, "restart_s", took)
-            say(f"{target.name}: restart {took:.2f} s")
+            used = sum(target.cpu().values())
+            figures.add(target, "restart_cpu_s", used)
+            say(f"{target.name}: restart {took:.2f} s, CPU {used:.2f} s")
             settle(target)
     for number in range(options.repeats):
         for target in targets:
@@ -257,6 +260,7 @@ def rows_of_table(options):
     yield "… start of import to all counted, s", ["counted_s"], 1
     yield "… to the first right answer, s", ["answer_s"], 1
     yield "… to all linked into the graph, s", ["linked_s"], 1
+    yield "… CPU time of the server for all that, s", ["load_cpu_s"], 1
     for n in options.connections:
         at = f"{n} connection" + ("s" if n > 1 else "")
         yield f"**QPS**, {at}, shared client", [f"qps {n}"], 0
@@ -268,6 +272,7 @@ def rows_of_table(options):
     yield "recall@10, `vicinal bench`", [f"own recall {last}"], 4
     yield "memory, MB (Pss less clean file pages)", ["memory_mb total"], 0
     yield "restart to the first right answer, s", ["restart_s"], 2
+    yield "… CPU time of the server for that, s", ["restart_cpu_s"], 2
     yield "one record written, p50 / p99 ms", ["single_p50_ms", "single_p99_ms"], 2
     yield f"batches of {BATCH:,}, records/s", ["batch_rows_s"], 0
     yield "idle CPU, % of a core", ["idle_percent"], 1
