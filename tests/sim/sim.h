@@ -3,6 +3,7 @@
  *   sim_sched.c    threads that run only while they hold the baton; time; a node's env
  *   sim_wal.c      the log: no lock, unknown outcomes, entries that land late
  *   sim_meta.c     the metadata store: slow, away, of unknown outcome
+ *   sim_store.c    a shard's disk
  *   sim_net.c      the network: delays, losses, duplicates, cut links
  *   sim_node*.c    the services as objects on nodes that crash and come back
  *   sim_faults.c   what goes wrong, and when
@@ -79,6 +80,7 @@ struct sim_life {
     struct env env; /* first */
     struct sim_node *node;
     bool dead;
+    struct sim_life *before; /* of the same node */
 };
 
 struct sim_node {
@@ -105,15 +107,14 @@ struct sim_node {
     uint64_t paused_at_ns, resume_ns;
     /* what is wrong with it now */
     bool isolated;
-    bool log_away; /* reads of the log give nothing */
-    struct sim_life *lives[64];
-    uint32_t life_count;
+    uint32_t disk_fail; /* percent */
+    bool log_away;      /* reads of the log give nothing */
 };
 
 struct sim_counts {
     uint64_t switches, calls, crashes, power_cuts, lost_commits, restarts, pauses, frozen,
         isolations;
-    uint64_t meta_outages, clock_steps, log_faults, net_faults;
+    uint64_t disk_errors, quiet, meta_outages, clock_steps, log_faults, net_faults;
     uint64_t dropped, doubled, broken, refused;
     uint64_t appends, unknown, never_landed, landed_late, landed_unanswered;
     uint64_t epochs, voided, takeovers;
@@ -231,6 +232,7 @@ struct sim {
     uint64_t net_slow_ns;
     struct sim_truth truth;
     char tokens[SIM_TOKENS][SIM_TOKEN_BYTES]; /* some that were handed out */
+    bool quiet;                               /* clients rest for a while */
     bool healing;                             /* nothing new goes wrong */
     bool healed;                              /* and nothing is wrong any more */
     bool stopping, log_stopping;
@@ -294,6 +296,9 @@ void sim_log_free(struct sim_log *log);
 
 void sim_meta_attach(struct sim_node *node);
 void sim_net_attach(struct sim_node *node);
+/* The node's disk, for its present life; node->store is what survives. */
+struct store *sim_store_open(struct sim_node *node);
+
 struct sim_node *sim_find_node(struct sim *sim, const char *url);
 
 /* --- sim_node.c and one file per service --------------------------------------------------------

@@ -40,6 +40,8 @@ void sim_call_router(struct sim_node *from, const struct sim_ask *ask, struct si
              (const char *)reply->body.data);
     if (reply->rc == ERR_UNAVAILABLE)
         sim_world_sleep(from->sim, REFUSED_NS);
+    while (from->sim->quiet)
+        sim_world_sleep(from->sim, REFUSED_NS);
     if (reply->rc == ERR_OK && reply->status == 500)
         sim_fail(from->sim, "%s %s: 500 %.*s", ask->method, ask->path, (int)reply->body.len,
                  (const char *)reply->body.data);

@@ -149,16 +149,59 @@ static void follow_again(struct sim *sim, uint64_t number)
     sim->nodes[number].log_away = false;
 }
 
-static void cut_reader(struct sim *sim)
+static void cut_one(struct sim *sim, struct sim_node *node)
 {
-    struct sim_node *node = any_service(sim);
-
     if (node->log_away)
         return;
     node->log_away = true;
     sim->counts.log_faults++;
     sim_note(sim, "%s reads nothing of the log", node->name);
     undo_later(sim, sim_delay(sim, 100 * NS_PER_MS, 5 * NS_PER_S), follow_again, node->number);
+}
+
+/* One of those that read the log, or all shards. */
+static void cut_reader(struct sim *sim)
+{
+    if (sim_below(sim, 3) != 0) {
+        cut_one(sim, any_service(sim));
+        return;
+    }
+    for (uint32_t i = 0; i < sim->node_count; i++)
+        if (sim->nodes[i].service == &sim_shard_service)
+            cut_one(sim, &sim->nodes[i]);
+}
+
+static void mend_disk(struct sim *sim, uint64_t number)
+{
+    sim->nodes[number].disk_fail = 0;
+}
+
+static void trouble_disk(struct sim *sim)
+{
+    struct sim_node *node = any_service(sim);
+
+    if (node->disk_fail > 0)
+        return;
+    node->disk_fail = 1 + (uint32_t)sim_below(sim, 20);
+    sim_note(sim, "the disk of %s fails %u%% of the time", node->name, node->disk_fail);
+    undo_later(sim, sim_delay(sim, 100 * NS_PER_MS, 4 * NS_PER_S), mend_disk, node->number);
+}
+
+static void wake_clients(struct sim *sim, uint64_t what)
+{
+    (void)what;
+    sim->quiet = false;
+}
+
+/* So long that an idle ingest writes its version vectors; the next holder begins there. */
+static void rest(struct sim *sim)
+{
+    if (sim->counts.quiet > 0 || sim->options.seed % 4 != 0)
+        return;
+    sim->quiet = true;
+    sim->counts.quiet++;
+    sim_note(sim, "the clients rest");
+    undo_later(sim, 14 * NS_PER_S, wake_clients, 0);
 }
 
 static void meta_back(struct sim *sim, uint64_t what)
@@ -182,13 +225,14 @@ static void trouble_meta(struct sim *sim)
 void sim_faults(void *argument)
 {
     static void (*const FAULTS[])(struct sim * sim) = {
-        crash,   crash,       crash,       stop,        stand_still, stand_still,  step_clock,
-        isolate, trouble_net, trouble_log, trouble_log, cut_reader,  trouble_meta,
+        crash,       crash,      crash,        stop,         stand_still,
+        stand_still, step_clock, isolate,      trouble_net,  trouble_log,
+        trouble_log, cut_reader, trouble_meta, trouble_disk, rest,
     };
     struct sim *sim = argument;
 
     while (!sim->healing) {
-        sim_world_sleep(sim, sim_delay(sim, PAUSE_MIN_NS, PAUSE_MAX_NS));
+        sim_world_sleep(sim, sim_delay(sim, PAUSE_MIN_NS, PAUSE_MAX_NS) * (sim->quiet ? 8 : 1));
         if (!sim->healing)
             FAULTS[sim_below(sim, sizeof(FAULTS) / sizeof(FAULTS[0]))](sim);
     }
@@ -198,6 +242,7 @@ void sim_faults(void *argument)
         node->crash_in = 0;
         sim_resume(node);
         node->isolated = node->log_away = false;
+        node->disk_fail = 0;
     }
     calm_net(sim, 0);
     calm_log(sim, 0);

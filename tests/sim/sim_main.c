@@ -127,9 +127,11 @@ static void print_counts(const struct sim_counts *c)
     printf("  log      %llu appends, %llu of unknown outcome, %llu landed unanswered; %llu entries "
            "never landed, %llu late\n",
            N(appends), N(unknown), N(landed_unanswered), N(never_landed), N(landed_late));
-    printf("           %llu epochs, %llu take-overs, %llu void records; %llu log and %llu metadata "
-           "faults\n",
-           N(epochs), N(takeovers), N(voided), N(log_faults), N(meta_outages));
+    printf(
+        "           %llu epochs, %llu take-overs, %llu void records; %llu log, %llu metadata and "
+        "%llu disk faults; %llu rests\n",
+        N(epochs), N(takeovers), N(voided), N(log_faults), N(meta_outages), N(disk_errors),
+        N(quiet));
     printf("  writes   %llu acknowledged, %llu refused, %llu undecided; %llu creations won, %llu "
            "lost; %llu If-Match refused; %llu truncations, %llu collections dropped\n",
            N(acked), N(failed), N(undecided), N(wins), N(losses), N(precondition_failed),

@@ -4,6 +4,8 @@
 #include "services/ingest/ingest.h"
 #include "tests/sim/sim.h"
 
+#define STATUS_EVERY_MS 400 /* rarer than in the real world: most calls would be of these */
+
 struct ingest_object {
     struct ingest ingest;
     struct cluster *cluster;
@@ -22,8 +24,10 @@ static enum err_code open_log(void *context, struct wal **out, struct err *err)
 static enum err_code open_ingest(struct sim_node *node, struct err *err)
 {
     struct ingest_object *object = node->object;
-    struct cluster_options cluster = {
-        .env = &node->life->env, .meta = &node->meta, .client = &node->client};
+    struct cluster_options cluster = {.env = &node->life->env,
+                                      .meta = &node->meta,
+                                      .client = &node->client,
+                                      .status_every_ms = STATUS_EVERY_MS};
     struct ingest_setup setup = {.env = &node->life->env,
                                  .meta = &node->meta,
                                  .name = node->name,

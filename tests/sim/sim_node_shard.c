@@ -5,9 +5,14 @@
 #include "services/shard/shard.h"
 #include "tests/sim/sim.h"
 
+struct shard_object {
+    struct shard shard;
+    struct store *store;
+};
+
 static enum err_code open_shard(struct sim_node *node, struct err *err)
 {
-    struct store_options store = {.url = "memory:", .env = &node->life->env};
+    struct shard_object *object = node->object;
     struct shard_setup setup = {.env = &node->life->env,
                                 .meta = &node->meta,
                                 .wal_url = "sim:",
@@ -15,38 +20,36 @@ static enum err_code open_shard(struct sim_node *node, struct err *err)
                                 .replica = node->replica,
                                 .simd = "scalar"};
     char name[32], url[64];
-    enum err_code code = ERR_OK;
+    enum err_code code;
 
-    if (node->store == NULL)
-        code = store_open(&node->store, &store, err);
-    if (code != ERR_OK)
-        return code;
-    node->store->env = &node->life->env;
-    setup.store = node->store;
+    setup.store = object->store = sim_store_open(node);
     cluster_replica_name(name, node->shard, node->replica);
     (void)snprintf(url, sizeof(url), "http://%s", node->name);
     code = cluster_register(&node->meta, &node->life->env, "shard", name, url, err);
-    return code == ERR_OK ? shard_open(node->object, &setup, err) : code;
+    return code == ERR_OK ? shard_open(&object->shard, &setup, err) : code;
 }
 
 static void stop_shard(struct sim_node *node)
 {
-    shard_stop(node->object);
+    shard_stop(&((struct shard_object *)node->object)->shard);
 }
 
 static void close_shard(struct sim_node *node)
 {
-    shard_close(node->object);
+    struct shard_object *object = node->object;
+
+    shard_close(&object->shard);
+    store_close(object->store);
 }
 
 static void *shard_state_of(struct sim_node *node)
 {
-    return node->object;
+    return &((struct shard_object *)node->object)->shard;
 }
 
 const struct sim_service sim_shard_service = {
     .name = "shard",
-    .object_size = sizeof(struct shard),
+    .object_size = sizeof(struct shard_object),
     .open = open_shard,
     .stop = stop_shard,
     .close = close_shard,

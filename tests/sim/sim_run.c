@@ -238,8 +238,12 @@ static void free_all(struct sim *sim)
     sim_log_free(&sim->log);
     truth_free(&sim->truth);
     for (uint32_t i = 0; i < sim->node_count; i++)
-        for (uint32_t life = 0; life < sim->nodes[i].life_count; life++)
-            free(sim->nodes[i].lives[life]);
+        while (sim->nodes[i].life != NULL) {
+            struct sim_life *life = sim->nodes[i].life;
+
+            sim->nodes[i].life = life->before;
+            free(life);
+        }
 }
 
 uint64_t sim_run(struct sim *sim)

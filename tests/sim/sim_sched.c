@@ -591,11 +591,8 @@ struct sim_life *sim_life_new(struct sim_node *node)
 
     if (life == NULL)
         abort();
-    *life = (struct sim_life){.env.ops = &sim_env_ops, .node = node};
+    *life = (struct sim_life){.env.ops = &sim_env_ops, .node = node, .before = node->life};
     node->life = life;
-    if (node->life_count == sizeof(node->lives) / sizeof(node->lives[0]))
-        sim_fail(node->sim, "%s has had too many lives", node->name);
-    node->lives[node->life_count++] = life;
     return life;
 }
 
