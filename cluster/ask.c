@@ -479,6 +479,10 @@ enum err_code cluster_ask(struct cluster *cluster, const struct cluster_ask *ask
         (!ask->allow_partial || asking.last_failure == ERR_BEHIND ||
          asking.last_failure == ERR_STALENESS_UNMET))
         asking.rc = report_missing(&asking);
+    /* A read's token never says less than the one that it was asked with: who keeps only the last
+     * token reads monotonically, also when the next question concerns other partitions. */
+    if (asking.rc == ERR_OK)
+        asking.rc = token_merge(&out->seen, &ask->question->demands, err);
     if (asking.rc != ERR_OK)
         cluster_answer_free(out);
     return asking.rc;
