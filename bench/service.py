@@ -227,11 +227,15 @@ def measure(targets, figures, options):
     measure_searches(targets, figures, options)
     for number in range(options.repeats):
         for target in targets:
+            began = time.perf_counter()
             took = target.restart()
             figures.add(target, "restart_s", took)
             used = sum(target.cpu().values())
             figures.add(target, "restart_cpu_s", used)
             say(f"{target.name}: restart {took:.2f} s, CPU {used:.2f} s")
+            if hasattr(target, "wait_linked"):
+                target.wait_linked()
+                figures.add(target, "relinked_s", time.perf_counter() - began)
             settle(target)
     for number in range(options.repeats):
         for target in targets:
@@ -273,6 +277,7 @@ def rows_of_table(options):
     yield "memory, MB (Pss less clean file pages)", ["memory_mb total"], 0
     yield "restart to the first right answer, s", ["restart_s"], 2
     yield "… CPU time of the server for that, s", ["restart_cpu_s"], 2
+    yield "… from SIGTERM to all linked again, s", ["relinked_s"], 1
     yield "one record written, p50 / p99 ms", ["single_p50_ms", "single_p99_ms"], 2
     yield f"batches of {BATCH:,}, records/s", ["batch_rows_s"], 0
     yield "idle CPU, % of a core", ["idle_percent"], 1

@@ -171,9 +171,12 @@ class Vicinal(Target):
         times["counted_s"] = time.perf_counter() - began
         self.wait_right(LOAD_SECONDS_MAX, 0.05)
         times["answer_s"] = time.perf_counter() - began
-        wait_for("all vectors in the graph", self.is_linked, LOAD_SECONDS_MAX, 0.1)
+        self.wait_linked()
         times["linked_s"] = time.perf_counter() - began
         return times
+
+    def wait_linked(self):
+        wait_for("all vectors in the graph", self.is_linked, LOAD_SECONDS_MAX, 0.1)
 
     def is_linked(self):
         """Does the graph of each shard hold all vectors but the last, unfinished batch?  That one is
