@@ -104,12 +104,19 @@ deps:
 
 deps-test: deps
 	@sh tools/install_packages.sh $(APT_TEST)
-	@$(MAKE) -s $(BUILD)/venv/ready
+	@$(MAKE) -s $(BUILD)/venv/ready $(BUILD)/venv/generator
 
 $(BUILD)/venv/ready: tests/clients/requirements.txt $(wildcard clients/python/pyproject.toml)
 	@mkdir -p $(BUILD)
 	python3 -m venv $(BUILD)/venv
 	$(BUILD)/venv/bin/pip install -q --disable-pip-version-check -r tests/clients/requirements.txt -e clients/python
+	touch $@
+
+# The generator of API clients; found by its test in the local Maven repository.
+$(BUILD)/venv/generator: tests/clients/requirements.txt
+	@mkdir -p $(@D)
+	mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.8.1:get \
+	    -Dartifact=org.openapitools:openapi-generator-cli:7.25.0 -Dtransitive=false
 	touch $@
 
 # --- the two commands --------------------------------------------------------------------------

@@ -14,7 +14,8 @@ UNIT_TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test
 RECALL_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/recall/test_*.c))
 FUZZERS      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: unit recall service fault clients sim fuzz tidy unit-asan unit-tsan suite-asan clang-build nightly
+.PHONY: unit recall service fault clients sim fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
+        suite-tsan clang-build nightly
 .SECONDARY:
 
 # A test that needs the linker's help says so in its first lines: "link-flags: -Wl,--wrap=…".
@@ -41,9 +42,16 @@ recall: $(RECALL_TESTS)
 # Sanitized builds live beside the plain one.
 unit-asan:
 	@$(MAKE) --no-print-directory BUILD=build-asan BIN=build-asan/bin OPT=-O1 SANITIZE=address,undefined unit
+# Those without threads of their own would only be slow there.
+TSAN_SKIPS := engine_faults engine_graph filter_oracle wal_damage kernels model_memory hits shard_map
+TSAN_TESTS := $(filter-out $(TSAN_SKIPS:%=$(BUILD)/tests/unit/test_%),$(UNIT_TESTS))
+# A service that is ended by force leaves threads behind; that is no report.
+TSAN_SETTINGS := suppressions=$(abspath tests/tsan.supp) halt_on_error=1 report_thread_leaks=0
 unit-tsan:
-	@TSAN_OPTIONS="suppressions=tests/tsan.supp halt_on_error=1" \
-	    $(MAKE) --no-print-directory BUILD=build-tsan BIN=build-tsan/bin OPT=-O1 SANITIZE=thread unit
+	@TSAN_OPTIONS="$(TSAN_SETTINGS)" \
+	    $(MAKE) --no-print-directory BUILD=build-tsan BIN=build-tsan/bin OPT=-O1 SANITIZE=thread unit-threads
+unit-threads: $(TSAN_TESTS)
+	@$(run_programs) $(TSAN_TESTS)
 clang-build:
 	@$(MAKE) --no-print-directory BUILD=build-clang BIN=build-clang/bin CC=clang-14 WERROR=1 all
 
@@ -62,7 +70,7 @@ suite-asan:
 	@VICINAL_BIN=$(abspath build-asan/bin) VICINAL_SLOW=4 $(pytest) tests/service
 suite-tsan:
 	@$(MAKE) --no-print-directory BUILD=build-tsan BIN=build-tsan/bin OPT=-O1 SANITIZE=thread all
-	@TSAN_OPTIONS="suppressions=$(abspath tests/tsan.supp) halt_on_error=1" \
+	@TSAN_OPTIONS="$(TSAN_SETTINGS)" \
 	    VICINAL_BIN=$(abspath build-tsan/bin) VICINAL_SLOW=8 $(pytest) tests/service
 
 sim: $(BIN)/sim
