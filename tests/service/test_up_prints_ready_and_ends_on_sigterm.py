@@ -78,3 +78,30 @@ def test_a_port_that_is_taken_is_said(tmp_path):
         assert done.returncode == 2
         assert "listen" in done.stderr
         assert suite.get("/readyz").status == 200
+
+
+def test_a_signal_during_the_start_ends_it(tmp_path):
+    for seen in ("lock", "wal", "meta.db"):  # as far as the start is when the signal comes
+        process = subprocess.Popen([str(BIN / "vicinal"), "up", "--data", str(tmp_path / seen),
+                                    "--listen", "127.0.0.1:0"],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            poll("the start has begun",
+                 lambda: (tmp_path / seen / seen).exists() and
+                 (seen != "lock" or (tmp_path / seen / "lock").read_text() != ""), 10, 0.001)
+            process.terminate()
+            # Between taking the lock and watching for signals the signal's own effect is right too.
+            assert process.wait(10 * SLOW) in (0, -signal.SIGTERM)
+            poll("no service is left", lambda: not any(
+                str(tmp_path / seen) in words for words in command_lines()), 6)
+        finally:
+            process.kill()
+
+
+def command_lines():
+    for entry in pathlib.Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                yield (entry / "cmdline").read_bytes().decode(errors="replace")
+            except OSError:
+                pass
