@@ -122,18 +122,24 @@ static enum err_code start_up(struct demo *demo, struct err *err)
     return rc == ERR_OK ? wait_for_ready(demo, err) : rc;
 }
 
+/* What the import remembers stays in the suite's folder: nothing is left outside. */
 static enum err_code import_docs(struct demo *demo, struct err *err)
 {
-    char name[] = "vicinal", verb[] = "import", url_flag[] = "--url";
-    char collection_flag[] = "--collection", collection[] = COLLECTION;
+    char name[] = "vicinal", verb[] = "import", url_flag[] = "--url", state_flag[] = "--state";
+    char collection_flag[] = "--collection", collection[] = COLLECTION, state[PATH_MAX];
     char *docs = strdup(demo->docs);
-    char *const words[] = {name,       verb, url_flag, demo->url, collection_flag,
-                           collection, docs, NULL};
+    char *const words[] = {name,       verb,       url_flag, demo->url, collection_flag,
+                           collection, state_flag, state,    docs,      NULL};
+    int len = snprintf(state, sizeof(state), "%s/import.state", demo->data);
     int code;
     pid_t pid;
 
     if (docs == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory");
+    if (len < 0 || (size_t)len >= sizeof(state)) {
+        free(docs);
+        return err_set(err, ERR_CONFIG, "--data is too long");
+    }
     (void)printf("importing %s\n", docs);
     (void)fflush(stdout);
     pid = start_verb(demo, words, -1);
