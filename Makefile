@@ -131,10 +131,22 @@ run: deps
 	@$(BIN)/vicinal demo --data $(RUN_DATA) --listen $(if $(ONCE),127.0.0.1:0,$(LISTEN)) --docs '$(DOCS)' \
 	    $(if $(ASK),--ask '$(ASK)') $(if $(ONCE),--once)
 
+# DATA: a folder with docs-100k.npy, docs-100k.jsonl.zst, queries-2k.npy, truth-2k.npy (bench/README.md)
+DATA  ?= data
+BENCH ?=
+$(BUILD)/venv-bench/ready: bench/requirements.txt
+	@mkdir -p $(BUILD)
+	python3 -m venv $(BUILD)/venv-bench
+	$(BUILD)/venv-bench/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+bench: all $(BUILD)/venv-bench/ready
+	@VICINAL_BIN=$(abspath $(BIN)) $(BUILD)/venv-bench/bin/python bench/service.py --data '$(DATA)' $(BENCH)
+
 format:
 	clang-format-14 -i $$(git ls-files '*.c' '*.h')
 
 clean:
 	rm -rf $(BUILD) $(BIN) build-*
 
--include $(shell find $(BUILD) -name '*.d' -not -path '*/venv/*' 2>/dev/null)
+-include $(shell find $(BUILD) -name '*.d' -not -path '*/venv*' 2>/dev/null)

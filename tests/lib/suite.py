@@ -103,6 +103,7 @@ class Suite:
         self.data = pathlib.Path(data) if data else None
         self.wrap = list(wrap or [])
         self.process = None
+        self.log = None
         self.url = None
         self.lines = []
         self.local = threading.local()
@@ -162,7 +163,11 @@ class Suite:
             self.process.wait()
 
     def __enter__(self):
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
 
     def __exit__(self, kind, value, trace):
         try:
@@ -171,7 +176,8 @@ class Suite:
             self.stop()
         finally:
             self.kill()
-            self.log.close()
+            if self.log is not None:
+                self.log.close()
             if self.own_data:
                 shutil.rmtree(self.data, ignore_errors=True)
 
