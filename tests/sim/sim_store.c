@@ -4,6 +4,8 @@
 
 #include "tests/sim/sim.h"
 
+#define SLOW_NS (4 * NS_PER_MS) /* a page that has to be fetched */
+
 struct sim_store {
     struct store base; /* first */
     struct store *inner;
@@ -31,7 +33,9 @@ static void access_store(struct store *base)
     struct sim_node *node = ((struct sim_store *)base)->node;
     bool dies = sim_touch(base->env) != ERR_OK;
 
-    if (dies || sim_below(node->sim, 8) == 0)
+    if (!dies && sim_below(node->sim, 32) == 0)
+        (void)!sim_pass(base->env, sim_below(node->sim, SLOW_NS));
+    else if (dies || sim_below(node->sim, 8) == 0)
         sim_switch(node->sim);
 }
 
