@@ -153,6 +153,7 @@ static void make_path(const struct reading *reading, struct buffer *path)
 static void raise_claims(struct reading *reading, json_t *read, const struct sim_reply *reply,
                          char *own_token)
 {
+    bool is_stale = json_is_true(json_object_get(read, "stale"));
     struct sim *sim = reading->sim;
     double age = json_number_value(json_object_get(read, "staleness_seconds"));
     struct token seen = {0};
@@ -174,7 +175,9 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
             if (position > 0 || reading->id_count == SIM_IDS)
                 reading->from[p] = landed > reading->from[p] ? landed : reading->from[p];
         }
-        reading->from[p] = position > reading->from[p] ? position : reading->from[p];
+        /* A stale answer's token still holds what it was asked with. */
+        if (!is_stale)
+            reading->from[p] = position > reading->from[p] ? position : reading->from[p];
     }
     token_free(&seen);
 }
@@ -228,6 +231,11 @@ static void check_answer(struct reading *reading, const struct sim_reply *reply,
     json_t *document = sim_reply_json(sim, reply), *read = json_object_get(document, "read");
     int id;
 
+    sim_note(sim, "%s: %.3f s stale%s, from %llu %llu %llu %llu", name_of(reading->kind),
+             json_number_value(json_object_get(read, "staleness_seconds")),
+             json_is_true(json_object_get(read, "stale")) ? " (served)" : "",
+             (unsigned long long)reading->from[0], (unsigned long long)reading->from[1],
+             (unsigned long long)reading->from[2], (unsigned long long)reading->from[3]);
     sim->counts.reads++;
     sim->counts.fresh_reads += reading->fresh;
     sim->counts.token_reads += reading->token_text[0] != '\0';
