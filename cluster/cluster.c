@@ -13,7 +13,7 @@
 #include "common/base/log.h"
 #include "common/http/json_doc.h"
 
-#define FOLLOW_WAIT_NS  (NS_PER_S)
+#define FOLLOW_WAIT_NS  (100 * NS_PER_MS) /* so long a stop may take */
 #define FOLLOW_RETRY_NS (200 * NS_PER_MS)
 
 static bool is_stopping(struct cluster *cluster)
