@@ -124,11 +124,11 @@ DOCS   ?= .
 ASK    ?=
 ONCE   ?=
 LISTEN ?= 127.0.0.1:8080
-RUN_DATA ?= $(BUILD)/run-data
+RUN_DATA ?= $(BUILD)/run-$(if $(ONCE),once,data)
 
 run: deps
 	@$(MAKE) -s all
-	@$(BIN)/vicinal demo --data $(RUN_DATA) --listen $(if $(ONCE),127.0.0.1:0,$(LISTEN)) --docs '$(DOCS)' \
+	@$(if $(ONCE),trap 'rm -rf $(RUN_DATA)' EXIT;) $(BIN)/vicinal demo --data $(RUN_DATA) --listen $(if $(ONCE),127.0.0.1:0,$(LISTEN)) --docs '$(DOCS)' \
 	    $(if $(ASK),--ask '$(ASK)') $(if $(ONCE),--once)
 
 # DATA: a folder with docs-100k.npy, docs-100k.jsonl.zst, queries-2k.npy, truth-2k.npy (bench/README.md)

@@ -1,5 +1,6 @@
 /* PUT and DELETE /v1/collections/{c}.  Changes of one name are made one at a time: who changes it
  * has its name alone in the busy-id table. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/json_writer.h"
@@ -86,6 +87,33 @@ static enum err_code create(struct change *change, struct collection *wanted)
     return change_commit(change, wanted);
 }
 
+/* The log's ends: the change stands in every partition, so a read with this token knows it. */
+static enum err_code write_ends(struct ingest *ingest, struct json_writer *w, struct err *err)
+{
+    uint32_t partitions;
+    struct line_view *views = sequencer_views(&ingest->sequencer, &partitions);
+    struct token token = {0};
+    struct buffer text = {0};
+    enum err_code rc = ERR_OK;
+
+    if (views == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory for the token");
+    for (uint32_t i = 0; i < partitions && rc == ERR_OK; i++)
+        rc = token_raise(&token, ingest->sequencer.region, i, views[i].end, err);
+    if (rc == ERR_OK) {
+        token_to_text(&token, &text);
+        rc = buffer_check(&text, err);
+    }
+    if (rc == ERR_OK) {
+        json_key(w, "read_token");
+        json_put_string(w, (const char *)text.data, text.len);
+    }
+    buffer_free(&text);
+    token_free(&token);
+    free(views);
+    return rc;
+}
+
 enum err_code handle_put_collection(struct request *req)
 {
     struct collection wanted = {0};
@@ -109,8 +137,9 @@ enum err_code handle_put_collection(struct request *req)
     json_writer_init(&w, &req->reply.body);
     json_begin_object(&w);
     collection_write(&wanted, &w);
+    rc = write_ends(change.ingest, &w, &req->err);
     json_end_object(&w);
-    return ERR_OK;
+    return rc;
 }
 
 static enum err_code drop(struct change *change)

@@ -89,15 +89,21 @@ void indexer_run(void *argument)
 {
     struct shard *shard = argument;
     uint64_t chores_ns = env_boot_ns(shard->env) + CHORES_NS;
-    uint64_t synced = 0; /* commits of which a sync knows */
+    uint64_t synced = 0;   /* commits of which a sync knows */
+    uint64_t build_ns = 0; /* when linking began; 0: there is nothing to link */
 
     while (!shard_is_stopping(shard)) {
         enum err_code code = ERR_OK;
         uint64_t now_ns;
 
         if (link_slices(shard)) {
+            if (build_ns == 0)
+                build_ns = env_boot_ns(shard->env);
             code = env_yield(shard->env);
         } else {
+            if (build_ns != 0 && shard->metrics.build != NULL)
+                metric_observe_ns(shard->metrics.build, env_boot_ns(shard->env) - build_ns);
+            build_ns = 0;
             pthread_mutex_lock(&shard->lock);
             if (!shard_is_stopping(shard))
                 code = env_cond_wait(&shard->changed, &shard->lock, chores_ns);

@@ -125,6 +125,8 @@ static void open_metrics(struct shard *shard)
                                          "Time to answer a question, waiting included.");
     }
     snprintf(labels, sizeof(labels), "shard=\"%u\"", shard->setup.shard);
+    m->build = metrics_latency(all, "index_build_duration_seconds", labels,
+                               "From vectors waiting to be linked until none is.");
     m->searches = metrics_counter(all, "search_qps_total", labels, "Searches answered.");
     m->applied = metrics_gauge(all, "shard_applied_records", labels,
                                "Records of the log that counted, since the store was made.");

@@ -91,6 +91,7 @@ struct shard_collection {
 
 struct shard_metrics {
     struct metric *latency[6]; /* by enum wire_op */
+    struct metric *build;
     struct metric *searches, *applied, *voided, *parked, *failures;
     struct metric *staleness, *lag, *memory, *memory_limit, *linked, *unlinked, *records, *bytes;
 };
