@@ -1,6 +1,7 @@
 /* A whole cluster in one process, in simulated time, from one seed.
  *
- *   sim_sched.c    threads that run only while they hold the baton; time; a node's env
+ *   sim_sched.c    threads that run only while they hold the baton; time
+ *   sim_env.c      the env of a node: clocks, waits, death
  *   sim_wal.c      the log: no lock, unknown outcomes, entries that land late
  *   sim_meta.c     the metadata store: slow, away, of unknown outcome
  *   sim_store.c    a shard's disk
@@ -251,6 +252,17 @@ uint64_t sim_below(struct sim *sim, uint64_t bound); /* 0..bound-1; 0 for bound 
 bool sim_percent(struct sim *sim, uint32_t percent);
 /* Mostly near low, sometimes up to high. */
 uint64_t sim_delay(struct sim *sim, uint64_t low, uint64_t high);
+
+/* Between sim_sched.c and sim_env.c: give the baton away until the channel, the judge's boot clock
+ * or the judge's death; a blocked thread may run again; a thread of its own and its end; when, in
+ * the world's time, the node's boot clock shows that (NEVER_NS: it will not). */
+MUST_CHECK enum err_code sim_block(struct sim_node *judge, const void *channel, uint64_t until_ns);
+void sim_ready(struct sim_thread *thread, enum err_code woken);
+struct sim_thread *sim_thread_new(struct sim *sim, struct sim_node *node, const char *name,
+                                  env_thread_fn *fn, void *argument);
+void sim_thread_free(struct sim_thread *thread);
+uint64_t sim_world_time_of(const struct sim_node *node, uint64_t boot_ns);
+extern const struct env_ops sim_env_ops;
 
 /* A fresh life for the node, whose env services are opened with. */
 struct sim_life *sim_life_new(struct sim_node *node);

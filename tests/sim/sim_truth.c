@@ -161,7 +161,11 @@ static void check_stamp(struct sim *sim, uint32_t partition, const struct record
     if (stamp_compare(record->stamp, *newest) > 0)
         *newest = record->stamp;
     else if (record->op != RECORD_COLLECTION && record->op != RECORD_EPOCH)
-        sim_fail(sim, "partition %u: a stamp does not rise", partition);
+        sim_fail(
+            sim,
+            "partition %u: the stamp of op %d, %llu-%u, is not above %llu-%u, the newest so far",
+            partition, (int)record->op, (unsigned long long)record->stamp.clock,
+            record->stamp.region, (unsigned long long)newest->clock, newest->region);
 }
 
 static void note_holder(struct sim *sim, uint32_t partition, const struct record *record)

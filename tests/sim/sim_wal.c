@@ -217,7 +217,7 @@ static void send_partition(struct sending *sending, uint32_t partition)
         } else {
             give_up_at(sending, gives_up);
             if (delays)
-                send_entry(sending, i, late, true);
+                send_entry(sending, i, late > due ? late : due, true);
             else
                 sim->counts.never_landed++;
         }
