@@ -115,7 +115,7 @@ struct sim_node {
 struct sim_counts {
     uint64_t switches, calls, crashes, power_cuts, lost_commits, restarts, pauses, frozen,
         isolations;
-    uint64_t disk_errors, quiet, meta_outages, clock_steps, log_faults, net_faults;
+    uint64_t disk_errors, dawdles, quiet, meta_outages, clock_steps, log_faults, net_faults;
     uint64_t dropped, doubled, broken, refused;
     uint64_t appends, unknown, never_landed, landed_late, landed_unanswered;
     uint64_t epochs, voided, takeovers;

@@ -119,9 +119,10 @@ static void print_counts(const struct sim_counts *c)
 {
 #define N(member) (unsigned long long)c->member
     printf("  nodes    %llu crashes (%llu power cuts), %llu starts, %llu pauses (%llu with frozen "
-           "clocks), %llu isolations, %llu clock steps\n",
+           "clocks), %llu isolations, %llu clock steps, %llu threads "
+           "that dawdle\n",
            N(crashes), N(power_cuts), N(restarts), N(pauses), N(frozen), N(isolations),
-           N(clock_steps));
+           N(clock_steps), N(dawdles));
     printf("  network  %llu calls, %llu lost, %llu broken, %llu refused, %llu doubled\n", N(calls),
            N(dropped), N(broken), N(refused), N(doubled));
     printf("  log      %llu appends, %llu of unknown outcome, %llu landed unanswered; %llu entries "

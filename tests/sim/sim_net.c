@@ -12,10 +12,12 @@
 
 #include "tests/sim/sim.h"
 
-#define TRIP_NS     (50 * NS_PER_US)
-#define TRIP_MAX_NS (3 * NS_PER_MS)
-#define CONNECT_NS  NS_PER_S /* until a connection that is not answered counts as none */
-#define PATH_BYTES  1024
+#define TRIP_NS       (50 * NS_PER_US)
+#define TRIP_MAX_NS   (3 * NS_PER_MS)
+#define CONNECT_NS    NS_PER_S /* until a connection that is not answered counts as none */
+#define DAWDLE_ONE_IN 150
+#define DAWDLE_MAX_NS (9 * NS_PER_S)
+#define PATH_BYTES    1024
 
 struct result {
     enum err_code rc;
@@ -360,6 +362,19 @@ static void end_rest(struct gathering *gathering, enum err_code code)
     }
 }
 
+/* A thread may be the only one of its node that does not get on, just when it has its answer. */
+static void dawdle(struct sim_node *node, const struct http_call *call)
+{
+    struct sim *sim = node->sim;
+
+    if (sim->healing || sim->options.calm || node->service == NULL ||
+        strcmp(call->method, "POST") != 0 || sim_below(sim, DAWDLE_ONE_IN) != 0)
+        return;
+    sim->counts.dawdles++;
+    sim_note(sim, "a thread of %s dawdles", node->name);
+    (void)!sim_pass(&node->life->env, sim_below(sim, DAWDLE_MAX_NS));
+}
+
 static void net_gather(struct http_client *client, struct http_call *calls, size_t count,
                        uint64_t deadline_ns, http_ended_fn *ended, void *context)
 {
@@ -383,6 +398,8 @@ static void net_gather(struct http_client *client, struct http_call *calls, size
         end_rest(&gathering, code);
     if (code == ERR_DEAD)
         sim_switch(from->sim);
+    else
+        dawdle(from, &calls[0]);
     group_put(group);
 }
 
