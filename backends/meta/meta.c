@@ -11,21 +11,15 @@
 #include <string.h>
 
 #include "common/base/checked.h"
+#include "common/base/text.h"
 
 static const struct meta_ops *const back_ends[] = {&meta_sqlite_ops, &meta_memory_ops};
 
 static const struct meta_ops *find_back_end(const char *url)
 {
-    size_t scheme_len = strcspn(url, ":");
-
-    if (url[scheme_len] != ':')
-        return NULL;
-    for (size_t i = 0; i < ARRAY_COUNT(back_ends); i++) {
-        const char *scheme = back_ends[i]->scheme;
-
-        if (strlen(scheme) == scheme_len && memcmp(scheme, url, scheme_len) == 0)
+    for (size_t i = 0; i < ARRAY_COUNT(back_ends); i++)
+        if (text_has_scheme(url, back_ends[i]->scheme))
             return back_ends[i];
-    }
     return NULL;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/base/limits.h"
+#include "common/base/text.h"
 
 #define BACKENDS_MAX 4
 
@@ -24,14 +25,9 @@ void wal_register(const struct wal_ops *ops)
 
 static const struct wal_ops *backend_of(const char *url)
 {
-    size_t len = strcspn(url, ":");
-
-    for (size_t i = 0; url[len] == ':' && i < BACKENDS_MAX && backends[i] != NULL; i++) {
-        const char *scheme = backends[i]->scheme;
-
-        if (strlen(scheme) == len && memcmp(scheme, url, len) == 0)
+    for (size_t i = 0; i < BACKENDS_MAX && backends[i] != NULL; i++)
+        if (text_has_scheme(url, backends[i]->scheme))
             return backends[i];
-    }
     return NULL;
 }
 

@@ -238,3 +238,10 @@ void text_uuid7(char out[37], struct env *env)
     }
     assert(at == 36);
 }
+
+bool text_has_scheme(const char *url, const char *scheme)
+{
+    size_t len = strlen(scheme);
+
+    return strncmp(url, scheme, len) == 0 && url[len] == ':';
+}

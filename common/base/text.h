@@ -45,6 +45,9 @@ bool text_to_datetime(const char *in, size_t len, double *seconds);
 size_t text_percent_decode(char *data, size_t len);
 void text_percent_encode(struct buffer *out, const char *data, size_t len); /* unreserved kept */
 
+/* url begins with the whole scheme and a colon: how a front finds the back end of a URL. */
+bool text_has_scheme(const char *url, const char *scheme);
+
 /* A random UUID-like id: version 7 layout (time-ordered), 36 characters and NUL. */
 struct env;
 void text_uuid7(char out[37], struct env *env);

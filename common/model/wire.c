@@ -20,6 +20,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "common/base/json_writer.h"
 #include "common/base/bytes.h"
 #include "common/base/limits.h"
 
@@ -498,4 +499,27 @@ enum err_code wire_answer_decode(struct wire_answer *out, const void *data, size
         return malformed(err, "the answer is cut or too long");
     *out = answer;
     return ERR_OK;
+}
+
+void wire_row_write(const struct wire_row *row, struct json_writer *w)
+{
+    if (row->text != NULL) {
+        json_key(w, "text");
+        json_raw(w, row->text, row->text_len);
+    }
+    if (row->metadata != NULL) {
+        json_key(w, "metadata");
+        json_raw(w, row->metadata, row->metadata_len);
+    }
+    if (row->vector != NULL) {
+        json_key(w, "vector");
+        json_begin_array(w);
+        for (uint32_t i = 0; i < row->dim; i++) {
+            float value;
+
+            memcpy(&value, (const char *)row->vector + i * sizeof(value), sizeof(value));
+            json_float(w, value);
+        }
+        json_end_array(w);
+    }
 }

@@ -111,6 +111,10 @@ void wire_question_encode(const struct wire_question *question, struct buffer *o
 MUST_CHECK enum err_code wire_question_decode(struct wire_question *out, const void *data,
                                               size_t len, struct arena *arena, struct err *err);
 
+/* The members text, metadata and vector of a row, those present, into an open JSON object. */
+struct json_writer;
+void wire_row_write(const struct wire_row *row, struct json_writer *w);
+
 void wire_answer_encode(const struct wire_answer *answer, struct buffer *out);
 
 /* As for questions.  text, metadata and explain are checked to begin and end as such a value does,

@@ -140,9 +140,6 @@ enum err_code member_unknown(struct err *err, struct json_text key);
 /* --- rows in answers (rows.c) ------------------------------------------------------------------
  */
 
-/* The members text, metadata and vector of a row, those present, into an open object. */
-void row_write_fields(const struct wire_row *row, struct json_writer *w);
-
 /* id, version and the fields of a row, into an open object. */
 void row_write(const struct wire_row *row, struct json_writer *w);
 

@@ -7,29 +7,6 @@
 
 #include "common/base/limits.h"
 
-void row_write_fields(const struct wire_row *row, struct json_writer *w)
-{
-    if (row->text != NULL) {
-        json_key(w, "text");
-        json_raw(w, row->text, row->text_len);
-    }
-    if (row->metadata != NULL) {
-        json_key(w, "metadata");
-        json_raw(w, row->metadata, row->metadata_len);
-    }
-    if (row->vector != NULL) {
-        json_key(w, "vector");
-        json_begin_array(w);
-        for (uint32_t i = 0; i < row->dim; i++) {
-            float value;
-
-            memcpy(&value, (const char *)row->vector + i * sizeof(value), sizeof(value));
-            json_float(w, value);
-        }
-        json_end_array(w);
-    }
-}
-
 void row_write(const struct wire_row *row, struct json_writer *w)
 {
     char version[STAMP_TEXT_BYTES];
@@ -39,7 +16,7 @@ void row_write(const struct wire_row *row, struct json_writer *w)
     json_put_string(w, row->id, row->id_len);
     json_key(w, "version");
     json_text(w, version);
-    row_write_fields(row, w);
+    wire_row_write(row, w);
 }
 
 enum err_code rows_lists(const struct cluster_answer *answer, struct arena *arena,

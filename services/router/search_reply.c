@@ -44,7 +44,7 @@ void search_write_matches(const struct search *search, struct buffer *out)
         json_put_string(&w, row->id, row->id_len);
         json_key(&w, "score");
         json_double(&w, shown_score(search, score));
-        row_write_fields(row, &w);
+        wire_row_write(row, &w);
         json_end_object(&w);
     }
     json_end_array(&w);

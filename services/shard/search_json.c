@@ -291,25 +291,7 @@ static void write_row(struct json_writer *w, const struct wire_row *row)
     json_u64(w, row->partition);
     json_key(w, "distance");
     json_float(w, row->distance);
-    if (row->text != NULL) {
-        json_key(w, "text");
-        json_raw(w, row->text, row->text_len);
-    }
-    if (row->metadata != NULL) {
-        json_key(w, "metadata");
-        json_raw(w, row->metadata, row->metadata_len);
-    }
-    if (row->vector != NULL) {
-        json_key(w, "vector");
-        json_begin_array(w);
-        for (uint32_t i = 0; i < row->dim; i++) {
-            float value;
-
-            memcpy(&value, (const uint8_t *)row->vector + i * sizeof(float), sizeof(value));
-            json_float(w, value);
-        }
-        json_end_array(w);
-    }
+    wire_row_write(row, w);
     json_end_object(w);
 }
 
