@@ -46,6 +46,11 @@ static enum err_code unknown_scheme(const char *url, struct err *err)
     return err_set(err, ERR_CONFIG, "wal: no back end for \"%.80s\"; known: %s", url, known);
 }
 
+enum err_code wal_check_url(const char *url, struct err *err)
+{
+    return backend_of(url) == NULL ? unknown_scheme(url, err) : ERR_OK;
+}
+
 enum err_code wal_open(struct wal **out, const struct wal_options *options, struct err *err)
 {
     const struct wal_ops *ops;

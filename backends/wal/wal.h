@@ -40,6 +40,10 @@ struct wal_options {
  * ERR_INSUFFICIENT_STORAGE. */
 MUST_CHECK enum err_code wal_open(struct wal **out, const struct wal_options *options,
                                   struct err *err);
+
+/* Is there a back end for the URL?  For programs that open the log later.  Errors: ERR_CONFIG. */
+MUST_CHECK enum err_code wal_check_url(const char *url, struct err *err);
+
 void wal_close(struct wal *wal); /* after its readers; NULL is fine */
 
 uint32_t wal_partitions(const struct wal *wal);

@@ -71,8 +71,10 @@ static enum err_code open_service(void *state, struct err *err)
                                  .open_wal_context = ingest,
                                  .log_locks = strncmp(ingest->options.wal, "file:", 5) == 0,
                                  .reserve_bytes = ingest->options.reserve};
-    enum err_code rc = meta_open(&ingest->meta, ingest->options.meta, ingest->base.env, err);
+    enum err_code rc = wal_check_url(ingest->options.wal, err);
 
+    if (rc == ERR_OK)
+        rc = meta_open(&ingest->meta, ingest->options.meta, ingest->base.env, err);
     if (rc == ERR_OK)
         rc = http_client_open(&ingest->client, &client, err);
     if (rc != ERR_OK)

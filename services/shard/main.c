@@ -51,6 +51,8 @@ static enum err_code process_open(void *state, struct err *err)
         return err_set_errno(err, errno, "--data %s", process->data);
     if (snprintf(url, sizeof(url), "lmdb:%s/store", process->data) >= (int)sizeof(url))
         return err_set(err, ERR_CONFIG, "--data is too long");
+    if ((code = wal_check_url(process->wal_url, err)) != ERR_OK)
+        return code;
     code = meta_open(&process->meta, process->meta_url, process->base.env, err);
     if (code == ERR_OK)
         code = store_open(&process->store, &options, err);
