@@ -246,7 +246,7 @@ static bool is_dropped(struct ask *ask)
 static enum err_code open_snapshot(struct ask *ask, struct err *err)
 {
     struct shard *shard = ask->shard;
-    enum err_code code;
+    enum err_code code = ERR_OK;
     bool is_same;
 
     ask->grace_slot = grace_enter(&shard->grace);
@@ -256,14 +256,14 @@ static enum err_code open_snapshot(struct ask *ask, struct err *err)
     if (code != ERR_OK)
         return code;
     ask->collection = collections_get(shard, ask->question.incarnation);
-    if (ask->collection == NULL)
-        return ERR_OK;
-    if (is_dropped(ask))
+    if (ask->collection != NULL && is_dropped(ask))
         return err_set(err, ERR_COLLECTION_NOT_FOUND, "the collection was dropped");
-    code = store_begin(&ask->txn, shard->setup.store, false, err);
+    if (ask->collection != NULL)
+        code = store_begin(&ask->txn, shard->setup.store, false, err);
     if (code != ERR_OK)
         return code;
-    /* A store that was cleared meanwhile gives ordinals anew: they are not those of this engine. */
+    /* A store that was cleared meanwhile gives ordinals anew: they are not those of this engine.
+     * And a collection that is not found because all were just cut is not an empty one. */
     pthread_mutex_lock(&shard->lock);
     is_same = ask->generation == shard->generation;
     pthread_mutex_unlock(&shard->lock);
