@@ -59,17 +59,21 @@ static void ask_ends(struct shard *shard)
     struct wal *wal = shard_wal_get(shard);
     uint64_t asked_ns = env_boot_ns(shard->env);
     enum err_code code = ERR_UNAVAILABLE;
+    uint64_t generation = 0;
     uint32_t count = 0;
 
     if (wal != NULL) {
         pthread_mutex_lock(&shard->lock);
         count = shard->served_count;
+        generation = shard->generation;
         memcpy(partitions, shard->partition_of, count * sizeof(partitions[0]));
         pthread_mutex_unlock(&shard->lock);
         code = wal_ends(wal, partitions, count, asked_ns + ROUND_NS, ends, &err);
     }
     pthread_mutex_lock(&shard->lock);
-    /* While the log is held here the consumer does not change which partitions are served. */
+    /* The shard may have begun anew meanwhile: these are not the ends of its slots then. */
+    if (code == ERR_OK && generation != shard->generation)
+        code = ERR_UNAVAILABLE;
     for (uint32_t slot = 0; code == ERR_OK && slot < count; slot++) {
         shard->round_ends[slot] = ends[slot];
         freshness_note_locked(&shard->partitions[slot], asked_ns, ends[slot]);
@@ -144,6 +148,7 @@ void freshness_run(void *argument)
 /* What one question waits for. */
 struct waiting {
     const struct demand *demand;
+    uint64_t generation;           /* of the shard, whose slots these are */
     uint64_t fresh_from_ns;        /* fresh_ns must have reached this; 0: no matter */
     uint64_t need[PARTITIONS_MAX]; /* positions by slot */
 };
@@ -206,7 +211,7 @@ static enum err_code read_token_locked(const struct shard *shard, struct waiting
                                        struct err *err)
 {
     const struct demand *demand = waiting->demand;
-    uint32_t known = 0; /* the region looked up last: entries are sorted by region */
+    const struct token_entry *known = NULL; /* of the region looked up last: they are sorted */
 
     for (size_t i = 0; i < demand->token->count; i++) {
         const struct token_entry *entry = &demand->token->entries[i];
@@ -218,11 +223,11 @@ static enum err_code read_token_locked(const struct shard *shard, struct waiting
                                   shard->partitions_all);
             if (is_concerned_locked(shard, demand, entry))
                 waiting->need[shard->slot_of[entry->partition]] = entry->position;
-        } else if (entry->region != known) {
+        } else if (known == NULL || entry->region != known->region) {
             if (!region_is_known_locked(shard, entry->region))
                 return err_set_at(err, ERR_TOKEN_LOG_GONE, "/read_token",
                                   "the token is of log %u, which is not known here", entry->region);
-            known = entry->region;
+            known = entry;
         }
     }
     return ERR_OK;
@@ -247,12 +252,17 @@ static enum err_code use_ends_locked(const struct shard *shard, struct waiting *
     return ERR_OK;
 }
 
-static enum err_code check_state_locked(const struct shard *shard, struct err *err)
+/* Caller holds the lock. */
+static enum err_code check_state_locked(const struct shard *shard, const struct waiting *waiting,
+                                        struct err *err)
 {
     if (shard_is_stopping(shard))
         return err_set(err, ERR_UNAVAILABLE, "the shard is shutting down");
     if (!shard->is_open)
         return err_set(err, ERR_UNAVAILABLE, "the shard is starting: %s", shard->detail);
+    /* It has begun anew, maybe with other partitions in its slots. */
+    if (waiting->generation != shard->generation)
+        return err_set(err, ERR_UNAVAILABLE, "the shard has begun anew");
     return ERR_OK;
 }
 
@@ -272,7 +282,7 @@ static enum err_code wait_locked(struct shard *shard, const struct waiting *wait
         if (code == ERR_TIMEOUT)
             code = err_set(err, ERR_BEHIND, "still behind at the deadline");
         else if (code == ERR_OK)
-            code = check_state_locked(shard, err);
+            code = check_state_locked(shard, waiting, err);
         else
             code = err_set(err, code, "the node is gone");
     }
@@ -291,7 +301,8 @@ enum err_code freshness_await(struct shard *shard, const struct demand *demand, 
                                     ? demand->arrived_ns - demand->max_staleness_ns
                                     : 1;
     pthread_mutex_lock(&shard->lock);
-    code = check_state_locked(shard, err);
+    waiting.generation = shard->generation;
+    code = check_state_locked(shard, &waiting, err);
     if (code == ERR_OK)
         code = read_token_locked(shard, &waiting, err);
     is_met = code == ERR_OK && !demand->fresh && is_met_locked(shard, &waiting);
@@ -301,8 +312,7 @@ enum err_code freshness_await(struct shard *shard, const struct demand *demand, 
     if (await_round(shard, demand->deadline_ns) != ERR_OK)
         return err_set(err, ERR_BEHIND, "the log's end cannot be asked");
     pthread_mutex_lock(&shard->lock);
-    /* The shard may have begun anew meanwhile, for other partitions. */
-    code = check_state_locked(shard, err);
+    code = check_state_locked(shard, &waiting, err);
     if (code == ERR_OK)
         code = use_ends_locked(shard, &waiting, err);
     if (code == ERR_OK)

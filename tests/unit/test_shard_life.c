@@ -110,6 +110,8 @@ static void tokens_of_other_logs_are_refused_at_once(void **state)
     assert_int_equal(wait_for(rig, &question, NULL), ERR_INVALID_ARGUMENT);
     entry = (struct token_entry){.region = wal_region(rig->writer) + 1, .position = 1};
     assert_int_equal(wait_for(rig, &question, NULL), ERR_TOKEN_LOG_GONE); /* nobody knows it */
+    entry.region = 0;
+    assert_int_equal(wait_for(rig, &question, NULL), ERR_TOKEN_LOG_GONE); /* no log has that */
     rig_free(rig);
 }
 
