@@ -99,7 +99,10 @@ static enum err_code map_hits(struct searching *searching, struct err *err)
 
     ask->answer.row_count = 0;
     ask->bytes = 0;
-    for (size_t i = 0; code == ERR_OK && i < searching->hit_count; i++) {
+    /* The hits ascend: what comes behind k rows is not wanted, nor may its texts count. */
+    for (size_t i = 0;
+         code == ERR_OK && i < searching->hit_count && ask->answer.row_count < ask->question.k;
+         i++) {
         const struct engine_hit *hit = &searching->hits[i];
         struct wire_row *out = &ask->answer.rows[ask->answer.row_count];
         struct row row;
