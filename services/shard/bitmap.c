@@ -2,7 +2,8 @@
  *
  * A bitmap belongs to (store, collection, its revision in the snapshot, partitions asked, filter
  * text); the revision rises with every commit that changes the collection, so that a kept bitmap is
- * never stale.  Failure modes: the deadline, looked at every 1,024 rows; no memory. */
+ * never stale.  Failure modes: the deadline, looked at every 1,024 rows and more often where their
+ * metadata is long; no memory. */
 #include "services/shard/bitmap.h"
 
 #include <assert.h>
@@ -17,7 +18,8 @@
 #include "services/shard/rows.h"
 
 #define KEPT_BYTES_MAX MIB(64) /* of all bitmaps and filter texts kept */
-#define ROWS_PER_CHECK 1024
+#define ROW_WORK       64      /* of any row, beside the bytes of its metadata */
+#define WORK_PER_CHECK KIB(64) /* between two looks at the clock */
 
 struct key {
     uint64_t generation;
@@ -175,6 +177,7 @@ struct making {
     struct bitmap *bitmap;
     uint64_t *words;
     uint64_t ordinals; /* room, in bits */
+    uint64_t work;     /* since the last look at the clock */
     struct filter_scratch scratch;
 };
 
@@ -193,12 +196,16 @@ static void consider(struct making *making, const struct row *row, uint32_t ordi
     making->bitmap->bits.cardinality++;
 }
 
-static enum err_code check_deadline(const struct making *making, struct err *err)
+/* After each row: a filter costs as much as the metadata is long. */
+static enum err_code check_deadline(struct making *making, size_t metadata_len, struct err *err)
 {
     const struct bitmap_request *request = making->request;
 
-    if (making->bitmap->scanned % ROWS_PER_CHECK == 0 &&
-        env_boot_ns(request->env) >= request->deadline_ns)
+    making->work += ROW_WORK + metadata_len;
+    if (making->work < WORK_PER_CHECK)
+        return ERR_OK;
+    making->work = 0;
+    if (env_boot_ns(request->env) >= request->deadline_ns)
         return err_set(err, ERR_TIMEOUT, "the deadline came while the filter was evaluated");
     return ERR_OK;
 }
@@ -224,7 +231,7 @@ static enum err_code walk_rows(struct making *making, struct err *err)
         if (code == ERR_OK) {
             consider(making, &row, ordinal);
             making->bitmap->scanned++;
-            code = check_deadline(making, err);
+            code = check_deadline(making, row.metadata_len, err);
         }
     }
     if (cursor != NULL)
@@ -252,8 +259,10 @@ static enum err_code look_up_ids(struct making *making, const struct json_text *
         making->bitmap->scanned++;
         if (code == ERR_OK && entry.is_live) {
             code = row_get(&row, request->txn, request->collection, entry.ordinal, err);
-            if (code == ERR_OK)
+            if (code == ERR_OK) {
                 consider(making, &row, entry.ordinal);
+                code = check_deadline(making, row.metadata_len, err);
+            }
         }
         if (code == ERR_NOT_FOUND)
             code = ERR_OK;
@@ -283,6 +292,9 @@ static enum err_code make(struct bitmap **out, struct bitmap_cache *cache,
     making.bitmap->cache = cache;
     ids = request->filter == NULL ? NULL : filter_ids(request->filter, &id_count);
     code = ids != NULL ? look_up_ids(&making, ids, id_count, err) : walk_rows(&making, err);
+    /* Rows may have been judged wrongly then. */
+    if (code == ERR_OK && making.scratch.failed)
+        code = err_set(err, ERR_NO_MEMORY, "no memory to evaluate the filter");
     filter_scratch_free(&making.scratch);
     if (code != ERR_OK) {
         bitmap_free(making.bitmap);

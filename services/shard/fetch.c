@@ -2,7 +2,8 @@
  *
  * The ids of a collection stand partition by partition in the store: a scroll merges as many
  * sorted streams as partitions are asked, through a heap of their next ids.  Failure modes: the
- * deadline, looked at every 1,024 records. */
+ * deadline, looked at every 1,024 records and more often where a filter reads long metadata; no
+ * memory to evaluate the filter, for what it says then may be wrong. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,8 @@
 #include "common/base/json_reader.h"
 #include "services/shard/ask.h"
 
-#define RECORDS_PER_CHECK 1024
+#define RECORD_WORK    64      /* of any record, beside the bytes of metadata that a filter reads */
+#define WORK_PER_CHECK KIB(64) /* between two looks at the clock */
 
 static int compare_ids(const char *a, size_t a_len, const char *b, size_t b_len)
 {
@@ -19,12 +21,6 @@ static int compare_ids(const char *a, size_t a_len, const char *b, size_t b_len)
     int order = len == 0 ? 0 : memcmp(a, b, len);
 
     return order != 0 ? order : (a_len > b_len) - (a_len < b_len);
-}
-
-static bool matches(const struct ask *ask, const struct row *row, struct filter_scratch *scratch)
-{
-    return filter_matches(ask->filter, row->id, row->id_len, row->metadata, row->metadata_len,
-                          scratch);
 }
 
 /* --- by ids ------------------------------------------------------------------------------------
@@ -97,12 +93,29 @@ struct scroll {
     struct filter_scratch scratch;
     struct stream *streams; /* a heap of those that have a next id, the lowest first */
     size_t count;
-    uint64_t seen;
+    uint64_t work; /* since the last look at the clock */
 };
 
-static enum err_code count_seen(struct scroll *scroll, struct err *err)
+static enum err_code spend(struct scroll *scroll, uint64_t work, struct err *err)
 {
-    return ++scroll->seen % RECORDS_PER_CHECK == 0 ? ask_check_deadline(scroll->ask, err) : ERR_OK;
+    scroll->work += work;
+    if (scroll->work < WORK_PER_CHECK)
+        return ERR_OK;
+    scroll->work = 0;
+    return ask_check_deadline(scroll->ask, err);
+}
+
+/* Does the row pass the filter?  Errors: ERR_TIMEOUT, ERR_NO_MEMORY. */
+static enum err_code judge(struct scroll *scroll, const struct row *row, bool *passes,
+                           struct err *err)
+{
+    const struct filter *filter = scroll->ask->filter;
+
+    *passes = filter_matches(filter, row->id, row->id_len, row->metadata, row->metadata_len,
+                             &scroll->scratch);
+    if (scroll->scratch.failed)
+        return err_set(err, ERR_NO_MEMORY, "no memory to evaluate the filter");
+    return filter == NULL ? ERR_OK : spend(scroll, RECORD_WORK + row->metadata_len, err);
 }
 
 /* Move to the next live id; id NULL: the end. */
@@ -125,7 +138,7 @@ static enum err_code stream_next(struct scroll *scroll, struct stream *stream, s
             break;
         code = id_entry_decode(&entry, value, err);
         if (code == ERR_OK)
-            code = count_seen(scroll, err);
+            code = spend(scroll, RECORD_WORK, err);
         id = (const char *)key.data + ID_PREFIX_BYTES;
         id_len = key.len - ID_PREFIX_BYTES;
         if (code != ERR_OK || !entry.is_live ||
@@ -205,11 +218,12 @@ static enum err_code take(struct scroll *scroll, const struct row *row, uint32_t
 {
     struct ask *ask = scroll->ask;
     struct wire_row *out = &ask->answer.rows[ask->answer.row_count];
-    enum err_code code;
+    bool passes;
+    enum err_code code = judge(scroll, row, &passes, err);
 
     *is_full = false;
-    if (!matches(ask, row, &scroll->scratch))
-        return ERR_OK;
+    if (code != ERR_OK || !passes)
+        return code;
     if (ask->answer.row_count == ask->question.limit) {
         *is_full = true;
         return ERR_OK;
@@ -321,10 +335,12 @@ static enum err_code count_ids(struct scroll *scroll, const struct json_text *id
     for (size_t i = 0; code == ERR_OK && i < count; i++) {
         struct row row;
         uint32_t ordinal;
+        bool passes = false;
 
         code = ask_find(ask, &row, &ordinal, &sorted[i], err);
-        if (code == ERR_OK && matches(ask, &row, &scroll->scratch))
-            ask->answer.count++;
+        if (code == ERR_OK)
+            code = judge(scroll, &row, &passes, err);
+        ask->answer.count += passes;
         if (code == ERR_NOT_FOUND)
             code = ERR_OK;
     }
@@ -344,17 +360,17 @@ static enum err_code count_rows(struct scroll *scroll, struct err *err)
         struct store_value key, value;
         struct row row;
         uint32_t ordinal;
+        bool passes = false;
         bool more;
 
         code = store_cursor_next(cursor, &key, &value, &more, err);
         if (code != ERR_OK || !more || !ordinal_key_is_of(key, collection, &ordinal))
             break;
         code = row_decode(&row, value, err);
-        if (code == ERR_OK && partition_set_has(&ask->asked, row.partition) &&
-            matches(ask, &row, &scroll->scratch))
-            ask->answer.count++;
         if (code == ERR_OK)
-            code = count_seen(scroll, err);
+            code = partition_set_has(&ask->asked, row.partition) ? judge(scroll, &row, &passes, err)
+                                                                 : spend(scroll, RECORD_WORK, err);
+        ask->answer.count += passes;
     }
     if (cursor != NULL)
         store_cursor_close(cursor);

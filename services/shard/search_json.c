@@ -65,10 +65,14 @@ static enum err_code read_partitions(struct decoding *d)
 
 static enum err_code read_vector(struct decoding *d)
 {
-    float *vector = arena_alloc(&d->req->arena, DIMENSION_MAX, sizeof(float));
+    float *vector;
     size_t count = 0, bad = 0;
     enum err_code code;
 
+    /* A body of many would take 32 KiB for each. */
+    if ((d->given & GIVEN_VECTOR) != 0)
+        return err_set(&d->req->err, ERR_INVALID_ARGUMENT, "given twice");
+    vector = arena_alloc(&d->req->arena, DIMENSION_MAX, sizeof(float));
     if (vector == NULL)
         return err_set(&d->req->err, ERR_NO_MEMORY, "no memory for a vector");
     code = json_read_floats(&d->reader, vector, DIMENSION_MAX, &count, &bad);
@@ -290,7 +294,10 @@ static void write_row(struct json_writer *w, const struct wire_row *row)
     json_key(w, "partition");
     json_u64(w, row->partition);
     json_key(w, "distance");
-    json_float(w, row->distance);
+    if (isfinite(row->distance))
+        json_float(w, row->distance);
+    else
+        json_double(w, copysign(3.5e38, row->distance)); /* it left the range of floats */
     wire_row_write(row, w);
     json_end_object(w);
 }

@@ -425,6 +425,85 @@ static void the_json_twin_says_the_same(void **state)
     reply_free(&twin);
 }
 
+static void the_twin_survives_distances_beyond_floats(void **state)
+{
+    static const float huge[DIM] = {3e38f, 3e38f}, minus[DIM] = {-3e38f, -3e38f};
+    struct rig *rig = rig_ready();
+    struct world alone = {.rig = rig};
+    struct collection collection = rig_collection(rig, "huge", DIM, METRIC_L2);
+    struct wire_question question = rig_question(&collection, WIRE_SEARCH);
+    struct reply_of reply;
+    json_t *document, *row;
+
+    (void)state;
+    rig_upsert(rig, &collection, "huge", minus, "{\"even\":true}");
+    rig_catch_up(rig);
+    question.vector = huge;
+    question.dim = DIM;
+    document = ask_json(&alone, &question, &reply);
+    row = json_array_get(json_object_get(document, "rows"), 0);
+    assert_non_null(row);
+    assert_true(json_real_value(json_object_get(row, "distance")) > 3.4e38);
+    json_decref(document);
+    reply_free(&reply);
+    rig_free(rig);
+}
+
+static void the_twin_takes_one_vector(void **state)
+{
+    static const char body[] = "{\"vector\":[1],\"vector\":[1]}";
+    struct world *world = *state;
+    struct reply_of reply = {0};
+
+    reply.req.header = rig_json;
+    rig_send(world->rig, &reply, "/internal/v1/search", body, sizeof(body) - 1);
+    assert_int_equal(reply.code, ERR_INVALID_ARGUMENT);
+    assert_string_equal(reply.req.err.pointer, "/vector");
+    reply_free(&reply);
+}
+
+/* The clock is looked at by the work done, not by the number of rows: few long ones cost as much
+ * as many short ones. */
+static void filters_of_long_metadata_keep_the_deadline(void **state)
+{
+    enum { LONG = 60000, PATTERN = 500 };
+    struct rig *rig = rig_ready();
+    struct collection collection = rig_collection(rig, "long", DIM, METRIC_L2);
+    struct wire_question question = rig_question(&collection, WIRE_COUNT);
+    struct buffer metadata = {0}, filter = {0};
+    struct reply_of reply;
+    char id[16];
+
+    (void)state;
+    buffer_append_text(&metadata, "{\"a\":\"");
+    for (unsigned i = 0; i < LONG; i++)
+        buffer_append_byte(&metadata, 'a');
+    buffer_append_text(&metadata, "\"}");
+    buffer_append_byte(&metadata, 0);
+    buffer_append_text(&filter, "{\"a\":{\"$like\":\"%");
+    for (unsigned i = 0; i < PATTERN; i++)
+        buffer_append_byte(&filter, 'a');
+    buffer_append_text(&filter, "b%\"}}");
+    for (unsigned i = 0; i < 40; i++) {
+        id_of(id, i);
+        rig_upsert(rig, &collection, id, vectors[i], (const char *)metadata.data);
+    }
+    rig_catch_up(rig);
+    question.filter = (const char *)filter.data;
+    question.filter_len = filter.len;
+    question.wait_ms = 1;
+    rig_ask(rig, &reply, &question);
+    assert_int_equal(reply.code, ERR_TIMEOUT);
+    reply_free(&reply);
+    question.op = WIRE_SCROLL;
+    rig_ask(rig, &reply, &question);
+    assert_int_equal(reply.code, ERR_TIMEOUT);
+    reply_free(&reply);
+    buffer_free(&metadata);
+    buffer_free(&filter);
+    rig_free(rig);
+}
+
 static void the_status_tells_everything(void **state)
 {
     struct world *world = *state;
@@ -476,6 +555,9 @@ int main(void)
         cmocka_unit_test(counts_are_exact),
         cmocka_unit_test(wrong_questions_are_refused),
         cmocka_unit_test(the_json_twin_says_the_same),
+        cmocka_unit_test(the_twin_survives_distances_beyond_floats),
+        cmocka_unit_test(the_twin_takes_one_vector),
+        cmocka_unit_test(filters_of_long_metadata_keep_the_deadline),
         cmocka_unit_test(the_status_tells_everything),
     };
 
