@@ -1,7 +1,9 @@
 /* The busy-id table: a hash table of counted locks; see busy.h.
  *
- * One mutex guards the whole table: sections are short.  Waiters sleep on one of a few conditions,
- * chosen by the key's hash, and look again when anything there was given up. */
+ * One mutex guards the whole table: sections are short.  Each key has a queue in the order of
+ * arrival, and who gives the key up hands it to the head of that queue: a newcomer never overtakes,
+ * so that nobody starves at a key that many write.  Waiters sleep on one of a few conditions,
+ * chosen by the key's hash, until theirs was handed over. */
 #include "services/ingest/busy.h"
 
 #include <assert.h>
@@ -14,12 +16,18 @@
 #define BUSY_BUCKETS 4096 /* a power of two */
 #define BUSY_STRIPES 64   /* a power of two */
 
+/* Lives on its thread's stack, in the queue until the key was handed over or given up on. */
+struct waiter {
+    struct waiter *next;
+    enum busy_mode mode;
+    bool has;
+};
+
 struct busy_entry {
     struct busy_entry *next;
+    struct waiter *first;
     uint64_t hash;
     uint32_t sharers;
-    uint32_t waiters; /* of both kinds */
-    uint32_t alone_waiters;
     bool alone;
     uint8_t incarnation[INCARNATION_BYTES];
     size_t len;
@@ -32,6 +40,7 @@ struct busy {
     struct env_cond given_up[BUSY_STRIPES];
     struct busy_entry *buckets[BUSY_BUCKETS];
     size_t count;
+    size_t waiting; /* threads, over all keys */
 };
 
 enum err_code busy_open(struct busy **out, struct env *env, struct err *err)
@@ -126,7 +135,7 @@ static void drop_locked(struct busy *busy, struct busy_entry *entry)
 {
     struct busy_entry **at = &busy->buckets[entry->hash & (BUSY_BUCKETS - 1)];
 
-    if (entry->sharers > 0 || entry->alone || entry->waiters > 0)
+    if (entry->sharers > 0 || entry->alone || entry->first != NULL)
         return;
     while (*at != entry)
         at = &(*at)->next;
@@ -136,43 +145,65 @@ static void drop_locked(struct busy *busy, struct busy_entry *entry)
     busy->count--;
 }
 
-static bool is_free(const struct busy_entry *entry, enum busy_mode mode)
-{
-    if (mode == BUSY_ALONE)
-        return !entry->alone && entry->sharers == 0;
-    return !entry->alone && entry->alone_waiters == 0;
-}
-
 static struct env_cond *stripe_of(struct busy *busy, const struct busy_entry *entry)
 {
     return &busy->given_up[(entry->hash >> 32) & (BUSY_STRIPES - 1)];
 }
 
-static enum err_code take_locked(struct busy *busy, struct busy_entry *entry, enum busy_mode mode,
-                                 uint64_t deadline_ns)
+static bool hold_locked(struct busy_entry *entry, enum busy_mode mode)
 {
-    enum err_code rc = ERR_OK;
-
-    if (!is_free(entry, mode)) {
-        entry->waiters++;
-        entry->alone_waiters += mode == BUSY_ALONE;
-        while (rc == ERR_OK && !is_free(entry, mode))
-            rc = env_cond_wait(stripe_of(busy, entry), &busy->lock, deadline_ns);
-        entry->waiters--;
-        entry->alone_waiters -= mode == BUSY_ALONE;
-        /* Sharers that let this one go first may try again, however it went. */
-        if (mode == BUSY_ALONE && entry->waiters > 0)
-            env_cond_broadcast(stripe_of(busy, entry));
-        if (rc == ERR_TIMEOUT && is_free(entry, mode))
-            rc = ERR_OK;
-    }
-    if (rc != ERR_OK)
-        return rc;
+    if (entry->alone || (mode == BUSY_ALONE && entry->sharers > 0))
+        return false;
     if (mode == BUSY_ALONE)
         entry->alone = true;
     else
         entry->sharers++;
-    return ERR_OK;
+    return true;
+}
+
+/* Hand the key to as many from the head of its queue as can have it together. */
+static void hand_over_locked(struct busy *busy, struct busy_entry *entry)
+{
+    bool handed = false;
+
+    while (entry->first != NULL && hold_locked(entry, entry->first->mode)) {
+        entry->first->has = true;
+        entry->first = entry->first->next;
+        handed = true;
+    }
+    if (handed)
+        env_cond_broadcast(stripe_of(busy, entry));
+}
+
+static void leave_queue_locked(struct busy *busy, struct busy_entry *entry, struct waiter *waiter)
+{
+    struct waiter **at = &entry->first;
+
+    while (*at != waiter)
+        at = &(*at)->next;
+    *at = waiter->next;
+    hand_over_locked(busy, entry);
+}
+
+static enum err_code take_locked(struct busy *busy, struct busy_entry *entry, enum busy_mode mode,
+                                 uint64_t deadline_ns)
+{
+    struct waiter waiter = {.mode = mode}, **last = &entry->first;
+    enum err_code rc = ERR_OK;
+
+    if (entry->first == NULL && hold_locked(entry, mode))
+        return ERR_OK;
+    while (*last != NULL)
+        last = &(*last)->next;
+    *last = &waiter;
+    busy->waiting++;
+    while (rc == ERR_OK && !waiter.has)
+        rc = env_cond_wait(stripe_of(busy, entry), &busy->lock, deadline_ns);
+    busy->waiting--;
+    if (waiter.has)
+        return ERR_OK; /* also when the deadline came together with the key */
+    leave_queue_locked(busy, entry, &waiter);
+    return rc;
 }
 
 static void give_up_locked(struct busy *busy, struct busy_entry *entry, bool alone)
@@ -184,8 +215,7 @@ static void give_up_locked(struct busy *busy, struct busy_entry *entry, bool alo
         assert(!entry->alone && entry->sharers > 0);
         entry->sharers--;
     }
-    if (entry->waiters > 0 && entry->sharers == 0)
-        env_cond_broadcast(stripe_of(busy, entry));
+    hand_over_locked(busy, entry);
     drop_locked(busy, entry);
 }
 
@@ -246,6 +276,26 @@ size_t busy_count(struct busy *busy)
     return count;
 }
 
+size_t busy_waiting(struct busy *busy)
+{
+    size_t waiting;
+
+    pthread_mutex_lock(&busy->lock);
+    waiting = busy->waiting;
+    pthread_mutex_unlock(&busy->lock);
+    return waiting;
+}
+
+/* Nobody waits for what he could have. */
+static bool is_valid(const struct busy_entry *entry)
+{
+    if (entry->alone)
+        return entry->sharers == 0;
+    if (entry->sharers == 0)
+        return false;
+    return entry->first == NULL || entry->first->mode == BUSY_ALONE;
+}
+
 bool busy_validate(struct busy *busy)
 {
     size_t count = 0;
@@ -257,9 +307,7 @@ bool busy_validate(struct busy *busy)
              entry = entry->next) {
             count++;
             valid = valid && (entry->hash & (BUSY_BUCKETS - 1)) == i;
-            valid = valid && !(entry->alone && entry->sharers > 0);
-            valid = valid && entry->waiters >= entry->alone_waiters;
-            valid = valid && (entry->alone || entry->sharers > 0 || entry->waiters > 0);
+            valid = valid && is_valid(entry);
         }
     valid = valid && count == busy->count;
     pthread_mutex_unlock(&busy->lock);

@@ -5,8 +5,9 @@
  * it alone.  A key with an empty id is its collection's gate: every write of records shares it,
  * what concerns all records has it alone.
  *
- * Keys are taken in their order (incarnation, id bytes), so no two writes wait for each other.  Who
- * wants a key alone goes before later sharers.  Waiting is through env; no mutex is held meanwhile.
+ * Keys are taken in their order (incarnation, id bytes), so no two writes wait for each other. Each
+ * key is handed on in the order of arrival: nobody overtakes, nobody starves.  Waiting is through
+ * env; no mutex is held meanwhile.
  */
 #ifndef VICINAL_INGEST_BUSY_H
 #define VICINAL_INGEST_BUSY_H
@@ -50,6 +51,9 @@ void busy_release(struct busy_claim *claim); /* zeroed is fine; leaves it zeroed
 
 /* Keys held or waited for. */
 size_t busy_count(struct busy *busy);
+
+/* Threads that wait just now; for tests. */
+size_t busy_waiting(struct busy *busy);
 
 /* Every invariant; for tests. */
 bool busy_validate(struct busy *busy);

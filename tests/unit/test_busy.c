@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -178,6 +179,75 @@ static void who_wants_it_alone_goes_before_later_sharers(void **state)
     busy_release(&sharer.claim);
 }
 
+/* The order in which the key was handed on. */
+struct place {
+    pthread_t thread;
+    enum busy_mode mode;
+    int came, served;
+};
+
+static _Atomic int served_so_far;
+
+static void *queue_for_x(void *argument)
+{
+    struct place *place = argument;
+    struct busy_key key = key_of(ONE, "x", place->mode);
+    struct busy_claim claim;
+    struct err err;
+
+    if (busy_take(busy, &claim, &key, 1, soon(WAIT_NS), &err) != ERR_OK)
+        return NULL;
+    place->served = atomic_fetch_add(&served_so_far, 1);
+    busy_release(&claim);
+    return NULL;
+}
+
+static void a_key_is_handed_on_in_the_order_of_arrival(void **state)
+{
+    enum { PLACES = 12 };
+    struct place places[PLACES] = {0};
+    struct busy_claim held, again;
+
+    (void)state;
+    atomic_store(&served_so_far, 0);
+    assert_int_equal(try_take(&held, ONE, "x", BUSY_ALONE), ERR_OK);
+    for (int i = 0; i < PLACES; i++) {
+        places[i] =
+            (struct place){.mode = i % 3 == 0 ? BUSY_SHARED : BUSY_ALONE, .came = i, .served = -1};
+        assert_int_equal(pthread_create(&places[i].thread, NULL, queue_for_x, &places[i]), 0);
+        while (busy_waiting(busy) != (size_t)i + 1)
+            sched_yield();
+    }
+    /* Who comes back at once finds the key taken. */
+    busy_release(&held);
+    assert_int_equal(busy_take(busy, &again, &(struct busy_key){ONE, "x", 1, BUSY_ALONE}, 1,
+                               soon(WAIT_NS), &(struct err){0}),
+                     ERR_OK);
+    assert_int_equal(atomic_load(&served_so_far), PLACES);
+    busy_release(&again);
+    for (int i = 0; i < PLACES; i++) {
+        assert_int_equal(pthread_join(places[i].thread, NULL), 0);
+        assert_int_equal(places[i].served, places[i].came);
+    }
+}
+
+static void who_gives_up_waiting_lets_the_next_go_on(void **state)
+{
+    struct busy_claim held, alone;
+    struct waiter sharer = {.mode = BUSY_SHARED};
+
+    (void)state;
+    assert_int_equal(try_take(&held, ONE, "x", BUSY_SHARED), ERR_OK);
+    /* The sharer stands behind one that wants it alone, or comes when that one is gone. */
+    assert_int_equal(pthread_create(&sharer.thread, NULL, wait_for_x, &sharer), 0);
+    assert_int_equal(try_take(&alone, ONE, "x", BUSY_ALONE), ERR_TIMEOUT);
+    assert_int_equal(pthread_join(sharer.thread, NULL), 0);
+    assert_int_equal(sharer.rc, ERR_OK);
+    assert_true(busy_validate(busy));
+    busy_release(&sharer.claim);
+    busy_release(&held);
+}
+
 /* Many threads with many ids in any order: nobody waits for ever, and who is alone is alone. */
 struct crowd {
     pthread_t thread;
@@ -259,6 +329,8 @@ int main(void)
         PROMISE(equal_keys_count_once_and_the_stronger_mode_wins),
         PROMISE(a_failed_take_leaves_nothing),
         PROMISE(who_wants_it_alone_goes_before_later_sharers),
+        PROMISE(a_key_is_handed_on_in_the_order_of_arrival),
+        PROMISE(who_gives_up_waiting_lets_the_next_go_on),
         PROMISE(a_crowd_never_deadlocks_and_never_overlaps),
     };
 
