@@ -14,15 +14,15 @@ ifeq ($(origin CC),default)
 CC       := gcc
 endif
 
-CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD)
+CPPFLAGS += -D_GNU_SOURCE -I. -I$(BUILD) -isystem /usr/include/postgresql
 CFLAGS   += -std=c17 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off -pthread
 CFLAGS   += -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 CFLAGS   += $(if $(WERROR),-Werror)
 CFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-LDFLAGS  += -pthread $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+LDFLAGS  += -pthread -Wl,--as-needed $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 DEPFLAGS  = -MMD -MP
 
-SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lzstd -lxxhash -lcrypto -lz -lm
+SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
 
 SERVICES := router shard ingest
 BACKENDS := wal cache meta store embedder
@@ -95,9 +95,10 @@ include tests/tests.mk
 # --- what must be installed --------------------------------------------------------------------
 # Named Debian packages; a machine that has them all is left alone.
 APT_BUILD := gcc libc6-dev libjansson-dev libcivetweb-dev libcurl4-openssl-dev liblmdb-dev \
-             libsqlite3-dev libzstd-dev libxxhash-dev libssl-dev zlib1g-dev python3 python3-yaml
+             libsqlite3-dev libzstd-dev libxxhash-dev libssl-dev zlib1g-dev librdkafka-dev \
+             libhiredis-dev libpq-dev python3 python3-yaml
 APT_TEST  := clang-14 clang-format-14 libclang-rt-14-dev llvm-14 libcmocka-dev strace python3-venv curl \
-             default-jre-headless maven
+             default-jre-headless maven redis-server postgresql-15
 
 deps:
 	@sh tools/install_packages.sh $(APT_BUILD)
