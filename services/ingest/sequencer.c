@@ -62,6 +62,35 @@ static void flush_queue_locked(struct sequencer *s, const struct err *why)
     }
 }
 
+static enum err_code refuse_stale(struct err *err)
+{
+    return err_set(err, ERR_UNAVAILABLE, "the log was recovered in between; try again");
+}
+
+void begin_generation_locked(struct sequencer *s)
+{
+    struct sequence_batch **at = &s->head;
+
+    s->generation++;
+    while (*at != NULL) {
+        struct sequence_batch *batch = *at;
+
+        if (batch->generation == 0) {
+            at = &batch->next;
+            continue;
+        }
+        *at = batch->next;
+        s->queued_bytes -= batch->bytes.len;
+        s->queued_count--;
+        batch->next = NULL;
+        batch->state = BATCH_DONE;
+        (void)refuse_stale(&batch->err);
+        env_cond_broadcast(&batch->done);
+        batch_unref_locked(s, batch);
+    }
+    s->tail = at;
+}
+
 static void set_state(struct sequencer *s, enum sequencer_state state, const struct err *refusal)
 {
     pthread_mutex_lock(&s->lock);
@@ -69,7 +98,7 @@ static void set_state(struct sequencer *s, enum sequencer_state state, const str
     err_clear(&s->refusal);
     s->wanted = false;
     if (state == SEQUENCER_HOLDER)
-        s->generation++;
+        begin_generation_locked(s);
     if (refusal != NULL) {
         s->refusal = *refusal;
         flush_queue_locked(s, refusal);
@@ -316,7 +345,7 @@ static enum err_code refuse_locked(struct sequencer *s, const struct sequence_ba
         return err->code;
     }
     if (batch->generation != 0 && batch->generation != s->generation)
-        return err_set(err, ERR_UNAVAILABLE, "the log was recovered in between; try again");
+        return refuse_stale(err);
     if (s->queued_bytes > 0 && s->setup.queue_bytes_max - s->queued_bytes < batch->bytes.len)
         return err_set(err, ERR_UNAVAILABLE, "too many writes wait for the log");
     return ERR_OK;

@@ -196,7 +196,7 @@ struct sequencer {
     enum sequencer_state state;
     struct err refusal;      /* code not ERR_OK: why nothing is accepted */
     struct line_view *views; /* partitions of them */
-    uint64_t generation;     /* rises with each take-over and recovery */
+    uint64_t generation;     /* rises whenever the log may hold what no decision knew of */
     uint64_t last_change;    /* clock of the newest change stamp given */
     struct sequence_batch *head, **tail;
     size_t queued_bytes, queued_count;
@@ -249,6 +249,10 @@ MUST_CHECK enum err_code append_vectors(struct sequencer *s, struct err *err);
 /* The batch's outcome is known: wake its handler.  Caller holds no lock. */
 void batch_finish(struct sequencer *s, struct sequence_batch *batch, const struct err *outcome);
 void batch_unref_locked(struct sequencer *s, struct sequence_batch *batch);
+
+/* A take-over, a recovery, or an append that nobody held the ids of any more: what was decided
+ * before may be wrong now.  Decisions that are queued are refused.  Caller holds the lock. */
+void begin_generation_locked(struct sequencer *s);
 
 /* Open the log if need be, become holder. ERR_CONFLICT: another one is. */
 MUST_CHECK enum err_code take_over(struct sequencer *s, struct err *err);

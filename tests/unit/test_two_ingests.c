@@ -319,7 +319,8 @@ static int tear_down(void **state)
     return 0;
 }
 
-static enum err_code write_one(int i, uint32_t partition, const char *id)
+static enum err_code write_until(int i, uint32_t partition, const char *id, uint64_t generation,
+                                 uint64_t deadline_ns)
 {
     struct record record = {.op = RECORD_UPSERT, .id = id, .id_len = strlen(id)};
     struct sequence_batch *batch;
@@ -328,9 +329,21 @@ static enum err_code write_one(int i, uint32_t partition, const char *id)
 
     assert_int_equal(sequence_batch_new(&batch, &ingests[i], &err), ERR_OK);
     assert_int_equal(sequence_batch_add(batch, partition, &record, &err), ERR_OK);
-    rc = sequencer_commit(&ingests[i], batch, skipping_boot_ns(NULL) + WAIT_NS, &err);
+    batch->generation = generation;
+    rc = sequencer_commit(&ingests[i], batch, deadline_ns, &err);
     sequence_batch_put(&ingests[i], batch);
     return rc;
+}
+
+/* What depends on a decision that was made in that generation. */
+static enum err_code write_decided(int i, uint32_t partition, const char *id, uint64_t generation)
+{
+    return write_until(i, partition, id, generation, skipping_boot_ns(NULL) + WAIT_NS);
+}
+
+static enum err_code write_one(int i, uint32_t partition, const char *id)
+{
+    return write_decided(i, partition, id, 0);
 }
 
 /* Valid upserts, all partitions; id: only those of this id.  Local stamps must rise. */
@@ -424,6 +437,103 @@ static void a_write_that_lands_behind_the_next_holder_is_void(void **state)
     assert_int_equal(count_valid(NULL), 3);
 }
 
+/* Steal the lease until that ingest has it and the other one stands by. */
+static void hand_over_to(int i)
+{
+    uint64_t end = env_boot_ns(env_real()) + WAIT_NS;
+
+    while (state_of(i) != SEQUENCER_HOLDER || state_of(1 - i) != SEQUENCER_STANDBY) {
+        assert_true(env_boot_ns(env_real()) < end);
+        if (state_of(i) != SEQUENCER_HOLDER)
+            steal_lease();
+        atomic_fetch_add(&skipped_ns, NS_PER_S / 4);
+        assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + 10 * NS_PER_MS),
+                         ERR_OK);
+    }
+}
+
+static uint64_t generation_of(int i)
+{
+    struct err err = {0};
+    uint64_t generation;
+
+    assert_int_equal(sequencer_check(&ingests[i], &generation, &err), ERR_OK);
+    return generation;
+}
+
+static void a_decision_from_before_a_hand_over_and_back_is_refused(void **state)
+{
+    uint64_t before = generation_of(0);
+
+    (void)state;
+    /* A finds no "x".  B holds the log for a while, and makes it.  Then A does, as it decided. */
+    hand_over_to(1);
+    assert_int_equal(write_one(1, 0, "x"), ERR_OK);
+    hand_over_to(0);
+    assert_int_equal(write_decided(0, 0, "x", before), ERR_UNAVAILABLE);
+    assert_int_equal(count_valid("x"), 1);
+    /* What is decided now is taken, and so is what depends on nothing. */
+    assert_int_equal(write_decided(0, 0, "y", generation_of(0)), ERR_OK);
+    assert_int_equal(write_one(0, 0, "x"), ERR_OK);
+    assert_int_equal(count_valid("x"), 2);
+}
+
+struct decided {
+    pthread_t thread;
+    const char *id;
+    uint64_t generation, deadline_ns;
+    enum err_code rc;
+};
+
+static void *write_decision(void *argument)
+{
+    struct decided *decided = argument;
+
+    decided->rc = write_until(0, 0, decided->id, decided->generation, decided->deadline_ns);
+    return NULL;
+}
+
+/* A thread of its own writes to ingest 0, until it stands in the log's door or in the queue. */
+static void write_apart(struct decided *decided, bool queued)
+{
+    uint64_t end = env_boot_ns(env_real()) + WAIT_NS;
+    bool there = false;
+
+    assert_int_equal(pthread_create(&decided->thread, NULL, write_decision, decided), 0);
+    while (!there) {
+        assert_true(env_boot_ns(env_real()) < end);
+        assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS), ERR_OK);
+        pthread_mutex_lock(&ingests[0].lock);
+        there = queued ? ingests[0].queued_count == 1 : atomic_load(&handles[0].waiting) > 0;
+        pthread_mutex_unlock(&ingests[0].lock);
+    }
+}
+
+/* While an append's answer is lost, another holder may have come and gone. */
+static void a_decision_that_is_queued_during_a_recovery_is_refused(void **state)
+{
+    struct decided first = {.id = "first", .deadline_ns = NEVER_NS}, decided = first, plain = first;
+
+    (void)state;
+    atomic_store(&handles[0].paused, true);
+    write_apart(&first, false);
+    decided.id = "decided";
+    decided.generation = generation_of(0);
+    write_apart(&decided, true);
+    atomic_store(&handles[0].lost, true);
+    atomic_store(&handles[0].paused, false);
+    assert_int_equal(pthread_join(decided.thread, NULL), 0);
+    assert_int_equal(pthread_join(first.thread, NULL), 0);
+    plain.id = "plain";
+    plain.rc = write_one(0, 0, plain.id);
+    assert_int_equal(first.rc, ERR_OK);
+    assert_int_equal(decided.rc, ERR_UNAVAILABLE);
+    assert_int_equal(plain.rc, ERR_OK);
+    assert_int_equal(count_valid("first"), 1);
+    assert_int_equal(count_valid("decided"), 0);
+    assert_int_equal(count_valid("plain"), 1);
+}
+
 struct writer {
     pthread_t thread;
     unsigned number, acknowledged;
@@ -480,6 +590,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         PROMISE(a_standby_waits_while_the_lease_is_renewed),
         PROMISE(a_write_that_lands_behind_the_next_holder_is_void),
+        PROMISE(a_decision_from_before_a_hand_over_and_back_is_refused),
+        PROMISE(a_decision_that_is_queued_during_a_recovery_is_refused),
         PROMISE(two_that_fight_acknowledge_exactly_what_is_valid),
     };
 
