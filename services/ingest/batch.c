@@ -54,6 +54,9 @@ void batch_finish(struct sequencer *s, struct sequence_batch *batch, const struc
     batch->next = NULL;
     if (outcome != NULL)
         batch->err = *outcome;
+    /* Others may have its ids by now, and have decided without it. */
+    if (batch->left)
+        begin_generation_locked(s);
     env_cond_broadcast(&batch->done);
     batch_unref_locked(s, batch);
     pthread_mutex_unlock(&s->lock);

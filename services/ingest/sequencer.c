@@ -408,10 +408,12 @@ static enum err_code await_locked(struct sequencer *s, struct sequence_batch *ba
             withdraw_locked(s, batch);
             return err_set(err, rc, "nothing was written: the deadline passed in the queue");
         }
-        if (rc == ERR_DEAD || env_boot_ns(s->env) >= patience_locked(batch, deadline_ns))
+        if (rc == ERR_DEAD || env_boot_ns(s->env) >= patience_locked(batch, deadline_ns)) {
+            batch->left = true;
             return err_set(err, ERR_UNKNOWN_OUTCOME,
                            "the log has not come back; the outcome of "
                            "the write is not known");
+        }
     }
     if (batch->err.code != ERR_OK)
         *err = batch->err;

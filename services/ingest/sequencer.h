@@ -76,6 +76,7 @@ struct sequence_batch {
     /* guarded by the sequencer's lock */
     enum batch_state state;
     uint64_t doubt_until_ns; /* BATCH_DOUBT: its handler waits until then, or its deadline */
+    bool left;               /* its handler has left, with its ids, before the outcome was known */
     uint32_t refs;
     struct env_cond done;
     struct err err; /* code ERR_OK: all committed */

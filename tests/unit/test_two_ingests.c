@@ -534,6 +534,28 @@ static void a_decision_that_is_queued_during_a_recovery_is_refused(void **state)
     assert_int_equal(count_valid("plain"), 1);
 }
 
+/* A log that hangs: who wrote gives up, and with it the id.  The next one finds no "x". */
+static void a_decision_made_behind_a_write_that_was_given_up_is_refused(void **state)
+{
+    struct decided first = {.id = "x"}, decided = {.id = "x", .deadline_ns = NEVER_NS};
+
+    (void)state;
+    sequencer_close(&ingests[1]);
+    atomic_store(&handles[0].paused, true);
+    first.deadline_ns = skipping_boot_ns(NULL) + NS_PER_S;
+    write_apart(&first, false);
+    atomic_fetch_add(&skipped_ns, OUTCOME_GRACE_NS + 2 * NS_PER_S);
+    assert_int_equal(pthread_join(first.thread, NULL), 0);
+    assert_int_equal(first.rc, ERR_UNKNOWN_OUTCOME);
+    decided.generation = generation_of(0);
+    write_apart(&decided, true);
+    atomic_store(&handles[0].paused, false);
+    assert_int_equal(pthread_join(decided.thread, NULL), 0);
+    assert_int_equal(decided.rc, ERR_UNAVAILABLE);
+    assert_int_equal(count_valid("x"), 1);
+    assert_int_equal(write_decided(0, 0, "x", generation_of(0)), ERR_OK);
+}
+
 struct writer {
     pthread_t thread;
     unsigned number, acknowledged;
@@ -592,6 +614,7 @@ int main(void)
         PROMISE(a_write_that_lands_behind_the_next_holder_is_void),
         PROMISE(a_decision_from_before_a_hand_over_and_back_is_refused),
         PROMISE(a_decision_that_is_queued_during_a_recovery_is_refused),
+        PROMISE(a_decision_made_behind_a_write_that_was_given_up_is_refused),
         PROMISE(two_that_fight_acknowledge_exactly_what_is_valid),
     };
 
