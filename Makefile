@@ -105,7 +105,7 @@ deps:
 
 deps-test: deps
 	@sh tools/install_packages.sh $(APT_TEST)
-	@$(MAKE) -s $(BUILD)/venv/ready $(BUILD)/venv/generator
+	@$(MAKE) -s $(BUILD)/venv/ready $(BUILD)/venv/generator build/kafka/ready
 
 $(BUILD)/venv/ready: tests/clients/requirements.txt $(wildcard clients/python/pyproject.toml)
 	@mkdir -p $(BUILD)
@@ -118,6 +118,13 @@ $(BUILD)/venv/generator: tests/clients/requirements.txt
 	@mkdir -p $(@D)
 	mvn -q -B org.apache.maven.plugins:maven-dependency-plugin:3.8.1:get \
 	    -Dartifact=org.openapitools:openapi-generator-cli:7.25.0 -Dtransitive=false
+	touch $@
+
+# A broker for the tests, in one place for all builds.
+build/kafka/ready: tools/kafka/pom.xml
+	@mkdir -p $(@D)
+	mvn -q -B -f $< org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
+	    -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D))
 	touch $@
 
 # --- the two commands --------------------------------------------------------------------------

@@ -1,14 +1,43 @@
 """Run test programs, a few at a time; show the output of those that fail; end with a count.
 
-A program that does not end in time is killed and counts as failed.
+A program that does not end in time is killed and counts as failed.  A program whose source says
+"needs: redis postgres kafka" (any of them) in its first lines finds these servers, started once for
+all, under VICINAL_TEST_REDIS, VICINAL_TEST_POSTGRES and VICINAL_TEST_KAFKA (URLs).
 """
 import argparse
 import concurrent.futures
+import contextlib
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
 import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests/lib"))
+
+
+def needs(program):
+    """Names of the servers that the program's source asks for."""
+    path = pathlib.Path(program)
+    source = ROOT / "tests" / path.parent.name / (path.name + ".c")
+    head = source.read_text().split("*/")[0] if source.exists() else ""
+    return set(re.findall(r"needs: ([a-z ]+)", head)[0].split()) if "needs: " in head else set()
+
+
+def start_servers(names, stack):
+    """Started servers; their URLs go into our environment, which the programs inherit."""
+    if "redis" in names:
+        from redis_server import RedisServer
+        os.environ["VICINAL_TEST_REDIS"] = stack.enter_context(RedisServer()).url
+    if "postgres" in names:
+        from postgres_server import PostgresServer
+        os.environ["VICINAL_TEST_POSTGRES"] = stack.enter_context(PostgresServer()).url
+    if "kafka" in names:
+        from kafka_broker import KafkaBroker
+        os.environ["VICINAL_TEST_KAFKA"] = "kafka://" + stack.enter_context(KafkaBroker()).bootstrap
 
 
 def run(program, timeout):
@@ -32,7 +61,9 @@ def main():
     parser.add_argument("programs", nargs="*")
     options = parser.parse_args()
     failed = 0
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+    with contextlib.ExitStack() as servers, \
+            concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        start_servers(set().union(*(needs(program) for program in options.programs)), servers)
         runs = [pool.submit(run, program, options.timeout) for program in options.programs]
         for done in concurrent.futures.as_completed(runs):
             program, verdict, seconds, output = done.result()

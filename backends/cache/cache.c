@@ -11,7 +11,8 @@
 
 #include "common/base/text.h"
 
-static const struct cache_ops *const back_ends[] = {&cache_memory_ops, &cache_none_ops};
+static const struct cache_ops *const back_ends[] = {&cache_memory_ops, &cache_redis_ops,
+                                                    &cache_none_ops};
 
 static const struct cache_ops *find_back_end(const char *url)
 {
@@ -31,7 +32,8 @@ enum err_code cache_open(struct cache **out, const char *url, struct env *env, s
     *out = NULL;
     ops = find_back_end(url);
     if (ops == NULL)
-        return err_set(err, ERR_CONFIG, "cache URL \"%s\": want memory:SIZE or none:", url);
+        return err_set(err, ERR_CONFIG,
+                       "cache URL \"%s\": want memory:SIZE, redis://HOST:PORT or none:", url);
     code = ops->open(out, url, env, err);
     assert((code == ERR_OK) == (*out != NULL));
     assert(code != ERR_OK || (*out)->ops == ops);

@@ -2,8 +2,8 @@
  * is what was put, whole, and not older than its time to live.  Slow or away: a miss.
  *
  *   memory:64MiB   in this process, least recently used leaves first
- *   redis://…      a later issue
- *   none:          holds nothing
+ *   redis://[user:password@]host:port[/db]   shared by all routers; a server that is away, slow,
+ * full or holds garbage is a miss (cache_redis.c) none:          holds nothing
  */
 #ifndef VICINAL_BACKENDS_CACHE_H
 #define VICINAL_BACKENDS_CACHE_H
@@ -19,7 +19,7 @@
 
 struct cache;
 
-/* Errors: ERR_CONFIG. */
+/* Errors: ERR_CONFIG (URL, credentials).  A server that is away is no error: its time may come. */
 MUST_CHECK enum err_code cache_open(struct cache **out, const char *url, struct env *env,
                                     struct err *err);
 void cache_close(struct cache *cache);
@@ -27,7 +27,7 @@ void cache_close(struct cache *cache);
 /* True: the value was appended to out.  Thread safe. */
 bool cache_get(struct cache *cache, struct hash128 key, struct buffer *out);
 
-/* Values over a sixteenth of the room are not kept.  Thread safe. */
+/* Values over a sixteenth of the room (redis: 1 MiB) are not kept.  Thread safe. */
 void cache_put(struct cache *cache, struct hash128 key, const void *value, size_t len,
                uint32_t ttl_ms);
 
@@ -52,6 +52,6 @@ struct cache {
     const struct cache_ops *ops;
 };
 
-extern const struct cache_ops cache_memory_ops, cache_none_ops;
+extern const struct cache_ops cache_memory_ops, cache_redis_ops, cache_none_ops;
 
 #endif

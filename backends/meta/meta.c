@@ -13,7 +13,8 @@
 #include "common/base/checked.h"
 #include "common/base/text.h"
 
-static const struct meta_ops *const back_ends[] = {&meta_sqlite_ops, &meta_memory_ops};
+static const struct meta_ops *const back_ends[] = {&meta_sqlite_ops, &meta_postgres_ops,
+                                                   &meta_memory_ops};
 
 static const struct meta_ops *find_back_end(const char *url)
 {
@@ -33,7 +34,8 @@ enum err_code meta_open(struct meta **out, const char *url, struct env *env, str
     *out = NULL;
     ops = find_back_end(url);
     if (ops == NULL)
-        return err_set(err, ERR_CONFIG, "metadata URL \"%s\": want sqlite:FILE or memory:", url);
+        return err_set(err, ERR_CONFIG,
+                       "metadata URL \"%s\": want sqlite:FILE, postgres://… or memory:", url);
     code = ops->open(out, url, env, err);
     assert((code == ERR_OK) == (*out != NULL));
     if (code != ERR_OK)
@@ -181,6 +183,92 @@ enum err_code meta_wait(struct meta *meta, uint64_t seen, uint64_t deadline_ns, 
         *version = present;
     return code;
 }
+
+/* --- lag ---------------------------------------------------------------------------------------
+ */
+
+static bool is_region_name(const char *name)
+{
+    size_t len = strnlen(name, REGION_NAME_BYTES);
+
+    for (size_t i = 0; i < len; i++) {
+        char c = name[i];
+
+        if (!((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-'))
+            return false;
+    }
+    return len > 0 && len < REGION_NAME_BYTES;
+}
+
+enum err_code meta_lag_put(struct meta *meta, const struct meta_lag *lags, size_t count,
+                           struct err *err)
+{
+    enum err_code code = check_alive(meta, err);
+
+    if (code == ERR_OK && count > META_LAG_MAX)
+        code = err_set(err, ERR_INVALID_ARGUMENT, "metadata: %zu rows of lag", count);
+    for (size_t i = 0; code == ERR_OK && i < count; i++)
+        if (!is_region_name(lags[i].region) || !is_region_name(lags[i].origin))
+            code = err_set(err, ERR_INVALID_ARGUMENT, "metadata: a region's name");
+    return code == ERR_OK && count > 0 ? meta->ops->lag_put(meta, lags, count, err) : code;
+}
+
+int meta_lag_compare(const struct meta_lag *a, const struct meta_lag *b)
+{
+    int order = strcmp(a->region, b->region);
+
+    if (order == 0)
+        order = strcmp(a->origin, b->origin);
+    if (order != 0)
+        return order;
+    return a->partition < b->partition ? -1 : a->partition > b->partition;
+}
+
+enum err_code meta_lag_list(struct meta *meta, struct meta_lag **lags, size_t *count,
+                            struct err *err)
+{
+    struct meta_lag *got = NULL;
+    size_t got_count = 0;
+    enum err_code code = check_alive(meta, err);
+
+    *lags = NULL;
+    if (code == ERR_OK)
+        code = meta->ops->lag_list(meta, &got, &got_count, err);
+    if (code != ERR_OK)
+        return code;
+    for (size_t i = 1; i < got_count; i++)
+        assert(meta_lag_compare(&got[i - 1], &got[i]) < 0);
+    *lags = got;
+    *count = got_count;
+    return ERR_OK;
+}
+
+enum err_code meta_lag_remove(struct meta *meta, const char *origin, struct err *err)
+{
+    enum err_code code = check_alive(meta, err);
+
+    if (code == ERR_OK && !is_region_name(origin))
+        code = err_set(err, ERR_INVALID_ARGUMENT, "metadata: a region's name");
+    return code == ERR_OK ? meta->ops->lag_remove(meta, origin, err) : code;
+}
+
+enum err_code meta_lags_push(struct meta_lags *lags, const struct meta_lag *lag, struct err *err)
+{
+    if (lags->count == lags->size) {
+        size_t size = lags->size == 0 ? 64 : lags->size * 2;
+        struct meta_lag *bigger = array_resize(lags->items, size, sizeof(*bigger));
+
+        if (bigger == NULL)
+            return err_set(err, ERR_NO_MEMORY, "metadata: no memory for %zu rows of lag", size);
+        lags->items = bigger;
+        lags->size = size;
+    }
+    lags->items[lags->count++] = *lag;
+    return ERR_OK;
+}
+
+/* --- what back ends share ----------------------------------------------------------------------
+ */
 
 enum err_code meta_row_fill(struct meta_row *row, const struct meta_put *from, uint64_t version,
                             struct err *err)

@@ -2,7 +2,8 @@
  *
  *   url             kept in
  *   sqlite:FILE     one host only (a network file system is refused)
- *   postgres://…    a later issue
+ *   postgres://…    shared by many hosts (libpq's URL; schema=NAME among its options says where
+ *                   in the database, default vicinal)
  *   memory:         this process only, for tests; the simulation wraps it
  *
  * Rows and who writes them:
@@ -12,6 +13,8 @@
  *   collection/TENANT/NAME          {"state":"pending"|"active"|"dropped","definition":{…}}  ingest
  *   lease                           {"holder":hex,"url":…,"epochs":[…]}   ingest
  *   catalogue                       {"region":N,"position":…}             ingest
+ *   region/NAME                     see cluster/regions.h                 vicinal up, vicinal
+ * region role                            likewise                              router, by command
  *
  * Losing all rows loses nothing: they are rebuilt from the log and from the services' start.
  */
@@ -83,6 +86,36 @@ MUST_CHECK enum err_code meta_version(struct meta *meta, uint64_t *version, stru
 MUST_CHECK enum err_code meta_wait(struct meta *meta, uint64_t seen, uint64_t deadline_ns,
                                    uint64_t *version, struct err *err);
 
+/* --- how far regions are behind each other ---------------------------------------------------
+ * A table of its own: it changes all the time, which is nobody's reason to read the rows again. */
+
+#define REGION_NAME_BYTES 33 /* with its NUL; [a-z0-9-] */
+#define META_LAG_MAX      65536
+#define LAG_NEVER         UINT64_MAX
+
+struct meta_lag {
+    char region[REGION_NAME_BYTES]; /* that reads … */
+    char origin[REGION_NAME_BYTES]; /* … this one's log */
+    uint32_t origin_number;
+    uint32_t partition;
+    uint64_t origin_end, applied; /* positions */
+    uint64_t lag_records;
+    uint64_t lag_ms;  /* LAG_NEVER: it has never caught up */
+    uint64_t seen_us; /* wall clock, when the origin last told its end */
+};
+
+/* Replace the rows of (region, origin, partition), all or none.  meta_version stays.  Errors:
+ * ERR_INVALID_ARGUMENT (a name, more than META_LAG_MAX). */
+MUST_CHECK enum err_code meta_lag_put(struct meta *meta, const struct meta_lag *lags, size_t count,
+                                      struct err *err);
+
+/* All rows, rising by (region, origin, partition).  Free with free(). */
+MUST_CHECK enum err_code meta_lag_list(struct meta *meta, struct meta_lag **lags, size_t *count,
+                                       struct err *err);
+
+/* Forget the rows about an origin. */
+MUST_CHECK enum err_code meta_lag_remove(struct meta *meta, const char *origin, struct err *err);
+
 /* --- for back ends only -------------------------------------------------------------------- */
 
 struct meta_ops {
@@ -98,6 +131,11 @@ struct meta_ops {
     enum err_code (*version)(struct meta *meta, uint64_t *version, struct err *err);
     enum err_code (*wait)(struct meta *meta, uint64_t seen, uint64_t deadline_ns, uint64_t *version,
                           struct err *err);
+    enum err_code (*lag_put)(struct meta *meta, const struct meta_lag *lags, size_t count,
+                             struct err *err);
+    enum err_code (*lag_list)(struct meta *meta, struct meta_lag **lags, size_t *count,
+                              struct err *err);
+    enum err_code (*lag_remove)(struct meta *meta, const char *origin, struct err *err);
 };
 
 struct meta {
@@ -105,7 +143,7 @@ struct meta {
     struct env *env;
 };
 
-extern const struct meta_ops meta_sqlite_ops, meta_memory_ops;
+extern const struct meta_ops meta_sqlite_ops, meta_postgres_ops, meta_memory_ops;
 
 /* A row of its own from the key and value of `from`.  Errors: ERR_NO_MEMORY. */
 MUST_CHECK enum err_code meta_row_fill(struct meta_row *row, const struct meta_put *from,
@@ -119,6 +157,18 @@ struct meta_rows {
 };
 MUST_CHECK enum err_code meta_rows_push(struct meta_rows *rows, const struct meta_put *from,
                                         uint64_t version, struct err *err);
+
+/* Room for one more at the end of a growing list.  Errors: ERR_NO_MEMORY. */
+struct meta_lags {
+    struct meta_lag *items;
+    size_t count;
+    size_t size;
+};
+MUST_CHECK enum err_code meta_lags_push(struct meta_lags *lags, const struct meta_lag *lag,
+                                        struct err *err);
+
+/* By (region, origin, partition). */
+int meta_lag_compare(const struct meta_lag *a, const struct meta_lag *b);
 
 /* Is a file system of this type (f_type of statfs) shared between hosts?  SQLite's locks and its
  * shared memory hold on one host only. */

@@ -14,6 +14,7 @@ struct memory_meta {
     struct env_cond changed;
     struct meta_rows rows; /* in key order */
     uint64_t version;      /* of the newest change */
+    struct meta_lags lags; /* in their order */
 };
 
 static struct memory_meta *memory_of(struct meta *meta)
@@ -44,6 +45,7 @@ static void memory_close(struct meta *meta)
     struct memory_meta *memory = memory_of(meta);
 
     meta_rows_free(memory->rows.rows, memory->rows.count);
+    free(memory->lags.items);
     env_cond_free(&memory->changed);
     pthread_mutex_destroy(&memory->lock);
     free(memory);
@@ -226,6 +228,77 @@ static enum err_code memory_wait(struct meta *meta, uint64_t seen, uint64_t dead
     return ERR_OK;
 }
 
+/* Caller holds lock.  Rows that are there are replaced, new ones moved to their place. */
+static enum err_code lag_put_locked(struct memory_meta *memory, const struct meta_lag *lag,
+                                    struct err *err)
+{
+    struct meta_lags *lags = &memory->lags;
+    enum err_code code;
+    size_t at = 0;
+
+    while (at < lags->count && meta_lag_compare(&lags->items[at], lag) < 0)
+        at++;
+    if (at < lags->count && meta_lag_compare(&lags->items[at], lag) == 0) {
+        lags->items[at] = *lag;
+        return ERR_OK;
+    }
+    code = meta_lags_push(lags, lag, err);
+    if (code != ERR_OK)
+        return code;
+    memmove(&lags->items[at + 1], &lags->items[at],
+            (lags->count - 1 - at) * sizeof(lags->items[0]));
+    lags->items[at] = *lag;
+    return ERR_OK;
+}
+
+static enum err_code memory_lag_put(struct meta *meta, const struct meta_lag *lags, size_t count,
+                                    struct err *err)
+{
+    struct memory_meta *memory = memory_of(meta);
+    enum err_code code = ERR_OK;
+
+    pthread_mutex_lock(&memory->lock);
+    for (size_t i = 0; i < count && code == ERR_OK; i++)
+        code = lag_put_locked(memory, &lags[i], err);
+    pthread_mutex_unlock(&memory->lock);
+    return code;
+}
+
+static enum err_code memory_lag_list(struct meta *meta, struct meta_lag **lags, size_t *count,
+                                     struct err *err)
+{
+    struct memory_meta *memory = memory_of(meta);
+    struct meta_lags found = {0};
+    enum err_code code = ERR_OK;
+
+    pthread_mutex_lock(&memory->lock);
+    for (size_t i = 0; i < memory->lags.count && code == ERR_OK; i++)
+        code = meta_lags_push(&found, &memory->lags.items[i], err);
+    pthread_mutex_unlock(&memory->lock);
+    if (code != ERR_OK) {
+        free(found.items);
+        return code;
+    }
+    *lags = found.items;
+    *count = found.count;
+    return ERR_OK;
+}
+
+static enum err_code memory_lag_remove(struct meta *meta, const char *origin, struct err *err)
+{
+    struct memory_meta *memory = memory_of(meta);
+    size_t kept = 0;
+
+    (void)err;
+    pthread_mutex_lock(&memory->lock);
+    for (size_t i = 0; i < memory->lags.count; i++)
+        if (strcmp(memory->lags.items[i].origin, origin) != 0)
+            memory->lags.items[kept++] = memory->lags.items[i];
+    memory->lags.count = kept;
+    pthread_mutex_unlock(&memory->lock);
+    return ERR_OK;
+}
+
 const struct meta_ops meta_memory_ops = {
     .scheme = "memory",
     .open = memory_open,
@@ -236,4 +309,7 @@ const struct meta_ops meta_memory_ops = {
     .list = memory_list,
     .version = memory_version,
     .wait = memory_wait,
+    .lag_put = memory_lag_put,
+    .lag_list = memory_lag_list,
+    .lag_remove = memory_lag_remove,
 };

@@ -32,6 +32,9 @@ struct call {
     uint64_t version;
     struct meta_row row;
     struct meta_rows rows;
+    const struct meta_lag *lags; /* to put */
+    size_t lag_count;
+    struct meta_lags found;
 };
 typedef enum err_code call_fn(struct sqlite_meta *sqlite, struct call *call, struct err *err);
 
@@ -301,6 +304,97 @@ static enum err_code version_call(struct sqlite_meta *sqlite, struct call *call,
     return run(sqlite, VERSION, &call->version, err);
 }
 
+/* Numbers are bounded by what SQLite has: 63 bits. */
+static int64_t lag_number(uint64_t number)
+{
+    return (int64_t)MIN_OF(number, (uint64_t)INT64_MAX);
+}
+
+static enum err_code lag_put_call(struct sqlite_meta *sqlite, struct call *call, struct err *err)
+{
+    sqlite3_stmt *statement = sqlite->statements[LAG_PUT];
+    enum err_code code = ERR_OK;
+
+    for (size_t i = 0; i < call->lag_count && code == ERR_OK; i++) {
+        const struct meta_lag *lag = &call->lags[i];
+        const uint64_t numbers[] = {lag->origin_number, lag->partition,   lag->origin_end,
+                                    lag->applied,       lag->lag_records, lag->lag_ms,
+                                    lag->seen_us};
+        int result = sqlite3_bind_text(statement, 1, lag->region, -1, SQLITE_STATIC) |
+                     sqlite3_bind_text(statement, 2, lag->origin, -1, SQLITE_STATIC);
+
+        for (int at = 0; at < (int)ARRAY_COUNT(numbers); at++)
+            result |= numbers[at] == LAG_NEVER
+                          ? sqlite3_bind_null(statement, 3 + at)
+                          : sqlite3_bind_int64(statement, 3 + at, lag_number(numbers[at]));
+        code = result != SQLITE_OK ? meta_sqlite_fail(sqlite, "bind", err)
+                                   : run(sqlite, LAG_PUT, NULL, err);
+    }
+    (void)sqlite3_clear_bindings(statement);
+    return code;
+}
+
+static bool read_lag(sqlite3_stmt *statement, struct meta_lag *lag)
+{
+    const char *region = (const char *)sqlite3_column_text(statement, 0);
+    const char *origin = (const char *)sqlite3_column_text(statement, 1);
+
+    if (region == NULL || origin == NULL || strlen(region) >= REGION_NAME_BYTES ||
+        strlen(origin) >= REGION_NAME_BYTES)
+        return false;
+    *lag = (struct meta_lag){
+        .origin_number = (uint32_t)sqlite3_column_int64(statement, 2),
+        .partition = (uint32_t)sqlite3_column_int64(statement, 3),
+        .origin_end = (uint64_t)sqlite3_column_int64(statement, 4),
+        .applied = (uint64_t)sqlite3_column_int64(statement, 5),
+        .lag_records = (uint64_t)sqlite3_column_int64(statement, 6),
+        .lag_ms = sqlite3_column_type(statement, 7) == SQLITE_NULL
+                      ? LAG_NEVER
+                      : (uint64_t)sqlite3_column_int64(statement, 7),
+        .seen_us = (uint64_t)sqlite3_column_int64(statement, 8),
+    };
+    memcpy(lag->region, region, strlen(region) + 1);
+    memcpy(lag->origin, origin, strlen(origin) + 1);
+    return true;
+}
+
+static enum err_code lag_list_call(struct sqlite_meta *sqlite, struct call *call, struct err *err)
+{
+    sqlite3_stmt *statement = sqlite->statements[LAG_LIST];
+    enum err_code code = ERR_OK;
+    int result;
+
+    while (code == ERR_OK && (result = sqlite3_step(statement)) != SQLITE_DONE) {
+        struct meta_lag lag;
+
+        if (result != SQLITE_ROW)
+            code = meta_sqlite_fail(sqlite, "lag", err);
+        else if (!read_lag(statement, &lag))
+            code = err_set(err, ERR_CORRUPT, "metadata %s: a row is damaged", sqlite->file);
+        else
+            code = meta_lags_push(&call->found, &lag, err);
+    }
+    (void)sqlite3_reset(statement);
+    if (code != ERR_OK) {
+        free(call->found.items);
+        call->found = (struct meta_lags){0};
+    }
+    return code;
+}
+
+static enum err_code lag_remove_call(struct sqlite_meta *sqlite, struct call *call, struct err *err)
+{
+    sqlite3_stmt *statement = sqlite->statements[LAG_REMOVE];
+    enum err_code code = ERR_OK;
+
+    if (sqlite3_bind_text(statement, 1, call->key, -1, SQLITE_STATIC) != SQLITE_OK)
+        code = meta_sqlite_fail(sqlite, "bind", err);
+    if (code == ERR_OK)
+        code = run(sqlite, LAG_REMOVE, NULL, err);
+    (void)sqlite3_clear_bindings(statement);
+    return code;
+}
+
 /* --- the interface ------------------------------------------------------------------------- */
 
 static enum err_code sqlite_get(struct meta *meta, const char *key, struct meta_row *row,
@@ -370,6 +464,34 @@ static enum err_code sqlite_wait(struct meta *meta, uint64_t seen, uint64_t dead
     }
 }
 
+static enum err_code sqlite_lag_put(struct meta *meta, const struct meta_lag *lags, size_t count,
+                                    struct err *err)
+{
+    struct call call = {.lags = lags, .lag_count = count};
+
+    return perform(sqlite_of(meta), true, lag_put_call, &call, err);
+}
+
+static enum err_code sqlite_lag_list(struct meta *meta, struct meta_lag **lags, size_t *count,
+                                     struct err *err)
+{
+    struct call call = {0};
+    enum err_code code = perform(sqlite_of(meta), false, lag_list_call, &call, err);
+
+    if (code != ERR_OK)
+        return code;
+    *lags = call.found.items;
+    *count = call.found.count;
+    return ERR_OK;
+}
+
+static enum err_code sqlite_lag_remove(struct meta *meta, const char *origin, struct err *err)
+{
+    struct call call = {.key = origin};
+
+    return perform(sqlite_of(meta), true, lag_remove_call, &call, err);
+}
+
 const struct meta_ops meta_sqlite_ops = {
     .scheme = "sqlite",
     .open = sqlite_open,
@@ -380,4 +502,7 @@ const struct meta_ops meta_sqlite_ops = {
     .list = sqlite_list,
     .version = sqlite_version,
     .wait = sqlite_wait,
+    .lag_put = sqlite_lag_put,
+    .lag_list = sqlite_lag_list,
+    .lag_remove = sqlite_lag_remove,
 };

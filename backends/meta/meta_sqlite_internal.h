@@ -23,6 +23,9 @@ enum statement {
     VERSION,
     PUT,
     DELETE,
+    LAG_PUT,
+    LAG_LIST,
+    LAG_REMOVE,
     STATEMENTS
 };
 

@@ -24,6 +24,10 @@ static const char *const statement_sql[STATEMENTS] = {
     [PUT] = ("INSERT INTO row (key, value, version) VALUES (?1, ?2, ?3) "
              "ON CONFLICT (key) DO UPDATE SET value = excluded.value, version = excluded.version"),
     [DELETE] = "DELETE FROM row WHERE key = ?1",
+    [LAG_PUT] =
+        "INSERT OR REPLACE INTO replication_lag VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    [LAG_LIST] = "SELECT * FROM replication_lag ORDER BY region, origin, partition",
+    [LAG_REMOVE] = "DELETE FROM replication_lag WHERE origin = ?1",
 };
 
 /* Step i brings a file from schema i to i + 1; steps are only ever added. */
@@ -34,6 +38,11 @@ static const char *const schema_steps[] = {
     "INSERT INTO counter (version) VALUES (0);"
     "PRAGMA application_id = 1449747310;"
     "PRAGMA user_version = 1;",
+    "CREATE TABLE replication_lag (region TEXT NOT NULL, origin TEXT NOT NULL,"
+    " origin_number INTEGER NOT NULL, partition INTEGER NOT NULL, origin_end INTEGER NOT NULL,"
+    " applied INTEGER NOT NULL, lag_records INTEGER NOT NULL, lag_ms INTEGER,"
+    " seen_us INTEGER NOT NULL, PRIMARY KEY (region, origin, partition));"
+    "PRAGMA user_version = 2;",
 };
 static_assert(APPLICATION_ID == 1449747310, "the schema writes the number in decimal");
 

@@ -28,7 +28,7 @@ static struct option options[] = {
     {ROW("meta", OPTION_TEXT, meta_url), .required = true,
      .help = "Metadata store: sqlite:FILE or memory:."},
     {ROW("cache", OPTION_TEXT, cache_url), .fallback = "memory:64MiB",
-     .help = "Result cache: memory:SIZE or none:."},
+     .help = "Result cache: memory:SIZE, redis://HOST:PORT or none:."},
     {0},
 };
 

@@ -114,6 +114,34 @@ static enum err_code rows_wait(struct meta *meta, uint64_t seen, uint64_t deadli
     return waited == ERR_DEAD ? err_set(err, ERR_DEAD, "metadata: the node is dead") : code;
 }
 
+static enum err_code lags_put(struct meta *meta, const struct meta_lag *lags, size_t count,
+                              struct err *err)
+{
+    struct meta *rows = sim_of(meta)->rows;
+    enum err_code code = go(meta, err);
+
+    if (code == ERR_OK)
+        code = rows->ops->lag_put(rows, lags, count, err);
+    return code == ERR_OK ? come_back(meta, err) : code;
+}
+
+static enum err_code lags_list(struct meta *meta, struct meta_lag **lags, size_t *count,
+                               struct err *err)
+{
+    struct meta *rows = sim_of(meta)->rows;
+    enum err_code code = go(meta, err);
+
+    return code == ERR_OK ? rows->ops->lag_list(rows, lags, count, err) : code;
+}
+
+static enum err_code lags_remove(struct meta *meta, const char *origin, struct err *err)
+{
+    struct meta *rows = sim_of(meta)->rows;
+    enum err_code code = go(meta, err);
+
+    return code == ERR_OK ? rows->ops->lag_remove(rows, origin, err) : code;
+}
+
 static void rows_close(struct meta *meta)
 {
     (void)meta;
@@ -128,6 +156,9 @@ static const struct meta_ops sim_meta_ops = {
     .list = rows_list,
     .version = rows_version,
     .wait = rows_wait,
+    .lag_put = lags_put,
+    .lag_list = lags_list,
+    .lag_remove = lags_remove,
 };
 
 void sim_meta_attach(struct sim_node *node)

@@ -1,5 +1,6 @@
-/* The contract of the metadata store, the same for every back end, and what only the SQLite file
- * has to promise: several processes, kills at any moment, files that are not ours. */
+/* The contract of the metadata store, the same for every back end; what those that last promise
+ * beyond it: several processes, kills at any moment; and what is refused.
+ * needs: postgres */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -22,6 +23,8 @@
 static char folder[256];
 static char file[300];
 static char sqlite_url[310];
+static char postgres_url[300];
+static unsigned schema_number;
 static const char *url; /* of the back end under test */
 
 static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *where)
@@ -50,6 +53,8 @@ static int setup(void **state)
     assert_non_null(mkdtemp(folder));
     snprintf(file, sizeof(file), "%s/meta.db", folder);
     snprintf(sqlite_url, sizeof(sqlite_url), "sqlite:%s", file);
+    snprintf(postgres_url, sizeof(postgres_url), "%.200s?schema=test-%ld-%u",
+             getenv("VICINAL_TEST_POSTGRES"), (long)getpid(), schema_number++);
     *state = NULL;
     return 0;
 }
@@ -64,6 +69,14 @@ static int choose_sqlite(void **state)
 {
     (void)state;
     url = sqlite_url;
+    return 0;
+}
+
+/* A schema of its own for each test. */
+static int choose_postgres(void **state)
+{
+    (void)state;
+    url = postgres_url;
     return 0;
 }
 
@@ -370,7 +383,74 @@ static void a_dead_node_gets_no_answer(void **state)
     meta_close(meta);
 }
 
-/* --- the file ------------------------------------------------------------------------------ */
+static struct meta_lag lag_of(const char *region, const char *origin, uint32_t partition,
+                              uint64_t end)
+{
+    struct meta_lag lag = {.origin_number = UINT32_MAX - partition,
+                           .partition = partition,
+                           .origin_end = end,
+                           .applied = end / 2,
+                           .lag_records = end - end / 2,
+                           .lag_ms = partition == 2 ? LAG_NEVER : end * 3,
+                           .seen_us = 1790000000123456u + end};
+
+    snprintf(lag.region, sizeof(lag.region), "%s", region);
+    snprintf(lag.origin, sizeof(lag.origin), "%s", origin);
+    return lag;
+}
+
+static void expect_lags(struct meta *meta, const struct meta_lag *expected, size_t expected_count)
+{
+    struct meta_lag *lags;
+    size_t count;
+    struct err err = {0};
+
+    if (meta_lag_list(meta, &lags, &count, &err) != ERR_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(count, expected_count);
+    for (size_t i = 0; i < count; i++) {
+        assert_int_equal(meta_lag_compare(&lags[i], &expected[i]), 0);
+        assert_int_equal(lags[i].origin_number, expected[i].origin_number);
+        assert_int_equal(lags[i].origin_end, expected[i].origin_end);
+        assert_int_equal(lags[i].applied, expected[i].applied);
+        assert_int_equal(lags[i].lag_records, expected[i].lag_records);
+        assert_true(lags[i].lag_ms == expected[i].lag_ms);
+        assert_int_equal(lags[i].seen_us, expected[i].seen_us);
+    }
+    free(lags);
+}
+
+static void lag_is_kept_beside_the_rows(void **state)
+{
+    struct meta *meta = open_meta();
+    struct meta_lag bad = lag_of("a", "B", 0, 1);
+    const struct meta_lag first[] = {lag_of("b", "c", 2, 40), lag_of("a", "b", 10, 7),
+                                     lag_of("a", "b", 2, 0), lag_of("a", "c-1", 0, 9)};
+    const struct meta_lag sorted[] = {first[2], first[1], first[3], first[0]};
+    const struct meta_lag newer[] = {lag_of("a", "b", 2, 1000), lag_of("b", "a", 0, 5)};
+    const struct meta_lag then[] = {newer[0], first[1], first[3], newer[1], first[0]};
+    const struct meta_lag last[] = {first[3], newer[1], first[0]};
+    uint64_t version = must_put(meta, "a", "one", META_ANY);
+    struct err err = {0};
+
+    (void)state;
+    expect_lags(meta, NULL, 0);
+    assert_int_equal(meta_lag_put(meta, NULL, 0, &err), ERR_OK);
+    if (meta_lag_put(meta, first, ARRAY_COUNT(first), &err) != ERR_OK)
+        fail_msg("%s", err.message);
+    expect_lags(meta, sorted, ARRAY_COUNT(sorted));
+    assert_int_equal(meta_lag_put(meta, newer, ARRAY_COUNT(newer), &err), ERR_OK);
+    expect_lags(meta, then, ARRAY_COUNT(then));
+    assert_int_equal(meta_lag_put(meta, &bad, 1, &err), ERR_INVALID_ARGUMENT);
+    assert_int_equal(meta_lag_remove(meta, "b", &err), ERR_OK);
+    assert_int_equal(meta_lag_remove(meta, "nobody", &err), ERR_OK);
+    expect_lags(meta, last, ARRAY_COUNT(last));
+    /* It is nobody's reason to read the rows again. */
+    assert_int_equal(version_of(meta), version);
+    meta_close(meta);
+}
+
+/* --- what lasts ------------------------------------------------------------------------------ */
 
 static void rows_and_versions_outlive_the_close(void **state)
 {
@@ -545,9 +625,9 @@ static void files_that_are_not_ours_are_refused(void **state)
     (void)state;
     (void)must_put(meta, "a", "one", META_ANY);
     meta_close(meta);
-    patch_header(60, 2); /* PRAGMA user_version */
+    patch_header(60, 3); /* PRAGMA user_version */
     expect_refusal(url, ERR_CONFIG, "newer");
-    patch_header(60, 1);
+    patch_header(60, 2);
     patch_header(68, 1); /* PRAGMA application_id */
     expect_refusal(url, ERR_CONFIG, "another program");
     patch_header(68, 0x5669636e);
@@ -575,6 +655,54 @@ static void urls_are_checked_whole(void **state)
     expect_refusal(":", ERR_CONFIG, "want sqlite:FILE");
 }
 
+/* Of Postgres: what will not pass by itself is wrong configuration, what may is not. */
+static void wrong_addresses_and_names_are_told_apart(void **state)
+{
+    const char *server = getenv("VICINAL_TEST_POSTGRES");
+    char bad[300];
+    int host_len = (int)(strrchr(server, '/') - server);
+
+    (void)state;
+    snprintf(bad, sizeof(bad), "%.*s/nosuchdb", host_len, server);
+    expect_refusal(bad, ERR_CONFIG, "check user, password and database");
+    snprintf(bad, sizeof(bad), "postgres://nobody@%s", strchr(server, '@') + 1);
+    expect_refusal(bad, ERR_CONFIG, "check user, password and database");
+    expect_refusal("postgres://postgres@127.0.0.1:1/postgres", ERR_UNAVAILABLE, "postgres");
+    snprintf(bad, sizeof(bad), "%s?schema=No", server);
+    expect_refusal(bad, ERR_CONFIG, "schema=NAME");
+    snprintf(bad, sizeof(bad), "%s?schema=", server);
+    expect_refusal(bad, ERR_CONFIG, "schema=NAME");
+    snprintf(bad, sizeof(bad), "%s?nonsense=1", server);
+    expect_refusal(bad, ERR_CONFIG, "nonsense");
+}
+
+/* Our own option goes, whatever stands before and behind it. */
+static void the_schema_is_cut_out_of_the_url(void **state)
+{
+    static const char *const queries[] = {"?application_name=x&schema=%s",
+                                          "?schema=%s&application_name=x",
+                                          "?a"
+                                          "pplication_name=x&schema=%s&connect_timeout=3"};
+    const char *server = getenv("VICINAL_TEST_POSTGRES");
+    char name[64], query[128], full[400];
+
+    (void)state;
+    snprintf(name, sizeof(name), "cut-%ld", (long)getpid());
+    for (size_t i = 0; i < ARRAY_COUNT(queries); i++) {
+        struct meta *meta;
+        struct err err = {0};
+
+        snprintf(query, sizeof(query), queries[i], name);
+        snprintf(full, sizeof(full), "%s%s", server, query);
+        if (meta_open(&meta, full, env_real(), &err) != ERR_OK)
+            fail_msg("%s", err.message);
+        if (i == 0)
+            (void)must_put(meta, "same", "x", META_ABSENT);
+        expect_row(meta, "same", "x", 1);
+        meta_close(meta);
+    }
+}
+
 static void network_file_systems_are_known(void **state)
 {
     (void)state;
@@ -597,18 +725,34 @@ int main(void)
         CASE(a_wait_ends_with_a_change_or_the_deadline),
         CASE(threads_that_race_lose_no_change),
         CASE(a_dead_node_gets_no_answer),
+        CASE(lag_is_kept_beside_the_rows),
     };
-    const struct CMUnitTest sqlite_only[] = {
+    const struct CMUnitTest lasting[] = {
         CASE(rows_and_versions_outlive_the_close),
         CASE(processes_that_race_lose_no_change),
         CASE(a_wait_sees_the_change_of_another_process),
         CASE(a_kill_loses_nothing_acknowledged),
+    };
+    const struct CMUnitTest postgres_only[] = {
+        CASE(wrong_addresses_and_names_are_told_apart),
+        CASE(the_schema_is_cut_out_of_the_url),
+    };
+    const struct CMUnitTest sqlite_only[] = {
         CASE(files_that_are_not_ours_are_refused),
         CASE(urls_are_checked_whole),
         CASE(network_file_systems_are_known),
     };
-    int failed = cmocka_run_group_tests_name("sqlite", contract, choose_sqlite, NULL);
+    int failed;
 
+    if (getenv("VICINAL_TEST_POSTGRES") == NULL) {
+        fprintf(stderr, "VICINAL_TEST_POSTGRES names no server: run by tests/run_programs.py\n");
+        return 2;
+    }
+    failed = cmocka_run_group_tests_name("sqlite", contract, choose_sqlite, NULL);
+    failed += cmocka_run_group_tests_name("postgres", contract, choose_postgres, NULL);
+    failed += cmocka_run_group_tests_name("sqlite lasts", lasting, choose_sqlite, NULL);
+    failed += cmocka_run_group_tests_name("postgres lasts", lasting, choose_postgres, NULL);
+    failed += cmocka_run_group_tests_name("postgres only", postgres_only, choose_postgres, NULL);
     failed += cmocka_run_group_tests_name("memory", contract, choose_memory, NULL);
     failed += cmocka_run_group_tests_name("sqlite only", sqlite_only, choose_sqlite, NULL);
     return failed;
