@@ -110,8 +110,8 @@ static enum err_code stage_item(struct sequencer *s, struct sequence_batch *batc
 }
 
 /* Taken only in order: what is known is dropped, a gap is refused. */
-static enum err_code stage_foreign(struct sequencer *s, struct sequence_batch *batch,
-                                   uint64_t wall_us, struct err *err)
+static enum err_code stage_run(struct sequencer *s, struct sequence_batch *batch, uint64_t wall_us,
+                               struct err *err)
 {
     struct foreign_run *run = &batch->foreign;
     struct line *line = &s->lines[run->partition];
@@ -144,6 +144,23 @@ static enum err_code stage_foreign(struct sequencer *s, struct sequence_batch *b
     }
     if (rc == ERR_OK)
         run->position = entry->position;
+    return rc;
+}
+
+/* A run that is not staged in full leaves the vector as it was: what it has not brought is wanted
+ * still, and a region of which nothing has come takes no entry. */
+static enum err_code stage_foreign(struct sequencer *s, struct sequence_batch *batch,
+                                   uint64_t wall_us, struct err *err)
+{
+    struct line *line = &s->lines[batch->foreign.partition];
+    struct version_vector before = line->vector;
+    size_t staged = s->staged_count;
+    enum err_code rc = stage_run(s, batch, wall_us, err);
+
+    if (rc != ERR_OK || s->staged_count == staged) {
+        before.clock = line->vector.clock;
+        line->vector = before;
+    }
     return rc;
 }
 

@@ -335,6 +335,21 @@ static void overlap_is_dropped_and_a_gap_is_refused(void **state)
     assert_int_equal(tally.foreign, 9);
 }
 
+static void runs_that_bring_nothing_use_up_no_region(void **state)
+{
+    struct run run;
+    uint64_t position;
+
+    (void)state;
+    for (uint32_t i = 0; i < 2 * VERSION_ENTRIES_MAX; i++) {
+        run = (struct run){.region = 1000 + i, .partition = 1, .from = i % 2, .to = i % 2};
+        assert_int_equal(send_run(&run, NULL, NULL), i % 2 == 0 ? 200 : 409);
+    }
+    run = run_of(1, 0, 6, 5000);
+    assert_int_equal(send_run(&run, &position, NULL), 200);
+    assert_int_equal(position, 6);
+}
+
 static void a_run_without_records_moves_the_vector_for_good(void **state)
 {
     struct run run = {.region = REGION, .partition = 3, .from = 0, .to = 40};
@@ -690,6 +705,7 @@ int main(void)
 #define PROMISE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         PROMISE(overlap_is_dropped_and_a_gap_is_refused),
+        PROMISE(runs_that_bring_nothing_use_up_no_region),
         PROMISE(a_run_without_records_moves_the_vector_for_good),
         PROMISE(stamps_are_kept_and_raise_the_clock),
         PROMISE(a_run_that_lies_is_refused_whole),
