@@ -17,6 +17,7 @@
 
 #define APPEND_VERSION     1
 #define APPEND_RECORDS_MAX 100000
+#define CLOCK_MAX          ((uint64_t)INT64_MAX) /* stamps of ours have to fit above */
 #define INCARNATION_AT     16 /* in an encoded record, see common/model/record.h */
 
 struct run {
@@ -84,6 +85,8 @@ static enum err_code check_record(struct run *run, const struct record *record)
     }
     if (record->origin_region != run->foreign.region || record->stamp.region != run->foreign.region)
         return malformed(run, "a record of another origin");
+    if (record->stamp.clock > CLOCK_MAX)
+        return malformed(run, "a clock that cannot be");
     if (record->origin_offset < run->last_offset || record->origin_offset >= run->foreign.to)
         return malformed(run, "offsets out of order");
     run->last_offset = record->origin_offset + 1;
@@ -102,6 +105,8 @@ static enum err_code note_change(struct run *run, const struct record *record)
         return malformed(run, "a change that cannot be read");
     if (memcmp(collection.incarnation, record->incarnation, INCARNATION_BYTES) != 0)
         return malformed(run, "a change of another collection");
+    if (stamp_compare(collection.schema, record->stamp) != 0)
+        return malformed(run, "a change whose stamps differ");
     collection.dropped = change == COLLECTION_DROP;
     if (run->change_count == run->change_size) {
         grown = array_resize(run->changes, size, sizeof(*grown));

@@ -233,6 +233,39 @@ static int send_run(struct run *run, uint64_t *position, char *detail)
     return status;
 }
 
+static struct collection foreign_collection(const char *name, uint32_t dimension, uint64_t clock)
+{
+    struct collection collection = {.dimension = dimension,
+                                    .m = HNSW_M_DEFAULT,
+                                    .ef_construction = HNSW_EF_CONSTRUCTION_DEFAULT,
+                                    .created = {.clock = clock, .region = REGION},
+                                    .schema = {.clock = clock, .region = REGION}};
+
+    (void)snprintf(collection.tenant, sizeof(collection.tenant), "default");
+    (void)snprintf(collection.name, sizeof(collection.name), "%s", name);
+    collection_identify(&collection);
+    return collection;
+}
+
+static int send_collection(const struct collection *collection, uint64_t offset)
+{
+    struct run run = {.region = REGION, .partition = 1, .from = offset, .to = offset + 1};
+    struct buffer definition = {0};
+    struct record record = {.op = RECORD_COLLECTION,
+                            .schema = collection->schema,
+                            .stamp = collection->schema,
+                            .origin_region = REGION,
+                            .origin_offset = offset};
+
+    collection_encode(collection, COLLECTION_CREATE, &definition);
+    memcpy(record.incarnation, collection->incarnation, INCARNATION_BYTES);
+    record.payload = definition.data;
+    record.payload_len = definition.len;
+    run_add(&run, &record);
+    buffer_free(&definition);
+    return send_run(&run, NULL, NULL);
+}
+
 /* --- what the log holds --------------------------------------------------------------------------
  */
 
@@ -388,6 +421,22 @@ static void stamps_are_kept_and_raise_the_clock(void **state)
     look_at(2, count_record, &tally);
     assert_int_equal(tally.local, 1);
     assert_true(tally.local_clock > ahead + 2);
+}
+
+/* One that is taken is the highest clock there is: what is written here afterwards would be lost.
+ */
+static void a_clock_that_cannot_be_is_refused(void **state)
+{
+    struct collection collection = foreign_collection("late", 2, UINT64_MAX);
+    struct run run = run_of(1, 0, 1, UINT64_MAX);
+
+    (void)state;
+    assert_int_equal(send_run(&run, NULL, NULL), 400);
+    run = run_of(1, 0, 1, (uint64_t)INT64_MAX + 1);
+    assert_int_equal(send_run(&run, NULL, NULL), 400);
+    assert_int_equal(send_collection(&collection, 0), 400);
+    run = run_of(1, 0, 1, INT64_MAX);
+    assert_int_equal(send_run(&run, NULL, NULL), 200);
 }
 
 static void a_run_that_lies_is_refused_whole(void **state)
@@ -563,39 +612,6 @@ static void a_change_that_never_landed_leaves_nothing(void **state)
     meta_row_free(&row);
 }
 
-static struct collection foreign_collection(const char *name, uint32_t dimension, uint64_t clock)
-{
-    struct collection collection = {.dimension = dimension,
-                                    .m = HNSW_M_DEFAULT,
-                                    .ef_construction = HNSW_EF_CONSTRUCTION_DEFAULT,
-                                    .created = {.clock = clock, .region = REGION},
-                                    .schema = {.clock = clock, .region = REGION}};
-
-    (void)snprintf(collection.tenant, sizeof(collection.tenant), "default");
-    (void)snprintf(collection.name, sizeof(collection.name), "%s", name);
-    collection_identify(&collection);
-    return collection;
-}
-
-static int send_collection(const struct collection *collection, uint64_t offset)
-{
-    struct run run = {.region = REGION, .partition = 1, .from = offset, .to = offset + 1};
-    struct buffer definition = {0};
-    struct record record = {.op = RECORD_COLLECTION,
-                            .schema = collection->schema,
-                            .stamp = collection->schema,
-                            .origin_region = REGION,
-                            .origin_offset = offset};
-
-    collection_encode(collection, COLLECTION_CREATE, &definition);
-    memcpy(record.incarnation, collection->incarnation, INCARNATION_BYTES);
-    record.payload = definition.data;
-    record.payload_len = definition.len;
-    run_add(&run, &record);
-    buffer_free(&definition);
-    return send_run(&run, NULL, NULL);
-}
-
 static void a_foreign_change_reaches_every_partition_and_the_smaller_stamp_wins(void **state)
 {
     uint64_t now = env_wall_us(env_real());
@@ -708,6 +724,7 @@ int main(void)
         PROMISE(runs_that_bring_nothing_use_up_no_region),
         PROMISE(a_run_without_records_moves_the_vector_for_good),
         PROMISE(stamps_are_kept_and_raise_the_clock),
+        PROMISE(a_clock_that_cannot_be_is_refused),
         PROMISE(a_run_that_lies_is_refused_whole),
         PROMISE(a_change_stands_once_in_every_partition),
         PROMISE(the_catalogue_comes_back_from_the_log_alone),
