@@ -83,7 +83,9 @@ static enum err_code check_record(struct run *run, const struct record *record)
     default:
         return malformed(run, "a record that is no data");
     }
-    if (record->origin_region != run->foreign.region || record->stamp.region != run->foreign.region)
+    /* A change of a third region, or of ours, stands in their log under their name. */
+    if (record->origin_region != run->foreign.region ||
+        (record->op != RECORD_COLLECTION && record->stamp.region != run->foreign.region))
         return malformed(run, "a record of another origin");
     if (record->stamp.clock > CLOCK_MAX)
         return malformed(run, "a clock that cannot be");

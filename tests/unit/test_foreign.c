@@ -647,6 +647,28 @@ static void a_foreign_change_reaches_every_partition_and_the_smaller_stamp_wins(
     }
 }
 
+/* Whoever meets a change appends it to all partitions, under its own name: so ours comes back. */
+static void a_change_that_others_pass_on_is_taken(void **state)
+{
+    struct collection third = foreign_collection("third", 5, 1000);
+    struct catalogue_entry entry;
+    struct collection ours;
+
+    (void)state;
+    third.created.region = third.schema.region = REGION + 1;
+    assert_int_equal(send_collection(&third, 0), 200);
+    assert_true(catalogue_find(&world.ingest.catalogue, "default", "third", &entry));
+    assert_int_equal(entry.state, COLLECTION_ACTIVE);
+    assert_int_equal(
+        ask_json("PUT", "/v1/collections/ours", "{\"vector\":{\"dimension\":2}}", NULL), 201);
+    assert_true(catalogue_find(&world.ingest.catalogue, "default", "ours", &entry));
+    ours = entry.collection;
+    assert_int_equal(send_collection(&ours, 1), 200);
+    assert_true(catalogue_find(&world.ingest.catalogue, "default", "ours", &entry));
+    assert_int_equal(stamp_compare(entry.collection.schema, ours.schema), 0);
+    assert_int_equal(entry.state, COLLECTION_ACTIVE);
+}
+
 /* --- promises: records without shards
  * -------------------------------------------------------------- */
 
@@ -732,6 +754,7 @@ int main(void)
         PROMISE(a_change_cut_off_is_completed_by_trying_again),
         PROMISE(a_change_that_never_landed_leaves_nothing),
         PROMISE(a_foreign_change_reaches_every_partition_and_the_smaller_stamp_wins),
+        PROMISE(a_change_that_others_pass_on_is_taken),
         PROMISE(a_half_committed_request_says_which_half),
         PROMISE(conditions_need_a_shard_and_plain_writes_do_not),
     };
