@@ -159,6 +159,16 @@ enum err_code catalogue_active(struct catalogue *catalogue, const char *tenant, 
     return ERR_OK;
 }
 
+bool catalogue_is_news(const struct collection *known, const struct collection *collection)
+{
+    if (memcmp(known->incarnation, collection->incarnation, INCARNATION_BYTES) == 0)
+        return !known->dropped &&
+               (collection->dropped || stamp_compare(collection->schema, known->schema) > 0);
+    if (collection->generation != known->generation)
+        return collection->generation > known->generation;
+    return stamp_compare(collection->created, known->created) < 0;
+}
+
 /* One record in every partition, all with the change stamp. */
 static enum err_code change_batch(struct catalogue *catalogue, const struct collection *collection,
                                   struct sequence_batch **out, struct err *err)
@@ -253,13 +263,12 @@ enum err_code catalogue_foreign(struct catalogue *catalogue, const struct collec
                                 INCARNATION_BYTES) == 0;
     enum err_code rc;
 
-    if (same && stamp_compare(entry.collection.schema, collection->schema) >= 0)
+    if (!known || catalogue_is_news(&entry.collection, collection))
+        return catalogue_change(catalogue, collection, deadline_ns, err);
+    if (same)
         return entry.state != COLLECTION_PENDING
                    ? ERR_OK
                    : catalogue_complete(catalogue, &entry.collection, deadline_ns, NULL, err);
-    if (!known || same || entry.collection.dropped ||
-        stamp_compare(collection->created, entry.collection.created) < 0)
-        return catalogue_change(catalogue, collection, deadline_ns, err);
     /* Ours stays; theirs is told to every partition, where its records are parked. */
     rc = change_batch(catalogue, collection, &batch, err);
     if (rc == ERR_OK)

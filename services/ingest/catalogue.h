@@ -65,6 +65,11 @@ MUST_CHECK enum err_code catalogue_foreign(struct catalogue *catalogue,
                                            const struct collection *collection,
                                            uint64_t deadline_ns, struct err *err);
 
+/* Is the change news to who knows the other one, both of one name?  The same everywhere, in any
+ * order: of one incarnation a drop is final, and the newer change counts; of two the later
+ * generation, or, where two regions made different ones, the smaller creation stamp. */
+bool catalogue_is_news(const struct collection *known, const struct collection *collection);
+
 size_t catalogue_count(struct catalogue *catalogue); /* active ones */
 
 #endif

@@ -48,19 +48,6 @@ static enum err_code forget_rows(struct catalogue *catalogue, struct err *err)
     return rc;
 }
 
-/* Is the change news?  Two incarnations of one name: a later generation, or, where two regions made
- * different ones, the smaller creation stamp. */
-static bool is_news(const struct catalogue_entry *entry, const struct collection *collection)
-{
-    const struct collection *known = &entry->collection;
-
-    if (memcmp(known->incarnation, collection->incarnation, INCARNATION_BYTES) == 0)
-        return stamp_compare(collection->schema, known->schema) > 0;
-    if (collection->generation != known->generation)
-        return collection->generation > known->generation;
-    return stamp_compare(collection->created, known->created) < 0;
-}
-
 static enum err_code load_change(struct catalogue *catalogue, const struct record *record,
                                  struct err *err)
 {
@@ -74,7 +61,7 @@ static enum err_code load_change(struct catalogue *catalogue, const struct recor
         return rc;
     collection.dropped = change == COLLECTION_DROP;
     if (catalogue_find(catalogue, collection.tenant, collection.name, &entry) &&
-        !is_news(&entry, &collection))
+        !catalogue_is_news(&entry.collection, &collection))
         return ERR_OK;
     return catalogue_set(catalogue, &collection, COLLECTION_PENDING, err);
 }

@@ -84,7 +84,7 @@ enum err_code catalogue_row_parse(const void *data, size_t len, struct collectio
 static bool is_beyond(const struct collection *there, const struct collection *collection)
 {
     if (memcmp(there->incarnation, collection->incarnation, INCARNATION_BYTES) == 0)
-        return stamp_compare(there->schema, collection->schema) > 0;
+        return catalogue_is_news(collection, there);
     return there->generation > collection->generation;
 }
 

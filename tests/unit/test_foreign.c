@@ -257,7 +257,8 @@ static int send_collection(const struct collection *collection, uint64_t offset)
                             .origin_region = REGION,
                             .origin_offset = offset};
 
-    collection_encode(collection, COLLECTION_CREATE, &definition);
+    collection_encode(collection, collection->dropped ? COLLECTION_DROP : COLLECTION_CREATE,
+                      &definition);
     memcpy(record.incarnation, collection->incarnation, INCARNATION_BYTES);
     record.payload = definition.data;
     record.payload_len = definition.len;
@@ -669,6 +670,60 @@ static void a_change_that_others_pass_on_is_taken(void **state)
     assert_int_equal(entry.state, COLLECTION_ACTIVE);
 }
 
+/* Shards never take back a drop: a collection that ingest revived would swallow its records. */
+static void a_drop_is_final_whatever_comes_later(void **state)
+{
+    static const char PATH[] = "/v1/collections/docs/records";
+    static const char BODY[] = "{\"records\":[{\"id\":\"a\"}]}";
+    struct catalogue_entry entry;
+    struct collection again;
+
+    (void)state;
+    assert_int_equal(
+        ask_json("PUT", "/v1/collections/docs", "{\"vector\":{\"dimension\":2}}", NULL), 201);
+    assert_true(catalogue_find(&world.ingest.catalogue, "default", "docs", &entry));
+    again = entry.collection;
+    assert_int_equal(ask_json("DELETE", "/v1/collections/docs", "", NULL), 204);
+    again.schema.region = again.created.region = REGION;
+    again.schema.clock = again.created.clock = again.schema.clock + (uint64_t)1000000000;
+    assert_int_equal(send_collection(&again, 0), 200);
+    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 404);
+    assert_int_equal(
+        ask_json("PUT", "/v1/collections/docs", "{\"vector\":{\"dimension\":2}}", NULL), 201);
+    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 200);
+    /* One that is older than the newest change, too. */
+    assert_true(catalogue_find(&world.ingest.catalogue, "default", "docs", &entry));
+    again = entry.collection;
+    again.dropped = true;
+    again.schema = (struct stamp){.clock = 1000, .region = REGION};
+    assert_int_equal(send_collection(&again, 1), 200);
+    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 404);
+    end();
+    begin();
+    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 404);
+}
+
+static void a_foreign_definition_of_an_older_generation_does_not_stop_the_run(void **state)
+{
+    struct collection older = foreign_collection("docs", 7, 1000);
+    struct catalogue_entry entry;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(
+            ask_json("PUT", "/v1/collections/docs", "{\"vector\":{\"dimension\":2}}", NULL), 201);
+        assert_int_equal(ask_json("DELETE", "/v1/collections/docs", "", NULL), 204);
+    }
+    assert_int_equal(send_collection(&older, 0), 200);
+    for (int again = 0; again < 2; again++) {
+        assert_true(catalogue_find(&world.ingest.catalogue, "default", "docs", &entry));
+        assert_int_equal(entry.state, COLLECTION_DROPPED);
+        assert_int_equal(entry.collection.generation, 1);
+        end();
+        begin();
+    }
+}
+
 /* --- promises: records without shards
  * -------------------------------------------------------------- */
 
@@ -755,6 +810,8 @@ int main(void)
         PROMISE(a_change_that_never_landed_leaves_nothing),
         PROMISE(a_foreign_change_reaches_every_partition_and_the_smaller_stamp_wins),
         PROMISE(a_change_that_others_pass_on_is_taken),
+        PROMISE(a_drop_is_final_whatever_comes_later),
+        PROMISE(a_foreign_definition_of_an_older_generation_does_not_stop_the_run),
         PROMISE(a_half_committed_request_says_which_half),
         PROMISE(conditions_need_a_shard_and_plain_writes_do_not),
     };
