@@ -33,7 +33,8 @@ enum err_code cache_open(struct cache **out, const char *url, struct env *env, s
     ops = find_back_end(url);
     if (ops == NULL)
         return err_set(err, ERR_CONFIG,
-                       "cache URL \"%s\": want memory:SIZE, redis://HOST:PORT or none:", url);
+                       "cache URL \"%.*s…\": want memory:SIZE, redis://HOST:PORT or none:",
+                       (int)strcspn(url, ":/"), url);
     code = ops->open(out, url, env, err);
     assert((code == ERR_OK) == (*out != NULL));
     assert(code != ERR_OK || (*out)->ops == ops);

@@ -2,8 +2,9 @@
  * is what was put, whole, and not older than its time to live.  Slow or away: a miss.
  *
  *   memory:64MiB   in this process, least recently used leaves first
- *   redis://[user:password@]host:port[/db]   shared by all routers; a server that is away, slow,
- * full or holds garbage is a miss (cache_redis.c) none:          holds nothing
+ *   redis://…      shared by all routers: redis://[user:password@]host:port[/db]; a server that is
+ *                  away, slow, full or holds garbage is a miss
+ *   none:          holds nothing
  */
 #ifndef VICINAL_BACKENDS_CACHE_H
 #define VICINAL_BACKENDS_CACHE_H

@@ -35,7 +35,8 @@ enum err_code meta_open(struct meta **out, const char *url, struct env *env, str
     ops = find_back_end(url);
     if (ops == NULL)
         return err_set(err, ERR_CONFIG,
-                       "metadata URL \"%s\": want sqlite:FILE, postgres://… or memory:", url);
+                       "metadata URL \"%.*s…\": want sqlite:FILE, postgres://… or memory:",
+                       (int)strcspn(url, ":/"), url);
     code = ops->open(out, url, env, err);
     assert((code == ERR_OK) == (*out != NULL));
     if (code != ERR_OK)
