@@ -23,6 +23,7 @@ struct deletion {
     size_t id_count;
     struct buffer filter; /* its text; len 0: not by filter */
     const struct filter *parsed;
+    struct arena page; /* ids of one page of a delete by filter */
     bool all, count;
     uint64_t deleted;
     bool answered; /* a failure half-way */
@@ -195,7 +196,8 @@ static enum err_code delete_ids(struct deletion *deletion)
     return rc == ERR_OK ? write_commit(write, &deletion->answered) : rc;
 }
 
-/* The next page of ids that match, ascending; *count 0: none are left. */
+/* The next page of ids that match, ascending; *count 0: none are left.  The page before it goes:
+ * what a delete holds does not grow with what it finds. */
 static enum err_code find_page(struct deletion *deletion, struct wire_id *after,
                                struct wire_id *ids, size_t *count)
 {
@@ -209,6 +211,7 @@ static enum err_code find_page(struct deletion *deletion, struct wire_id *after,
                                            deletion->filter.len, *after, &answer);
 
     *count = 0;
+    arena_reset(&deletion->page); /* `after` was in it, and is not needed any more */
     if (rc == ERR_OK && (lists = array_alloc(answer.count, sizeof(*lists))) == NULL)
         rc = err_set(&req->err, ERR_NO_MEMORY, "no memory for a page");
     if (rc == ERR_OK) {
@@ -218,8 +221,9 @@ static enum err_code find_page(struct deletion *deletion, struct wire_id *after,
         *count = hits_merge_by_id(lists, answer.count, DELETE_CHUNK, rows);
     }
     for (size_t i = 0; i < *count && rc == ERR_OK; i++) {
-        ids[i] = (struct wire_id){.data = arena_copy_text(&req->arena, rows[i].id, rows[i].id_len),
-                                  .len = rows[i].id_len};
+        ids[i] =
+            (struct wire_id){.data = arena_copy_text(&deletion->page, rows[i].id, rows[i].id_len),
+                             .len = rows[i].id_len};
         if (ids[i].data == NULL)
             rc = err_set(&req->err, ERR_NO_MEMORY, "no memory for a page");
     }
@@ -307,6 +311,7 @@ enum err_code handle_delete_records(struct request *req)
         answer(&deletion);
     write_end(&deletion.write);
     buffer_free(&deletion.filter);
+    arena_free(&deletion.page);
     json_decref(deletion.body);
     return rc;
 }
