@@ -11,7 +11,7 @@
 
 #define BACKENDS_MAX 4
 
-static const struct wal_ops *backends[BACKENDS_MAX] = {&wal_file_ops};
+static const struct wal_ops *backends[BACKENDS_MAX] = {&wal_file_ops, &wal_kafka_ops};
 
 void wal_register(const struct wal_ops *ops)
 {
@@ -35,8 +35,6 @@ static enum err_code unknown_scheme(const char *url, struct err *err)
 {
     char known[64] = "";
 
-    if (strncmp(url, "kafka:", 6) == 0)
-        return err_set(err, ERR_CONFIG, "wal: kafka:// is not built yet; use file:DIR");
     for (size_t i = 0; i < BACKENDS_MAX && backends[i] != NULL; i++) {
         size_t len = strlen(known);
 
@@ -48,7 +46,14 @@ static enum err_code unknown_scheme(const char *url, struct err *err)
 
 enum err_code wal_check_url(const char *url, struct err *err)
 {
-    return backend_of(url) == NULL ? unknown_scheme(url, err) : ERR_OK;
+    const struct wal_ops *ops = backend_of(url);
+    enum err_code code = ERR_OK;
+
+    if (ops == NULL)
+        return unknown_scheme(url, err);
+    if (ops->check_url != NULL)
+        code = ops->check_url(url, err);
+    return code == ERR_OK || err == NULL ? code : err_wrap(err, "wal");
 }
 
 enum err_code wal_open(struct wal **out, const struct wal_options *options, struct err *err)

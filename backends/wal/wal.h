@@ -4,7 +4,7 @@
  *
  *   url                        kept in
  *   file:DIR                   one physical log of segment files (wal_file.c)
- *   kafka://host:port,…/prefix a topic of P partitions (a later issue)
+ *   kafka://host:port,…/prefix a topic of P + 1 partitions (wal_kafka.c)
  *   sim:                       the simulation's (tests/sim)
  *
  * An offset counts the entries of a partition from 0, without gaps on one log's life.  A position
@@ -36,12 +36,13 @@ struct wal_options {
 
 /* Errors: ERR_CONFLICT (another writer has it: wait and try again), ERR_CONFIG (URL, other number
  * of partitions, newer format), ERR_CORRUPT (damage below a committed position: says where, and
- * that --repair cuts there), ERR_NOT_FOUND (reader, and no log there yet), ERR_IO,
- * ERR_INSUFFICIENT_STORAGE. */
+ * that --repair cuts there), ERR_NOT_FOUND (reader, and no log there yet), ERR_UNAVAILABLE (the
+ * brokers cannot be reached: try again), ERR_IO, ERR_INSUFFICIENT_STORAGE. */
 MUST_CHECK enum err_code wal_open(struct wal **out, const struct wal_options *options,
                                   struct err *err);
 
-/* Is there a back end for the URL?  For programs that open the log later.  Errors: ERR_CONFIG. */
+/* Is there a back end for the URL, and does it understand it?  For programs that open the log
+ * later; nothing is opened.  Errors: ERR_CONFIG. */
 MUST_CHECK enum err_code wal_check_url(const char *url, struct err *err);
 
 void wal_close(struct wal *wal); /* after its readers; NULL is fine */
@@ -117,6 +118,7 @@ void wal_reader_close(struct wal_reader *reader);
 
 struct wal_ops {
     const char *scheme;
+    enum err_code (*check_url)(const char *url, struct err *err); /* NULL: any will do */
     enum err_code (*open)(struct wal **out, const struct wal_options *options, struct err *err);
     void (*close)(struct wal *wal);
     enum err_code (*append)(struct wal *wal, const struct wal_entry *entries, size_t count,
@@ -148,7 +150,7 @@ struct wal_reader {
     const struct wal_ops *ops;
 };
 
-extern const struct wal_ops wal_file_ops;
+extern const struct wal_ops wal_file_ops, wal_kafka_ops;
 
 /* Add a back end that is not built into every program (the simulation's), before any wal_open and
  * before other threads. */

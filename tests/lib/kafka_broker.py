@@ -2,7 +2,13 @@
 
     with KafkaBroker() as kafka:
         kafka.bootstrap     # 127.0.0.1:PORT
+        kafka.url("prefix") # kafka://127.0.0.1:PORT/prefix
         kafka.kill(); kafka.start()     # as a crash, and back with the same log
+        kafka.pause(); kafka.resume()   # with all connections open
+
+As a program it prints its URL and obeys one command a line (kill, start, pause, resume), each
+answered by "ok" or "failed …"; the end of its input is the end of the broker.  Words behind it are
+lines of its settings: kafka_broker.py message.max.bytes=5000.
 
 The jars are fetched by `make deps-test` (tools/kafka).
 """
@@ -14,6 +20,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -46,8 +53,10 @@ num.io.threads=4
 
 
 class KafkaBroker:
-    def __init__(self, folder=None):
-        """folder: where its log goes; made, and removed, when there is none."""
+    def __init__(self, folder=None, settings=()):
+        """folder: where its log goes; made, and removed, when there is none.  settings: more
+        lines for the broker."""
+        self.settings = settings
         self.port, self.controller = free_port(), free_port()
         self.own_folder = folder is None
         self.folder = pathlib.Path(folder) if folder else None
@@ -64,7 +73,8 @@ class KafkaBroker:
         if (self.folder / "settings").exists():
             return
         (self.folder / "settings").write_text(SETTINGS.format(
-            port=self.port, controller=self.controller, folder=self.folder))
+            port=self.port, controller=self.controller, folder=self.folder)
+            + "".join(f"{line}\n" for line in self.settings))
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
         subprocess.run(self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c",
                                   str(self.folder / "settings")),
@@ -99,8 +109,21 @@ class KafkaBroker:
         except OSError:
             return False
 
+    def url(self, prefix=""):
+        return f"kafka://{self.bootstrap}" + (f"/{prefix}" if prefix else "")
+
     def signal(self, number):
         self.process.send_signal(number)
+
+    def pause(self):
+        self.signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.signal(signal.SIGCONT)
+
+    def restart(self):
+        self.kill()
+        return self.start()
 
     def kill(self):
         if self.process is not None:
@@ -120,3 +143,20 @@ class KafkaBroker:
 
     def __exit__(self, *_):
         self.stop()
+
+
+def main():
+    with KafkaBroker(settings=sys.argv[1:]) as broker:
+        commands = {"kill": broker.kill, "start": broker.start,
+                    "pause": broker.pause, "resume": broker.resume}
+        print(broker.url(), flush=True)
+        for line in sys.stdin:
+            try:
+                commands[line.strip()]()
+                print("ok", flush=True)
+            except Exception as error:  # told to the test, which fails by it
+                print("failed", repr(error).replace("\n", " "), flush=True)
+
+
+if __name__ == "__main__":
+    main()
