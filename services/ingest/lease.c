@@ -99,12 +99,16 @@ static void lease_write(struct sequencer *s, const struct line_view *views, stru
 {
     char holder[2 * HOLDER_BYTES + 1];
     json_t *row = json_object(), *epochs = json_array(), *hints = json_array();
+    uint64_t renewals;
 
+    pthread_mutex_lock(&s->lock); /* the appender takes while the lease's thread may still renew */
+    renewals = ++s->lease_counter;
+    pthread_mutex_unlock(&s->lock);
     text_hex_encode(holder, s->nonce, sizeof(s->nonce));
     (void)json_object_set_new(row, "holder", json_string(holder));
     (void)json_object_set_new(row, "url", json_string(s->setup.url == NULL ? "" : s->setup.url));
     (void)json_object_set_new(row, "region", json_integer((json_int_t)s->region));
-    (void)json_object_set_new(row, "renewals", json_integer((json_int_t)++s->lease_counter));
+    (void)json_object_set_new(row, "renewals", json_integer((json_int_t)renewals));
     for (uint32_t i = 0; i < s->partitions; i++) {
         uint64_t epoch = views == NULL ? next_epoch(&s->lines[i]) : views[i].epoch;
 
