@@ -97,6 +97,14 @@ def test_delete_counts_what_was_there(shared, c):
     assert count(shared, c) == 1
 
 
+def test_a_delete_by_filter_goes_through_all_pages(shared, c):
+    for start in range(0, 3000, 500):
+        shared.upsert(c, [{"id": f"{i:0>40}", "metadata": {"n": i}} for i in range(start, start + 500)])
+    answer = shared.post(f"/v1/collections/{c}/records/delete", {"filter": {"n": {"$gte": 300}}, "timeout_ms": 60000})
+    assert answer.body["deleted_count"] == 2700
+    assert count(shared, c) == 300 == count(shared, c, {"n": {"$lt": 300}})
+
+
 @pytest.mark.parametrize("body", [{}, {"ids": ["a"], "delete_all": True}, {"ids": ["a"], "filter": {"a": 1}},
                                   {"delete_all": False}, {"ids": []}])
 def test_delete_wants_exactly_one_of_three(shared, c, body):
