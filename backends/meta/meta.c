@@ -19,7 +19,8 @@ static const struct meta_ops *const back_ends[] = {&meta_sqlite_ops, &meta_postg
 static const struct meta_ops *find_back_end(const char *url)
 {
     for (size_t i = 0; i < ARRAY_COUNT(back_ends); i++)
-        if (text_has_scheme(url, back_ends[i]->scheme))
+        if (text_has_scheme(url, back_ends[i]->scheme) ||
+            (back_ends[i]->scheme_too != NULL && text_has_scheme(url, back_ends[i]->scheme_too)))
             return back_ends[i];
     return NULL;
 }

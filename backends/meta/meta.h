@@ -2,8 +2,8 @@
  *
  *   url             kept in
  *   sqlite:FILE     one host only (a network file system is refused)
- *   postgres://…    shared by many hosts (libpq's URL; schema=NAME among its options says where
- *                   in the database, default vicinal)
+ *   postgres://…    shared by many hosts: any URL of libpq's (also postgresql://); schema=NAME
+ *                   among its options says where in the database, default vicinal
  *   memory:         this process only, for tests; the simulation wraps it
  *
  * Rows and who writes them:
@@ -13,8 +13,8 @@
  *   collection/TENANT/NAME          {"state":"pending"|"active"|"dropped","definition":{…}}  ingest
  *   lease                           {"holder":hex,"url":…,"epochs":[…]}   ingest
  *   catalogue                       {"region":N,"position":…}             ingest
- *   region/NAME                     see cluster/regions.h                 vicinal up, vicinal
- * region role                            likewise                              router, by command
+ *   region/NAME                     see cluster/regions.h                 vicinal up, region add
+ *   role                            likewise                              router, by command
  *
  * Losing all rows loses nothing: they are rebuilt from the log and from the services' start.
  */
@@ -120,6 +120,7 @@ MUST_CHECK enum err_code meta_lag_remove(struct meta *meta, const char *origin, 
 
 struct meta_ops {
     const char *scheme;
+    const char *scheme_too; /* another name for it, or NULL */
     enum err_code (*open)(struct meta **out, const char *url, struct env *env, struct err *err);
     void (*close)(struct meta *meta);
     enum err_code (*get)(struct meta *meta, const char *key, struct meta_row *row, struct err *err);

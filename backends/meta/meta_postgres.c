@@ -59,7 +59,7 @@ static enum err_code postgres_open(struct meta **out, const char *url, struct en
     env_cond_init(env, &postgres->given_back);
     rc = postgres_parse(postgres, url, err);
     if (rc == ERR_OK)
-        rc = postgres_take(postgres, &connection, err);
+        rc = postgres_take(postgres, false, &connection, err);
     if (rc == ERR_OK)
         rc = postgres_migrate(postgres, connection, err);
     if (connection != NULL)
@@ -68,6 +68,7 @@ static enum err_code postgres_open(struct meta **out, const char *url, struct en
         postgres_close(&postgres->base);
         return rc;
     }
+    postgres->is_open = true;
     *out = &postgres->base;
     return ERR_OK;
 }
@@ -318,15 +319,6 @@ static enum err_code pg_version(struct meta *meta, uint64_t *version, struct err
     return rc;
 }
 
-/* What has come before is of no interest: the version is asked next. */
-static void forget_notices(PGconn *pg)
-{
-    PGnotify *notice;
-
-    while ((notice = PQnotifies(pg)) != NULL)
-        PQfreemem(notice);
-}
-
 static enum err_code listen_on(struct postgres_meta *postgres,
                                struct postgres_connection *connection, bool *is_cut,
                                struct err *err)
@@ -375,7 +367,7 @@ static enum err_code wait_on(struct postgres_meta *postgres, struct postgres_con
         PGresult *result = NULL;
         uint64_t now_ns;
 
-        forget_notices(connection->pg);
+        postgres_forget_notices(connection->pg);
         rc = postgres_ask(postgres, connection, &query, &result, is_cut, err);
         if (rc == ERR_OK)
             rc = version_answer(result, version, err);
@@ -399,7 +391,7 @@ static enum err_code pg_wait(struct meta *meta, uint64_t seen, uint64_t deadline
     while (try_again) {
         struct postgres_connection *connection;
 
-        rc = postgres_take(postgres, &connection, err);
+        rc = postgres_take(postgres, true, &connection, err);
         if (rc != ERR_OK)
             return rc;
         try_again = connection->is_used;
@@ -550,6 +542,7 @@ static enum err_code pg_lag_remove(struct meta *meta, const char *origin, struct
 
 const struct meta_ops meta_postgres_ops = {
     .scheme = "postgres",
+    .scheme_too = "postgresql",
     .open = postgres_open,
     .close = postgres_close,
     .get = pg_get,

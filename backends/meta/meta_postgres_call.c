@@ -133,22 +133,46 @@ enum err_code postgres_ask(struct postgres_meta *postgres, struct postgres_conne
 /* --- the pool ----------------------------------------------------------------------------------
  */
 
-enum err_code postgres_take(struct postgres_meta *postgres, struct postgres_connection **out,
-                            struct err *err)
+/* The first idle one that (or: that does not) listen; caller holds lock. */
+static struct postgres_connection *idle_locked(struct postgres_meta *postgres, bool listening)
+{
+    struct postgres_connection **link = &postgres->idle, *found;
+
+    while (*link != NULL && (*link)->is_listening != listening)
+        link = &(*link)->next;
+    found = *link;
+    if (found != NULL)
+        *link = found->next;
+    return found;
+}
+
+/* NULL: a new one is to be made, and counted already. */
+static enum err_code take_idle(struct postgres_meta *postgres, bool to_wait,
+                               struct postgres_connection **out)
 {
     uint64_t until_ns = env_boot_ns(postgres->base.env) + POSTGRES_CALL_NS;
     enum err_code rc = ERR_OK;
+    bool is_full;
 
     pthread_mutex_lock(&postgres->lock);
     while (rc == ERR_OK && postgres->idle == NULL &&
            postgres->connections == POSTGRES_CONNECTIONS_MAX)
         rc = env_cond_wait(&postgres->given_back, &postgres->lock, until_ns);
-    *out = rc == ERR_OK ? postgres->idle : NULL;
-    if (*out != NULL)
-        postgres->idle = (*out)->next;
-    else if (rc == ERR_OK)
+    is_full = postgres->connections == POSTGRES_CONNECTIONS_MAX;
+    *out = rc == ERR_OK ? idle_locked(postgres, to_wait) : NULL;
+    if (*out == NULL && rc == ERR_OK && (to_wait || is_full))
+        *out = idle_locked(postgres, !to_wait);
+    if (*out == NULL && rc == ERR_OK)
         postgres->connections++;
     pthread_mutex_unlock(&postgres->lock);
+    return rc;
+}
+
+enum err_code postgres_take(struct postgres_meta *postgres, bool to_wait,
+                            struct postgres_connection **out, struct err *err)
+{
+    enum err_code rc = take_idle(postgres, to_wait, out);
+
     if (rc != ERR_OK)
         return err_set(err, rc == ERR_DEAD ? ERR_DEAD : ERR_UNAVAILABLE,
                        "metadata: too many calls at once");
@@ -157,11 +181,26 @@ enum err_code postgres_take(struct postgres_meta *postgres, struct postgres_conn
     rc = postgres_connect(postgres, out, err);
     if (rc != ERR_OK)
         postgres_drop(postgres, NULL);
+    /* It was right once, and may be again: a name that is gone for a moment, a new password. */
+    if (rc == ERR_CONFIG && postgres->is_open) {
+        rc = ERR_UNAVAILABLE;
+        if (err != NULL)
+            err->code = rc;
+    }
     return rc;
+}
+
+void postgres_forget_notices(PGconn *pg)
+{
+    PGnotify *notice;
+
+    while ((notice = PQnotifies(pg)) != NULL)
+        PQfreemem(notice);
 }
 
 void postgres_give(struct postgres_meta *postgres, struct postgres_connection *connection)
 {
+    postgres_forget_notices(connection->pg);
     pthread_mutex_lock(&postgres->lock);
     connection->is_used = true;
     connection->next = postgres->idle;
@@ -202,7 +241,7 @@ enum err_code postgres_call(struct postgres_meta *postgres, const struct postgre
     while (try_again) {
         struct postgres_connection *connection;
 
-        rc = postgres_take(postgres, &connection, err);
+        rc = postgres_take(postgres, false, &connection, err);
         if (rc != ERR_OK)
             return rc;
         try_again = connection->is_used && query->may_repeat;

@@ -11,7 +11,7 @@
 #define POSTGRES_CONNECT_NS      (3 * NS_PER_S)
 #define POSTGRES_CALL_NS         (5 * NS_PER_S) /* one statement; the server is told the same */
 #define POSTGRES_CONNECTIONS_MAX 16
-#define POSTGRES_SCHEMA_BYTES    64
+#define POSTGRES_SCHEMA_BYTES    56 /* with "vicinal." before it, it names the channel: 63 in all */
 
 struct postgres_connection {
     struct postgres_connection *next;
@@ -22,6 +22,7 @@ struct postgres_connection {
 
 struct postgres_meta {
     struct meta base;                   /* first */
+    bool is_open;                       /* set once, before anybody else knows it */
     char *conninfo;                     /* the URL without our own options */
     char schema[POSTGRES_SCHEMA_BYTES]; /* [a-z0-9_-]: no quoting inside quotes */
     pthread_mutex_t lock;
@@ -68,10 +69,16 @@ MUST_CHECK enum err_code postgres_ask(struct postgres_meta *postgres,
                                       const struct postgres_query *query, PGresult **out,
                                       bool *is_cut, struct err *err);
 
-/* A connection from the pool, which may be a new one.  Errors: those of postgres_connect. */
-MUST_CHECK enum err_code postgres_take(struct postgres_meta *postgres,
+/* A connection from the pool, which may be a new one.  Who waits for changes gets one that listens,
+ * if there is one, and nobody else does as long as there may be more: what the server sends to one
+ * that nobody reads would pile up.
+ * Errors: those of postgres_connect; of a store that is open never ERR_CONFIG. */
+MUST_CHECK enum err_code postgres_take(struct postgres_meta *postgres, bool to_wait,
                                        struct postgres_connection **out, struct err *err);
 void postgres_give(struct postgres_meta *postgres, struct postgres_connection *connection);
+/* Forget the notices that have come: the version is asked when it matters. */
+void postgres_forget_notices(PGconn *pg);
+
 /* It was cut: close it, and the idle ones, which are of the same life of the server. */
 void postgres_drop(struct postgres_meta *postgres, struct postgres_connection *connection);
 

@@ -5,6 +5,7 @@
 #include "backends/meta/meta_postgres_internal.h"
 
 #include <assert.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,7 @@ static const char *const schema_steps[] = {
     "   DELETE FROM \"%1$s\".row r WHERE r.key = k;"
     "   PERFORM pg_notify('vicinal.%1$s', now_at::text); END IF; RETURN 1; END $$;",
 };
+#define SCHEMA_STEPS ARRAY_COUNT(schema_steps)
 
 /* --- the URL -----------------------------------------------------------------------------------
  */
@@ -84,6 +86,33 @@ static bool cut_schema(struct postgres_meta *postgres)
     return true;
 }
 
+static bool ends_with(const char *text, size_t len, const char *end)
+{
+    return len >= strlen(end) && memcmp(text + len - strlen(end), end, strlen(end)) == 0;
+}
+
+/* libpq quotes what it could not read, which may be the password: quotes are emptied, but for
+ * those of an option's name. */
+static enum err_code url_error(const char *why, struct err *err)
+{
+    size_t len = strcspn(why, "\n"), out = 0;
+    bool quoted = false, told = true;
+    char text[200];
+
+    for (size_t at = 0; at < len && out < sizeof(text) - 1; at++) {
+        if (why[at] == '"') {
+            quoted = !quoted;
+            told = !quoted || ends_with(why, at, "query parameter: ") ||
+                   ends_with(why, at, "connection option ");
+            text[out++] = '"';
+        } else if (told) {
+            text[out++] = why[at];
+        }
+    }
+    text[out] = '\0';
+    return err_set(err, ERR_CONFIG, "metadata URL: %s", text);
+}
+
 enum err_code postgres_parse(struct postgres_meta *postgres, const char *url, struct err *err)
 {
     PQconninfoOption *options;
@@ -98,7 +127,8 @@ enum err_code postgres_parse(struct postgres_meta *postgres, const char *url, st
                        POSTGRES_SCHEMA_BYTES - 1);
     options = PQconninfoParse(postgres->conninfo, &why);
     if (options == NULL)
-        rc = err_set(err, ERR_CONFIG, "metadata URL: %s", why != NULL ? why : "cannot be read");
+        rc = why == NULL ? err_set(err, ERR_NO_MEMORY, "metadata URL: no memory")
+                         : url_error(why, err);
     PQconninfoFree(options);
     PQfreemem(why);
     return rc;
@@ -130,6 +160,10 @@ static enum err_code connect_error(PGconn *pg, struct err *err)
                      strncmp(state, "42", 2) == 0 || strncmp(state, "0A", 2) == 0);
 
     (void)snprintf(text, sizeof(text), "%.*s", (int)len, message);
+    if (strncmp(text, "invalid ", strlen("invalid ")) == 0)
+        return url_error(message, err); /* an option's value: libpq has not gone anywhere */
+    if (strstr(text, gai_strerror(EAI_NONAME)) != NULL)
+        return err_set(err, ERR_CONFIG, "postgres: %s (check the host)", text);
     if (for_ever)
         return err_set(err, ERR_CONFIG, "postgres refuses: %s (check user, password and database)",
                        text);
@@ -178,9 +212,12 @@ enum err_code postgres_connect(struct postgres_meta *postgres, struct postgres_c
     rc = connect_by(postgres->base.env, connection->pg, until_ns, err);
     if (rc == ERR_OK && PQsetnonblocking(connection->pg, 1) != 0)
         rc = err_set(err, ERR_UNAVAILABLE, "postgres: the socket cannot be used");
-    /* A lock that somebody holds while he sleeps must not hold us up for longer than a call. */
+    /* A lock that somebody holds while he sleeps must not hold us up for longer than a call.  Who
+     * has waited for the counter's row goes on from what stands there then, whatever the database's
+     * default. */
     (void)snprintf(set, sizeof(set),
-                   "SELECT set_config('statement_timeout', '%llu', false),"
+                   "SELECT set_config('default_transaction_isolation', 'read committed', false),"
+                   " set_config('statement_timeout', '%llu', false),"
                    " set_config('idle_in_transaction_session_timeout', '%llu', false)",
                    POSTGRES_CALL_NS / NS_PER_MS, 2 * POSTGRES_CALL_NS / NS_PER_MS);
     if (rc == ERR_OK)
@@ -259,10 +296,22 @@ static enum err_code read_version(struct postgres_meta *postgres,
     return rc;
 }
 
+static enum err_code check_known(const struct postgres_meta *postgres, uint64_t version,
+                                 struct err *err)
+{
+    if (version <= SCHEMA_STEPS)
+        return ERR_OK;
+    return err_set(
+        err, ERR_CONFIG,
+        "metadata: schema \"%s\" has version %llu, but this program knows %zu at most: run "
+        "the newer program, or stop all services and drop the schema: it is rebuilt from "
+        "the log",
+        postgres->schema, (unsigned long long)version, SCHEMA_STEPS);
+}
+
 static enum err_code migrate_locked(struct postgres_meta *postgres,
                                     struct postgres_connection *connection, struct err *err)
 {
-    size_t steps = sizeof(schema_steps) / sizeof(schema_steps[0]);
     uint64_t version = 0;
     char sql[192];
     enum err_code rc;
@@ -276,13 +325,9 @@ static enum err_code migrate_locked(struct postgres_meta *postgres,
         rc = tell(postgres, connection, sql, err);
     if (rc == ERR_OK)
         rc = read_version(postgres, connection, &version, err);
-    if (rc == ERR_OK && version > steps)
-        return err_set(err, ERR_CONFIG,
-                       "metadata: schema \"%s\" has version %llu, but this program knows %zu at "
-                       "most: run the newer program, or stop all services and drop the schema: it "
-                       "is rebuilt from the log",
-                       postgres->schema, (unsigned long long)version, steps);
-    for (size_t step = version; step < steps && rc == ERR_OK; step++)
+    if (rc == ERR_OK)
+        rc = check_known(postgres, version, err);
+    for (size_t step = version; step < SCHEMA_STEPS && rc == ERR_OK; step++)
         rc = run_step(postgres, connection, step, err);
     return rc;
 }
@@ -297,9 +342,8 @@ enum err_code postgres_migrate(struct postgres_meta *postgres,
     enum err_code rc;
 
     /* Mostly everything is there, and a user without the right to create may use it. */
-    if (read_version(postgres, connection, &version, &ignored) == ERR_OK &&
-        version == sizeof(schema_steps) / sizeof(schema_steps[0]))
-        return ERR_OK;
+    if (read_version(postgres, connection, &version, &ignored) == ERR_OK && version >= SCHEMA_STEPS)
+        return check_known(postgres, version, err);
     (void)snprintf(sql, sizeof(sql),
                    "SELECT pg_advisory_xact_lock(hashtextextended('vicinal.%s', 0))::text",
                    postgres->schema);

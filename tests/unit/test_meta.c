@@ -681,8 +681,7 @@ static void the_schema_is_cut_out_of_the_url(void **state)
 {
     static const char *const queries[] = {"?application_name=x&schema=%s",
                                           "?schema=%s&application_name=x",
-                                          "?a"
-                                          "pplication_name=x&schema=%s&connect_timeout=3"};
+                                          "?application_name=x&schema=%s&connect_timeout=3"};
     const char *server = getenv("VICINAL_TEST_POSTGRES");
     char name[64], query[128], full[400];
 
