@@ -24,7 +24,7 @@ DEPFLAGS  = -MMD -MP
 
 SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
 
-SERVICES := router shard ingest
+SERVICES := router shard ingest replicator
 BACKENDS := wal cache meta store embedder
 LIB_DIRS := common/base common/model common/observe common/http $(BACKENDS:%=backends/%) engine \
             cluster $(SERVICES:%=services/%) cli tests/lib tests/sim
@@ -78,6 +78,8 @@ $(BIN)/vicinal-shard: $(BUILD)/services/shard/main.o $(call lib,services/shard) 
 $(BIN)/vicinal-ingest: $(BUILD)/services/ingest/main.o $(call lib,services/ingest) $(CLUSTER_LIBS)
 	$(call program,$^)
 $(BIN)/vicinal-router: $(BUILD)/services/router/main.o $(call lib,services/router) $(CLUSTER_LIBS)
+	$(call program,$^)
+$(BIN)/vicinal-replicator: $(BUILD)/services/replicator/main.o $(call lib,services/replicator) $(CLUSTER_LIBS)
 	$(call program,$^)
 $(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(CLUSTER_LIBS)
 	$(call program,$^)

@@ -17,7 +17,7 @@
 #include "common/base/err.h"
 
 #define REGION_URL_BYTES 1024
-#define REGIONS_MAX      32 /* below VERSION_ENTRIES_MAX: logs that were made anew take places too */
+#define REGIONS_MAX      32 /* below VERSION_ENTRIES_MAX: a log made anew takes a place too */
 
 struct region_row {
     char name[REGION_NAME_BYTES];

@@ -27,6 +27,7 @@ LAYERS = {
     "cluster": ["common", "backends"],
     "services/router": ["common", "backends", "cluster", "engine/kernels.h"],
     "services/ingest": ["common", "backends", "cluster", "engine/kernels.h"],
+    "services/replicator": ["common", "backends", "cluster"],
     "services/shard": ["common", "backends", "cluster", "engine"],
     "cli": ["common", "backends", "cluster"],
     "bench": ["common", "engine"],
