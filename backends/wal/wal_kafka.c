@@ -48,14 +48,6 @@ static rd_kafka_resp_err_t ask_once(struct wal_kafka *wal, const struct kafka_qu
     return code;
 }
 
-static void forget_trouble(struct kafka_client *client)
-{
-    pthread_mutex_lock(&client->lock);
-    client->trouble = RD_KAFKA_RESP_ERR_NO_ERROR;
-    client->trouble_text[0] = '\0';
-    pthread_mutex_unlock(&client->lock);
-}
-
 enum err_code kafka_offsets(struct wal_kafka *wal, const struct kafka_question *question,
                             uint64_t *offsets, struct err *err)
 {
@@ -70,7 +62,7 @@ enum err_code kafka_offsets(struct wal_kafka *wal, const struct kafka_question *
 
         (void)rd_kafka_poll(wal->asking.rk, 0);
         if (code == RD_KAFKA_RESP_ERR_NO_ERROR) {
-            forget_trouble(&wal->asking);
+            kafka_client_well(&wal->asking);
             return ERR_OK;
         }
         if (!kafka_is_passing(code))

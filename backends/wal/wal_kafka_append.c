@@ -155,6 +155,7 @@ enum err_code kafka_produce_all(struct wal_kafka *wal, const struct wal_entry *e
         producer_drop(wal);
     } else {
         wal->producing->appending = NULL;
+        kafka_client_well(wal->producing);
     }
     return outcome;
 }

@@ -22,9 +22,10 @@ static void log_line(const rd_kafka_t *rk, int syslog_level, const char *facilit
                                                : LOG_DEBUG;
 
     (void)rk;
-    /* On a fresh broker the coordinator is still loading; properties of the other kind of handle
-     * are in every file that serves both. */
-    if (strcmp(facility, "GETPID") == 0)
+    /* On a fresh broker the coordinator is still loading; a producer that failed is thrown away
+     * with what is in it; properties of the other kind of handle are in every file that serves
+     * both. */
+    if (strcmp(facility, "GETPID") == 0 || strcmp(facility, "TERMINATE") == 0)
         level = LOG_INFO;
     if (strcmp(facility, "CONFWARN") == 0)
         level = LOG_DEBUG;
@@ -196,6 +197,14 @@ void kafka_client_close(struct kafka_client *client)
     rd_kafka_destroy(client->rk);
     pthread_mutex_destroy(&client->lock);
     *client = (struct kafka_client){0};
+}
+
+void kafka_client_well(struct kafka_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    client->trouble = RD_KAFKA_RESP_ERR_NO_ERROR;
+    client->trouble_text[0] = '\0';
+    pthread_mutex_unlock(&client->lock);
 }
 
 /* --- errors ---------------------------------------------------------------------------------- */

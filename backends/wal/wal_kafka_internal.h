@@ -21,6 +21,7 @@
 #include "backends/wal/wal.h"
 
 #define KAFKA_TOPIC_BYTES 250
+#define KAFKA_REACH_NS    (5 * NS_PER_S)  /* for the first answer of any broker */
 #define KAFKA_OPEN_NS     (10 * NS_PER_S) /* at most for each step of opening */
 #define KAFKA_ASK_NS      (10 * NS_PER_S) /* for questions that come without a deadline */
 
@@ -76,6 +77,9 @@ MUST_CHECK enum err_code kafka_client_open(struct kafka_client *client,
                                            const struct kafka_place *place, enum kafka_role role,
                                            kafka_delivery_fn *delivered, struct err *err);
 void kafka_client_close(struct kafka_client *client); /* a zeroed one is fine */
+
+/* A call has succeeded: earlier complaints explain nothing any more. */
+void kafka_client_well(struct kafka_client *client);
 
 /* What failed with that code, as an error that says what to do: the brokers cannot be reached, do
  * not know us, the topic is gone…  `what`: "append". */

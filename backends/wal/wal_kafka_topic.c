@@ -231,24 +231,56 @@ static const char *wanted(const char *name, const char *value, int brokers)
     return NULL;
 }
 
-static void note_unsafe(char *found, size_t size, const rd_kafka_ConfigEntry_t *entry, int brokers)
+/* One topic's settings, while they are looked at. */
+struct kafka_findings {
+    int brokers;
+    bool is_compacted;
+    char unsafe[200];
+};
+
+static void look_at(struct kafka_findings *findings, const rd_kafka_ConfigEntry_t *entry)
 {
     const char *name = rd_kafka_ConfigEntry_name(entry);
     const char *value = rd_kafka_ConfigEntry_value(entry);
-    const char *want = name == NULL || value == NULL ? NULL : wanted(name, value, brokers);
-    size_t len = strlen(found);
+    size_t len = strlen(findings->unsafe);
+    const char *want;
 
+    if (name == NULL || value == NULL)
+        return;
+    if (strcmp(name, "cleanup.policy") == 0 && strstr(value, "compact") != NULL)
+        findings->is_compacted = true;
+    want = wanted(name, value, findings->brokers);
     if (want != NULL)
-        (void)snprintf(found + len, size - len, "%s%s=%s (should be %s)", len == 0 ? "" : ", ",
-                       name, value, want);
+        (void)snprintf(findings->unsafe + len, sizeof(findings->unsafe) - len,
+                       "%s%s=%s (should be %s)", len == 0 ? "" : ", ", name, value, want);
+}
+
+static enum err_code verdict(const struct wal_kafka *wal, const struct kafka_findings *findings,
+                             struct err *err)
+{
+    if (findings->is_compacted)
+        return err_set(err, ERR_CONFIG,
+                       "topic %.60s: compaction takes entries out of a log: set "
+                       "cleanup.policy=delete",
+                       wal->place.topic);
+    if (findings->unsafe[0] == '\0')
+        return ERR_OK;
+    if (!wal->place.allow_unsafe)
+        return err_set(err, ERR_CONFIG,
+                       "topic %.60s can lose data: %s; alter it, or add allow_unsafe=true to the "
+                       "URL",
+                       wal->place.topic, findings->unsafe);
+    log_warn(NULL, "the log's topic can lose what was acknowledged; allow_unsafe takes it",
+             LOG_TEXT("topic", wal->place.topic), LOG_TEXT("settings", findings->unsafe));
+    return ERR_OK;
 }
 
 static enum err_code judge(struct wal_kafka *wal, const rd_kafka_event_t *event, int brokers,
                            struct err *err)
 {
+    struct kafka_findings findings = {.brokers = brokers};
     const rd_kafka_ConfigResource_t **resources;
     const rd_kafka_ConfigEntry_t **entries;
-    char found[200] = "";
     size_t count;
 
     resources = rd_kafka_DescribeConfigs_result_resources(
@@ -260,17 +292,8 @@ static enum err_code judge(struct wal_kafka *wal, const rd_kafka_event_t *event,
                             "the topic's settings", err);
     entries = rd_kafka_ConfigResource_configs(resources[0], &count);
     for (size_t i = 0; i < count; i++)
-        note_unsafe(found, sizeof(found), entries[i], brokers);
-    if (found[0] == '\0')
-        return ERR_OK;
-    if (!wal->place.allow_unsafe)
-        return err_set(err, ERR_CONFIG,
-                       "topic %.60s can lose data: %s; alter it, or add allow_unsafe=true to the "
-                       "URL",
-                       wal->place.topic, found);
-    log_warn(NULL, "the log's topic can lose what was acknowledged; allow_unsafe takes it",
-             LOG_TEXT("topic", wal->place.topic), LOG_TEXT("settings", found));
-    return ERR_OK;
+        look_at(&findings, entries[i]);
+    return verdict(wal, &findings, err);
 }
 
 static enum err_code check_settings(struct wal_kafka *wal, int brokers, struct err *err)
@@ -319,7 +342,7 @@ enum err_code kafka_topic_find(struct wal_kafka *wal, uint32_t partitions, uint3
                                struct err *err)
 {
     struct kafka_shape shape;
-    enum err_code code = look(wal, env_boot_ns(wal->base.env) + KAFKA_OPEN_NS, &shape, err);
+    enum err_code code = look(wal, env_boot_ns(wal->base.env) + KAFKA_REACH_NS, &shape, err);
 
     if (code == ERR_OK && !shape.exists) {
         if (!wal->writer || partitions == 0)

@@ -6,9 +6,11 @@
         kafka.kill(); kafka.start()     # as a crash, and back with the same log
         kafka.pause(); kafka.resume()   # with all connections open
 
-As a program it prints its URL and obeys one command a line (kill, start, pause, resume), each
-answered by "ok" or "failed …"; the end of its input is the end of the broker.  Words behind it are
-lines of its settings: kafka_broker.py message.max.bytes=5000.
+As a program it prints its URL and obeys one command a line, each answered by "ok …" or "failed …";
+the end of its input is the end of the broker:
+
+    kill | start | pause | resume      address     of the listener that wants a password
+    create TOPIC PARTITIONS [name=value …]         delete TOPIC
 
 The jars are fetched by `make deps-test` (tools/kafka).
 """
@@ -47,16 +49,32 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=16777216
 log.segment.bytes=16777216
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 num.network.threads=2
 num.io.threads=4
 """
 
+# One more listener, that wants a user and a password.
+SASL = """listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},SASL://127.0.0.1:{sasl}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT
+inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl.plain.sasl.jaas.config=\
+ org.apache.kafka.common.security.plain.PlainLoginModule required user_{user}="{password}";
+"""
+
+
+def _text(text):
+    return struct.pack(">h", len(text.encode())) + text.encode()
+
 
 class KafkaBroker:
-    def __init__(self, folder=None, settings=()):
+    def __init__(self, folder=None, settings="", sasl=None):
         """folder: where its log goes; made, and removed, when there is none.  settings: more
-        lines for the broker."""
-        self.settings = settings
+        lines for the broker.  sasl: (user, password) of one more listener."""
+        self.settings, self.sasl, self.sasl_port = settings, sasl, free_port()
         self.port, self.controller = free_port(), free_port()
         self.own_folder = folder is None
         self.folder = pathlib.Path(folder) if folder else None
@@ -72,9 +90,11 @@ class KafkaBroker:
             self.folder = pathlib.Path(tempfile.mkdtemp(prefix="vicinal-kafka-"))
         if (self.folder / "settings").exists():
             return
-        (self.folder / "settings").write_text(SETTINGS.format(
-            port=self.port, controller=self.controller, folder=self.folder)
-            + "".join(f"{line}\n" for line in self.settings))
+        ports = {"port": self.port, "controller": self.controller, "sasl": self.sasl_port}
+        text = SETTINGS.format(folder=self.folder, **ports) + self.settings
+        if self.sasl:
+            text += SASL.format(user=self.sasl[0], password=self.sasl[1], **ports)
+        (self.folder / "settings").write_text(text)
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
         subprocess.run(self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c",
                                   str(self.folder / "settings")),
@@ -96,18 +116,40 @@ class KafkaBroker:
             time.sleep(0.05)
         return self
 
+    def _ask(self, api, version, body, seconds=2):
+        """One request of Kafka's protocol; its answer behind the correlation number."""
+        with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            connection.settimeout(seconds)
+            head = struct.pack(">hhi", api, version, 7) + _text("test")
+            connection.sendall(struct.pack(">i", len(head + body)) + head + body)
+            answer = connection.makefile("rb")
+            return answer.read(struct.unpack(">i", answer.read(4))[0])[4:]
+
     def answers(self):
-        """Does it tell its metadata, with itself as a broker?  (Metadata request, version 1, of no
-        topics.)"""
+        """Does it tell its metadata, with itself as a broker?  (Metadata, version 1, no topics.)"""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
-                connection.settimeout(2)
-                body = struct.pack(">hhih", 3, 1, 7, 1) + b"t" + struct.pack(">i", 0)
-                connection.sendall(struct.pack(">i", len(body)) + body)
-                head = connection.recv(12, socket.MSG_WAITALL)
-                return len(head) == 12 and struct.unpack(">iii", head)[2] > 0
-        except OSError:
+            return struct.unpack(">i", self._ask(3, 1, struct.pack(">i", 0))[:4])[0] > 0
+        except (OSError, struct.error):
             return False
+
+    def create_topic(self, name, partitions, settings=None):
+        """CreateTopics, version 2; one replica."""
+        settings = settings or {}
+        body = struct.pack(">i", 1) + _text(name) + struct.pack(">ihii", partitions, 1, 0,
+                                                                len(settings))
+        body += b"".join(_text(k) + _text(v) for k, v in settings.items())
+        answer = self._ask(19, 2, body + struct.pack(">ib", 10000, 0), 15)
+        code = struct.unpack(">h", answer[10 + len(name):12 + len(name)])[0]
+        assert code == 0, f"topic {name} was not made: error {code}"
+
+    def delete_topic(self, name):
+        """DeleteTopics, version 1."""
+        body = struct.pack(">i", 1) + _text(name) + struct.pack(">i", 10000)
+        code = struct.unpack(">h", self._ask(20, 1, body, 15)[-2:])[0]
+        assert code == 0, f"topic {name} was not deleted: error {code}"
+
+    def signal(self, number):
+        self.process.send_signal(number)
 
     def url(self, prefix=""):
         return f"kafka://{self.bootstrap}" + (f"/{prefix}" if prefix else "")
@@ -145,15 +187,26 @@ class KafkaBroker:
         self.stop()
 
 
+def obey(broker, line):
+    command, *words = line.split()
+    if command == "address":
+        return f"127.0.0.1:{broker.sasl_port}"
+    if command == "create":
+        broker.create_topic(words[0], int(words[1]), dict(w.split("=") for w in words[2:]))
+    elif command == "delete":
+        broker.delete_topic(words[0])
+    else:
+        {"kill": broker.kill, "start": broker.start,
+         "pause": broker.pause, "resume": broker.resume}[command]()
+    return ""
+
+
 def main():
-    with KafkaBroker(settings=sys.argv[1:]) as broker:
-        commands = {"kill": broker.kill, "start": broker.start,
-                    "pause": broker.pause, "resume": broker.resume}
+    with KafkaBroker(sasl=("reader", "right")) as broker:
         print(broker.url(), flush=True)
         for line in sys.stdin:
             try:
-                commands[line.strip()]()
-                print("ok", flush=True)
+                print("ok", obey(broker, line), flush=True)
             except Exception as error:  # told to the test, which fails by it
                 print("failed", repr(error).replace("\n", " "), flush=True)
 
