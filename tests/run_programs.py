@@ -61,6 +61,8 @@ def main():
     parser.add_argument("programs", nargs="*")
     options = parser.parse_args()
     failed = 0
+    # Ended by a time limit, it ends its servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with contextlib.ExitStack() as servers, \
             concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         start_servers(set().union(*(needs(program) for program in options.programs)), servers)

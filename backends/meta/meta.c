@@ -202,6 +202,14 @@ static bool is_region_name(const char *name)
     return len > 0 && len < REGION_NAME_BYTES;
 }
 
+/* Databases have 63 bits. */
+static bool has_lag_numbers(const struct meta_lag *lag)
+{
+    return lag->origin_end <= INT64_MAX && lag->applied <= INT64_MAX &&
+           lag->lag_records <= INT64_MAX && lag->seen_us <= INT64_MAX &&
+           (lag->lag_ms <= INT64_MAX || lag->lag_ms == LAG_NEVER);
+}
+
 enum err_code meta_lag_put(struct meta *meta, const struct meta_lag *lags, size_t count,
                            struct err *err)
 {
@@ -209,9 +217,12 @@ enum err_code meta_lag_put(struct meta *meta, const struct meta_lag *lags, size_
 
     if (code == ERR_OK && count > META_LAG_MAX)
         code = err_set(err, ERR_INVALID_ARGUMENT, "metadata: %zu rows of lag", count);
-    for (size_t i = 0; code == ERR_OK && i < count; i++)
+    for (size_t i = 0; code == ERR_OK && i < count; i++) {
         if (!is_region_name(lags[i].region) || !is_region_name(lags[i].origin))
             code = err_set(err, ERR_INVALID_ARGUMENT, "metadata: a region's name");
+        else if (!has_lag_numbers(&lags[i]))
+            code = err_set(err, ERR_INVALID_ARGUMENT, "metadata: a number of lag is over 63 bits");
+    }
     return code == ERR_OK && count > 0 ? meta->ops->lag_put(meta, lags, count, err) : code;
 }
 

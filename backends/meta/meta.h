@@ -104,8 +104,9 @@ struct meta_lag {
     uint64_t seen_us; /* wall clock, when the origin last told its end */
 };
 
-/* Replace the rows of (region, origin, partition), all or none.  meta_version stays.  Errors:
- * ERR_INVALID_ARGUMENT (a name, more than META_LAG_MAX). */
+/* Replace the rows of (region, origin, partition), all or none; of those that come twice the later
+ * one stays.  meta_version stays.  Errors: ERR_INVALID_ARGUMENT (a name, a number over INT64_MAX,
+ * more than META_LAG_MAX). */
 MUST_CHECK enum err_code meta_lag_put(struct meta *meta, const struct meta_lag *lags, size_t count,
                                       struct err *err);
 

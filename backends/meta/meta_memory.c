@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "backends/meta/meta.h"
+#include "common/base/checked.h"
 
 struct memory_meta {
     struct meta base; /* first */
@@ -228,38 +229,49 @@ static enum err_code memory_wait(struct meta *meta, uint64_t seen, uint64_t dead
     return ERR_OK;
 }
 
-/* Caller holds lock.  Rows that are there are replaced, new ones moved to their place. */
-static enum err_code lag_put_locked(struct memory_meta *memory, const struct meta_lag *lag,
-                                    struct err *err)
+/* Room for so many more, so that nothing fails half-way; caller holds lock. */
+static enum err_code lag_reserve_locked(struct meta_lags *lags, size_t count, struct err *err)
+{
+    size_t size = lags->count + count;
+    struct meta_lag *bigger;
+
+    if (lags->size >= size)
+        return ERR_OK;
+    bigger = array_resize(lags->items, size, sizeof(*bigger));
+    if (bigger == NULL)
+        return err_set(err, ERR_NO_MEMORY, "metadata: no memory for %zu rows of lag", size);
+    lags->items = bigger;
+    lags->size = size;
+    return ERR_OK;
+}
+
+/* Caller holds lock, and there is room.  A row that is there is replaced, a new one moved to its
+ * place. */
+static void lag_put_locked(struct memory_meta *memory, const struct meta_lag *lag)
 {
     struct meta_lags *lags = &memory->lags;
-    enum err_code code;
     size_t at = 0;
 
     while (at < lags->count && meta_lag_compare(&lags->items[at], lag) < 0)
         at++;
-    if (at < lags->count && meta_lag_compare(&lags->items[at], lag) == 0) {
-        lags->items[at] = *lag;
-        return ERR_OK;
+    if (at == lags->count || meta_lag_compare(&lags->items[at], lag) != 0) {
+        assert(lags->count < lags->size);
+        memmove(&lags->items[at + 1], &lags->items[at], (lags->count - at) * sizeof(*lag));
+        lags->count++;
     }
-    code = meta_lags_push(lags, lag, err);
-    if (code != ERR_OK)
-        return code;
-    memmove(&lags->items[at + 1], &lags->items[at],
-            (lags->count - 1 - at) * sizeof(lags->items[0]));
     lags->items[at] = *lag;
-    return ERR_OK;
 }
 
 static enum err_code memory_lag_put(struct meta *meta, const struct meta_lag *lags, size_t count,
                                     struct err *err)
 {
     struct memory_meta *memory = memory_of(meta);
-    enum err_code code = ERR_OK;
+    enum err_code code;
 
     pthread_mutex_lock(&memory->lock);
+    code = lag_reserve_locked(&memory->lags, count, err);
     for (size_t i = 0; i < count && code == ERR_OK; i++)
-        code = lag_put_locked(memory, &lags[i], err);
+        lag_put_locked(memory, &lags[i]);
     pthread_mutex_unlock(&memory->lock);
     return code;
 }

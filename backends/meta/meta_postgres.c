@@ -409,7 +409,8 @@ static enum err_code pg_wait(struct meta *meta, uint64_t seen, uint64_t deadline
 /* --- lag ---------------------------------------------------------------------------------------
  */
 
-/* Column by column, as arrays in text form: names and numbers need no quoting. */
+/* Column by column, as arrays in text form: names and numbers need no quoting.  The numbers fit:
+ * the front has looked. */
 static void lag_columns(const struct meta_lag *lags, size_t count, struct buffer columns[9])
 {
     for (size_t at = 0; at < 9; at++)
@@ -427,8 +428,7 @@ static void lag_columns(const struct meta_lag *lags, size_t count, struct buffer
             if (numbers[at] == LAG_NEVER)
                 buffer_append_format(&columns[2 + at], "%sNULL", comma);
             else
-                buffer_append_format(&columns[2 + at], "%s%" PRId64, comma,
-                                     (int64_t)MIN_OF(numbers[at], (uint64_t)INT64_MAX));
+                buffer_append_format(&columns[2 + at], "%s%" PRId64, comma, (int64_t)numbers[at]);
         }
     }
     for (size_t at = 0; at < 9; at++) {
@@ -450,10 +450,11 @@ static enum err_code pg_lag_put(struct meta *meta, const struct meta_lag *lags, 
 
     (void)snprintf(
         sql, sizeof(sql),
-        "INSERT INTO \"%s\".replication_lag SELECT a, b, c, d, e, f, g, h,"
+        "INSERT INTO \"%s\".replication_lag SELECT DISTINCT ON (a, b, d) a, b, c, d, e, f, g, h,"
         " to_timestamp(i / 1000000.0) FROM unnest($1::text[], $2::text[], $3::bigint[],"
         " $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])"
-        " AS t(a, b, c, d, e, f, g, h, i) ON CONFLICT (region, origin, partition) DO UPDATE SET"
+        " WITH ORDINALITY AS t(a, b, c, d, e, f, g, h, i, n) ORDER BY a, b, d, n DESC"
+        " ON CONFLICT (region, origin, partition) DO UPDATE SET"
         " origin_number = excluded.origin_number, origin_end = excluded.origin_end,"
         " applied = excluded.applied, lag_records = excluded.lag_records,"
         " lag_ms = excluded.lag_ms, seen_at = excluded.seen_at",

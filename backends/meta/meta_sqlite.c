@@ -304,12 +304,6 @@ static enum err_code version_call(struct sqlite_meta *sqlite, struct call *call,
     return run(sqlite, VERSION, &call->version, err);
 }
 
-/* Numbers are bounded by what SQLite has: 63 bits. */
-static int64_t lag_number(uint64_t number)
-{
-    return (int64_t)MIN_OF(number, (uint64_t)INT64_MAX);
-}
-
 static enum err_code lag_put_call(struct sqlite_meta *sqlite, struct call *call, struct err *err)
 {
     sqlite3_stmt *statement = sqlite->statements[LAG_PUT];
@@ -326,7 +320,7 @@ static enum err_code lag_put_call(struct sqlite_meta *sqlite, struct call *call,
         for (int at = 0; at < (int)ARRAY_COUNT(numbers); at++)
             result |= numbers[at] == LAG_NEVER
                           ? sqlite3_bind_null(statement, 3 + at)
-                          : sqlite3_bind_int64(statement, 3 + at, lag_number(numbers[at]));
+                          : sqlite3_bind_int64(statement, 3 + at, (int64_t)numbers[at]);
         code = result != SQLITE_OK ? meta_sqlite_fail(sqlite, "bind", err)
                                    : run(sqlite, LAG_PUT, NULL, err);
     }

@@ -41,7 +41,11 @@ class RedisServer:
             ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
              "--appendonly", "no", "--dir", self.folder, *self.flags],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_for_port(self.port, self.process, 10)
+        try:
+            wait_for_port(self.port, self.process, 10)
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def kill(self):
@@ -57,6 +61,12 @@ class RedisServer:
         self.process.send_signal(number)
 
     stop = kill
+
+    def pause(self):
+        self.signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.signal(signal.SIGCONT)
 
     def command(self, *words):
         """One command; the first line of its answer."""

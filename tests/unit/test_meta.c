@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <sqlite3.h>
 
 #include "backends/meta/meta.h"
 
@@ -450,6 +451,66 @@ static void lag_is_kept_beside_the_rows(void **state)
     meta_close(meta);
 }
 
+static void a_lag_row_that_comes_twice_in_one_call_is_the_later_one(void **state)
+{
+    struct meta *meta = open_meta();
+    const struct meta_lag rows[] = {lag_of("a", "b", 1, 1), lag_of("a", "b", 0, 7),
+                                    lag_of("a", "b", 1, 2), lag_of("a", "b", 1, 3)};
+    const struct meta_lag sorted[] = {rows[1], rows[3]};
+    struct err err = {0};
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        if (meta_lag_put(meta, rows, ARRAY_COUNT(rows), &err) != ERR_OK)
+            fail_msg("%s", err.message);
+        expect_lags(meta, sorted, ARRAY_COUNT(sorted));
+    }
+    meta_close(meta);
+}
+
+static void a_bad_lag_row_is_refused_with_all_that_came_with_it(void **state)
+{
+    struct meta *meta = open_meta();
+    struct meta_lag rows[] = {lag_of("a", "b", 0, 1), lag_of("a", "b", 1, 1)};
+    uint64_t *const numbers[] = {&rows[1].origin_end, &rows[1].applied, &rows[1].lag_records,
+                                 &rows[1].seen_us, &rows[1].lag_ms};
+    struct err err;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(numbers); i++) {
+        uint64_t good = *numbers[i];
+
+        *numbers[i] = (uint64_t)INT64_MAX + 1;
+        assert_int_equal(meta_lag_put(meta, rows, 2, &err), ERR_INVALID_ARGUMENT);
+        *numbers[i] = good;
+    }
+    rows[1].seen_us = UINT64_MAX;
+    assert_int_equal(meta_lag_put(meta, rows, 2, &err), ERR_INVALID_ARGUMENT);
+    rows[1] = lag_of("", "b", 1, 1);
+    assert_int_equal(meta_lag_put(meta, rows, 2, &err), ERR_INVALID_ARGUMENT);
+    rows[1] = lag_of("a", "b", 1, 1);
+    memset(rows[1].origin, 'b', sizeof(rows[1].origin));
+    assert_int_equal(meta_lag_put(meta, rows, 2, &err), ERR_INVALID_ARGUMENT);
+    expect_lags(meta, NULL, 0);
+    meta_close(meta);
+}
+
+static void many_lag_rows_go_in_one_call(void **state)
+{
+    struct meta *meta = open_meta();
+    struct meta_lag *rows = calloc(3000, sizeof(*rows));
+    struct err err;
+
+    (void)state;
+    assert_non_null(rows);
+    for (uint32_t i = 0; i < 3000; i++)
+        rows[i] = lag_of("a", "b", i, i);
+    assert_int_equal(meta_lag_put(meta, rows, 3000, &err), ERR_OK);
+    expect_lags(meta, rows, 3000);
+    free(rows);
+    meta_close(meta);
+}
+
 /* --- what lasts ------------------------------------------------------------------------------ */
 
 static void rows_and_versions_outlive_the_close(void **state)
@@ -638,6 +699,38 @@ static void files_that_are_not_ours_are_refused(void **state)
     expect_refusal(url, ERR_CORRUPT, "rebuilt from the log");
 }
 
+static void a_file_of_the_first_schema_is_brought_up_to_date(void **state)
+{
+    const struct meta_lag lag = lag_of("a", "b", 0, 1);
+    struct meta *meta;
+    sqlite3 *db;
+    struct err err;
+
+    (void)state;
+    assert_int_equal(sqlite3_open(file, &db), SQLITE_OK);
+    assert_int_equal(
+        sqlite3_exec(db,
+                     "CREATE TABLE row (key BLOB NOT NULL PRIMARY KEY, value BLOB NOT NULL,"
+                     " version INTEGER NOT NULL);"
+                     "CREATE TABLE counter (version INTEGER NOT NULL);"
+                     "INSERT INTO counter (version) VALUES (7);"
+                     "INSERT INTO row VALUES (CAST('map' AS BLOB), CAST('old' AS BLOB), 7);"
+                     "PRAGMA application_id = 1449747310; PRAGMA user_version = 1;",
+                     NULL, NULL, NULL),
+        SQLITE_OK);
+    assert_int_equal(sqlite3_close(db), SQLITE_OK);
+    for (int i = 0; i < 2; i++) {
+        meta = open_meta();
+        expect_row(meta, "map", "old", 7);
+        assert_int_equal(meta_lag_put(meta, &lag, 1, &err), ERR_OK);
+        meta_close(meta);
+    }
+    meta = open_meta();
+    expect_lags(meta, &lag, 1);
+    assert_int_equal(must_put(meta, "map", "new", 7), 8);
+    meta_close(meta);
+}
+
 static void urls_are_checked_whole(void **state)
 {
     char nowhere[400];
@@ -725,6 +818,9 @@ int main(void)
         CASE(threads_that_race_lose_no_change),
         CASE(a_dead_node_gets_no_answer),
         CASE(lag_is_kept_beside_the_rows),
+        CASE(a_lag_row_that_comes_twice_in_one_call_is_the_later_one),
+        CASE(a_bad_lag_row_is_refused_with_all_that_came_with_it),
+        CASE(many_lag_rows_go_in_one_call),
     };
     const struct CMUnitTest lasting[] = {
         CASE(rows_and_versions_outlive_the_close),
@@ -738,6 +834,7 @@ int main(void)
     };
     const struct CMUnitTest sqlite_only[] = {
         CASE(files_that_are_not_ours_are_refused),
+        CASE(a_file_of_the_first_schema_is_brought_up_to_date),
         CASE(urls_are_checked_whole),
         CASE(network_file_systems_are_known),
     };
