@@ -161,6 +161,7 @@ enum err_code kafka_client_open(struct kafka_client *client, const struct kafka_
 
     assert((delivered != NULL) == (role == KAFKA_PRODUCES));
     *client = (struct kafka_client){0};
+    kafka_threads_known();
     code = fill(conf, place, role, err);
     if (code != ERR_OK) {
         rd_kafka_conf_destroy(conf);

@@ -7,6 +7,7 @@
  *   wal_kafka_topic.c    the topic: made, waited for, its settings checked
  *   wal_kafka_client.c   librdkafka's handles: settings, log lines, what its errors mean
  *   wal_kafka_url.c      what a URL says
+ *   wal_kafka_tsan.c     for builds with ThreadSanitizer
  *
  * A log of P partitions is the topic `PREFIX.log` of P + 1: 0..P-1 are the log's, the last one is
  * the control partition.
@@ -77,6 +78,9 @@ MUST_CHECK enum err_code kafka_client_open(struct kafka_client *client,
                                            const struct kafka_place *place, enum kafka_role role,
                                            kafka_delivery_fn *delivered, struct err *err);
 void kafka_client_close(struct kafka_client *client); /* a zeroed one is fine */
+
+/* Does nothing; see wal_kafka_tsan.c. */
+void kafka_threads_known(void);
 
 /* A call has succeeded: earlier complaints explain nothing any more. */
 void kafka_client_well(struct kafka_client *client);
