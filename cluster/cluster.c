@@ -271,6 +271,27 @@ enum err_code cluster_ingest_url(struct cluster *cluster, bool again, char *out,
     return ERR_OK;
 }
 
+enum region_role cluster_role(struct cluster *cluster)
+{
+    struct view *view = view_get(cluster);
+    enum region_role role = view->role;
+
+    view_put(view);
+    return role;
+}
+
+enum err_code cluster_check_role(struct cluster *cluster, struct err *err)
+{
+    struct view *view = view_get(cluster);
+    enum err_code rc = ERR_OK;
+
+    if (view->role == REGION_PASSIVE)
+        rc = err_set(err, ERR_PASSIVE, "this region is passive: write to the primary one%s",
+                     view->elsewhere);
+    view_put(view);
+    return rc;
+}
+
 static enum err_code collection_from_meta(struct cluster *cluster, const char *tenant,
                                           const char *name, struct collection *out, struct err *err)
 {

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "backends/meta/meta.h"
+#include "cluster/regions.h"
 #include "common/base/env.h"
 #include "common/base/err.h"
 #include "common/http/client.h"
@@ -62,6 +63,11 @@ bool cluster_map(struct cluster *cluster, struct shard_map *out);
  * Errors: ERR_READ_ONLY (nobody does). */
 MUST_CHECK enum err_code cluster_ingest_url(struct cluster *cluster, bool again, char *out,
                                             size_t size, struct err *err);
+
+/* The region's role, and whether it takes writes of its own.
+ * Errors: ERR_PASSIVE (with where to go). */
+enum region_role cluster_role(struct cluster *cluster);
+MUST_CHECK enum err_code cluster_check_role(struct cluster *cluster, struct err *err);
 
 /* --- collections ----------------------------------------------------------------------------- */
 

@@ -26,6 +26,8 @@ struct view {
     bool has_map;
     struct shard_map map;
     char ingest_url[URL_BYTES]; /* "" when nobody holds the lease */
+    enum region_role role;
+    char elsewhere[ERR_MESSAGE_BYTES]; /* who takes writes, for people; "" when not known */
     struct node *nodes;
     size_t node_count;
     struct collection *collections; /* active ones, by tenant and name */

@@ -33,6 +33,7 @@
     X(ERR_RECORD_EXISTS, 409, false, "record_exists", "The record exists already")                 \
     X(ERR_VERSION_CONFLICT, 409, false, "version_conflict", "Changed by someone else")             \
     X(ERR_TOKEN_LOG_GONE, 409, false, "token_log_gone", "The token names a log that is gone")      \
+    X(ERR_WRONG_REGION, 409, false, "wrong_region", "Another region has to be asked")              \
     X(ERR_PAGE_TOKEN_EXPIRED, 410, false, "page_token_expired", "The page token has expired")      \
     X(ERR_MOVED, 410, true, "moved", "The partition is served elsewhere")                          \
     X(ERR_PRECONDITION_FAILED, 412, false, "precondition_failed", "The precondition failed")       \
@@ -50,6 +51,7 @@
     X(ERR_STALENESS_UNMET, 503, true, "staleness_unmet", "No replica is fresh enough")             \
     X(ERR_SHARDS_UNAVAILABLE, 503, true, "shards_unavailable", "Some shards do not answer")        \
     X(ERR_READ_ONLY, 503, true, "read_only", "Writes are not accepted at present")                 \
+    X(ERR_PASSIVE, 403, false, "read_only", "This region takes no writes")                         \
     X(ERR_CONFLICT, 503, true, "unavailable", "Lost a race with another writer")                   \
     X(ERR_UNKNOWN_OUTCOME, 503, true, "unavailable", "The outcome of a write is not known")        \
     X(ERR_DEAD, 503, true, "unavailable", "Shutting down")                                         \

@@ -15,6 +15,7 @@ struct change {
     uint64_t deadline_ns;
     struct busy_claim name;
     struct busy_claim gate; /* of the collection's records: a drop waits for writes under way */
+    bool counted;           /* ingest_admit */
     bool known;
     struct catalogue_entry entry;
 };
@@ -36,6 +37,8 @@ static enum err_code change_begin(struct change *change, struct request *req)
     if (rc == ERR_OK)
         rc = sequencer_check(&ingest->sequencer, &generation, err);
     if (rc == ERR_OK)
+        rc = ingest_admit(ingest, &change->counted, err);
+    if (rc == ERR_OK)
         rc = busy_take(ingest->busy, &change->name, &key, 1, change->deadline_ns, err);
     if (rc != ERR_OK)
         return rc;
@@ -55,6 +58,7 @@ static void change_end(struct change *change)
 {
     busy_release(&change->gate);
     busy_release(&change->name);
+    ingest_leave(change->ingest, &change->counted);
 }
 
 static enum err_code change_commit(struct change *change, const struct collection *collection)

@@ -95,6 +95,9 @@ static enum err_code taken(void *context, struct err *err)
 
     if (rc == ERR_OK)
         rc = write_deployment(ingest, err);
+    /* Whether the region is passive is known before the first write. */
+    if (rc == ERR_OK && ingest->setup.cluster != NULL)
+        rc = cluster_refresh(ingest->setup.cluster, err);
     return rc == ERR_OK ? catalogue_load(&ingest->catalogue, err) : rc;
 }
 

@@ -9,6 +9,8 @@
 #ifndef VICINAL_INGEST_INGEST_H
 #define VICINAL_INGEST_INGEST_H
 
+#include <stdatomic.h>
+
 #include "backends/embedder/embedder.h"
 #include "backends/meta/meta.h"
 #include "backends/wal/wal.h"
@@ -64,7 +66,8 @@ struct ingest {
     struct busy *busy;
     struct ingest_metrics metrics;
     char url[160];
-    bool registered; /* before the threads start, then the appender's */
+    atomic_uint writes; /* of clients, under way */
+    bool registered;    /* before the threads start, then the appender's */
     /* a process's own back ends, main.c's */
     struct meta *meta;
     struct http_client *client;
@@ -104,6 +107,14 @@ enum err_code handle_delete_records(struct request *req);    /* delete.c */
 enum err_code handle_append(struct request *req);            /* foreign.c */
 enum err_code handle_status(struct request *req);            /* status.c */
 
+/* --- the region's role: status.c
+ * ------------------------------------------------------------------
+ *
+ * A write of a client is counted before the role is looked at, and until its outcome is known: once
+ * the status says "passive" and no writes, none is under way, and none will be.  */
+MUST_CHECK enum err_code ingest_admit(struct ingest *ingest, bool *counted, struct err *err);
+void ingest_leave(struct ingest *ingest, bool *counted);
+
 /* --- what handlers share: write.c ----------------------------------------------------------------
  */
 
@@ -115,13 +126,15 @@ struct write {
     uint64_t generation; /* of the sequencer, when this write began */
     uint64_t deadline_ns;
     bool wait_searchable;
+    bool counted; /* ingest_admit */
     struct busy_claim claim;
     struct sequence_batch *batch;
     struct token token; /* of what was committed */
 };
 
 /* The holder, a plain request, an active collection (its name is params[0]).
- * Errors: ERR_READ_ONLY, ERR_COLLECTION_NOT_FOUND, ERR_NOT_SUPPORTED, ERR_INSUFFICIENT_STORAGE … */
+ * Errors: ERR_READ_ONLY, ERR_PASSIVE, ERR_COLLECTION_NOT_FOUND, ERR_NOT_SUPPORTED,
+ * ERR_INSUFFICIENT_STORAGE … */
 MUST_CHECK enum err_code write_begin(struct write *write, struct request *req);
 
 /* The body is JSON; NDJSON is not supported yet.  Errors: ERR_NOT_SUPPORTED,

@@ -4,6 +4,25 @@
 #include "common/base/json_writer.h"
 #include "services/ingest/ingest.h"
 
+static enum region_role role_of(const struct ingest *ingest)
+{
+    return ingest->setup.cluster == NULL ? REGION_ACTIVE : cluster_role(ingest->setup.cluster);
+}
+
+enum err_code ingest_admit(struct ingest *ingest, bool *counted, struct err *err)
+{
+    atomic_fetch_add(&ingest->writes, 1);
+    *counted = true;
+    return ingest->setup.cluster == NULL ? ERR_OK : cluster_check_role(ingest->setup.cluster, err);
+}
+
+void ingest_leave(struct ingest *ingest, bool *counted)
+{
+    if (*counted)
+        atomic_fetch_sub(&ingest->writes, 1);
+    *counted = false;
+}
+
 static void write_partitions(struct sequencer *s, struct json_writer *w)
 {
     uint32_t partitions;
@@ -56,6 +75,11 @@ enum err_code handle_status(struct request *req)
     json_text(&w, refusal.code == ERR_OK ? "" : refusal.message);
     json_key(&w, "region");
     json_u64(&w, wal == NULL ? 0 : s->region);
+    /* In this order, and the partitions' ends after them: see ingest_admit. */
+    json_key(&w, "role");
+    json_text(&w, region_role_text(role_of(ingest)));
+    json_key(&w, "writes");
+    json_u64(&w, atomic_load(&ingest->writes));
     json_key(&w, "collections");
     json_u64(&w, catalogue_count(&ingest->catalogue));
     json_key(&w, "busy_ids");

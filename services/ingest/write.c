@@ -45,6 +45,8 @@ enum err_code write_begin(struct write *write, struct request *req)
         return err_set(err, ERR_NOT_SUPPORTED, "the header Idempotency-Key is not supported yet");
     rc = sequencer_check(&ingest->sequencer, &write->generation, err);
     if (rc == ERR_OK)
+        rc = ingest_admit(ingest, &write->counted, err);
+    if (rc == ERR_OK)
         rc = collection_check_name(req->params[0], req->param_lens[0], err);
     if (rc == ERR_OK)
         rc = catalogue_active(&ingest->catalogue, TENANT_DEFAULT, req->params[0],
@@ -247,6 +249,7 @@ enum err_code write_commit(struct write *write, bool *answered)
 void write_end(struct write *write)
 {
     busy_release(&write->claim);
+    ingest_leave(write->ingest, &write->counted);
     sequence_batch_put(&write->ingest->sequencer, write->batch);
     write->batch = NULL;
     token_free(&write->token);

@@ -215,5 +215,7 @@ enum err_code router_scroll(struct request *req);
 enum err_code router_count(struct request *req);
 enum err_code router_search(struct request *req);
 enum err_code router_search_batch(struct request *req);
+enum err_code router_get_regions(struct request *req);
+enum err_code router_set_role(struct request *req);
 
 #endif

@@ -22,6 +22,8 @@ const struct route router_routes[] = {
     {"DELETE", "/v1/collections/*/records/*", router_forward, 0, "deleteRecord"},
     {"POST", "/v1/collections/*/search", router_search, BODY_BYTES_MAX, "search"},
     {"POST", "/v1/collections/*/search/batch", router_search_batch, BODY_BYTES_MAX, "searchBatch"},
+    {"GET", "/v1/admin/regions", router_get_regions, 0, "getRegions"},
+    {"POST", "/v1/admin/regions/*/role", router_set_role, SMALL_BODY, "setRegionRole"},
     {"GET", "/internal/v1/status", router_status, 0, "getStatus"},
     {0},
 };
