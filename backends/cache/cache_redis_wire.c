@@ -156,7 +156,7 @@ const char *redis_why(const struct redis_connection *connection)
 {
     const redisReader *reader = connection->redis->reader;
 
-    return reader != NULL && reader->err != 0 ? reader->errstr : "no answer in time";
+    return reader != NULL && reader->err != 0 ? reader->errstr : "cut, or no answer in time";
 }
 
 /* --- dialling --------------------------------------------------------------------------------- */
@@ -185,8 +185,10 @@ static enum err_code say(struct redis_connection *connection, int argc, const ch
     if (reply == NULL)
         return err_set(err, ERR_UNAVAILABLE, "redis: %s", redis_why(connection));
     if (reply->type == REDIS_REPLY_ERROR)
-        rc = err_set(err, passes(reply->str) ? ERR_UNAVAILABLE : ERR_CONFIG,
-                     "redis says: %.200s (check user, password and database)", reply->str);
+        rc = passes(reply->str)
+                 ? err_set(err, ERR_UNAVAILABLE, "redis says: %.200s", reply->str)
+                 : err_set(err, ERR_CONFIG,
+                           "redis says: %.200s (check user, password and database)", reply->str);
     else if (reply->type != REDIS_REPLY_STATUS)
         rc = err_set(err, ERR_UNAVAILABLE, "redis: what answers there is no redis");
     freeReplyObject(reply);
