@@ -42,7 +42,7 @@ def test_the_public_file_describes_every_public_route_and_no_other():
     assert described("router") == public
 
 
-@pytest.mark.parametrize("service", ["shard", "ingest"])
+@pytest.mark.parametrize("service", ["shard", "ingest", "replicator"])
 def test_the_internal_files_describe_every_route_but_those_of_health(service):
     own = {key: operation for key, operation in served(service).items() if key[1] not in HEALTH}
     assert described(service) == own
@@ -55,7 +55,7 @@ def walk(node, at=""):
         yield from walk(value, f"{at}/{key}")
 
 
-@pytest.mark.parametrize("service", ["router", "shard", "ingest"])
+@pytest.mark.parametrize("service", ["router", "shard", "ingest", "replicator"])
 def test_every_reference_leads_somewhere_and_every_operation_says_how_it_fails(service):
     whole = description(service)
     assert whole["openapi"] == "3.0.3"
