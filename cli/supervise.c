@@ -173,9 +173,9 @@ static void tell(const struct child *child, int number)
     (void)kill(child->pid, SIGCONT);
 }
 
-static bool any_runs(const struct supervisor *supervisor)
+static bool any_runs_from(const struct supervisor *supervisor, size_t first)
 {
-    for (size_t i = 0; i < supervisor->running; i++)
+    for (size_t i = first; i < supervisor->running; i++)
         if (supervisor->children[i].pid != 0)
             return true;
     return false;
@@ -184,24 +184,25 @@ static bool any_runs(const struct supervisor *supervisor)
 void supervisor_end(struct supervisor *supervisor)
 {
     uint64_t began = now();
-    size_t door = supervisor->running;
+    bool has_doors = supervisor->running > supervisor->doors;
+    size_t first_door = supervisor->running - (has_doors ? supervisor->doors : 0);
     uint64_t kill_ns = began + KILL_MS * NS_PER_MS;
 
     if (!supervisor->is_ending)
         supervisor->ending_ns = began;
     supervisor->is_ending = true;
-    if (supervisor->running > 1)
-        tell(&supervisor->children[--door], SIGTERM);
-    while (door < supervisor->running && supervisor->children[door].pid != 0 &&
-           !supervisor->is_hasty && now() < began + DOOR_MS * NS_PER_MS)
-        supervisor_step(supervisor, began + DOOR_MS * NS_PER_MS);
-    for (size_t i = 0; i < door; i++)
+    for (size_t i = first_door; i < supervisor->running; i++)
         tell(&supervisor->children[i], SIGTERM);
-    while (any_runs(supervisor) && !supervisor->is_hasty && now() < kill_ns)
+    while (any_runs_from(supervisor, first_door) && !supervisor->is_hasty &&
+           now() < began + DOOR_MS * NS_PER_MS)
+        supervisor_step(supervisor, began + DOOR_MS * NS_PER_MS);
+    for (size_t i = 0; i < first_door; i++)
+        tell(&supervisor->children[i], SIGTERM);
+    while (any_runs_from(supervisor, 0) && !supervisor->is_hasty && now() < kill_ns)
         supervisor_step(supervisor, kill_ns);
     for (size_t i = 0; i < supervisor->running; i++)
         tell(&supervisor->children[i], SIGKILL);
-    while (any_runs(supervisor) && now() < kill_ns + BURY_MS * NS_PER_MS)
+    while (any_runs_from(supervisor, 0) && now() < kill_ns + BURY_MS * NS_PER_MS)
         supervisor_step(supervisor, kill_ns + BURY_MS * NS_PER_MS);
 }
 

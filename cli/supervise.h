@@ -11,6 +11,7 @@
 struct supervisor {
     struct child *children; /* the first `running` of them are kept alive */
     size_t running;
+    size_t doors;       /* the last of the children: the public doors */
     int signals;        /* signalfd */
     bool is_ready;      /* the start is over: from now on nothing is given up */
     bool is_ending;     /* SIGTERM or SIGINT came */
@@ -27,7 +28,7 @@ MUST_CHECK enum err_code supervisor_open(struct supervisor *supervisor, struct e
 /* Wait for events until the boot time at most, and see to them. */
 void supervisor_step(struct supervisor *supervisor, uint64_t until_ns);
 
-/* End all: the last child (the public door) first, then the others, within 5 s. */
+/* End all: the public doors first, then the others, within 5 s. */
 void supervisor_end(struct supervisor *supervisor);
 
 void supervisor_close(struct supervisor *supervisor);
