@@ -10,9 +10,11 @@
 
 #include "backends/wal/wal_kafka_internal.h"
 #include "common/base/checked.h"
+#include "common/base/limits.h"
 
-#define HELD_MAX  1024u /* messages at once */
-#define VERIFY_NS (3 * NS_PER_S)
+#define HELD_MAX   1024u   /* messages at once */
+#define POKE_BYTES MIB(16) /* half of what librdkafka fetches ahead */
+#define VERIFY_NS  (3 * NS_PER_S)
 
 struct kafka_reader {
     struct wal_reader base; /* first */
@@ -23,6 +25,7 @@ struct kafka_reader {
     uint64_t *next; /* [P] the offset that must come next; UINT64_MAX: not read */
     rd_kafka_message_t *held[HELD_MAX];
     size_t held_count;
+    size_t taken_bytes; /* since the last poke */
     struct err failure; /* told behind the items that came before it, and from then on */
 };
 
@@ -175,8 +178,9 @@ static enum err_code judge_error(struct kafka_reader *reader, const rd_kafka_mes
 {
     rd_kafka_resp_err_t code = message->err;
 
-    if (code == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET ||
-        code == RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE)
+    if ((code == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET ||
+         code == RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE) &&
+        (uint32_t)message->partition < reader->wal->base.partitions)
         return out_of_range(reader, (uint32_t)message->partition, err);
     if (kafka_is_passing(code))
         return ERR_OK;
@@ -203,6 +207,7 @@ static enum err_code judge(struct kafka_reader *reader, const rd_kafka_message_t
         return err_set(err, ERR_CORRUPT, "partition %u: offset %llu is empty", partition,
                        (unsigned long long)offset);
     reader->next[partition]++;
+    reader->taken_bytes += message->len;
     *is_wanted = true;
     return ERR_OK;
 }
@@ -222,6 +227,24 @@ static void sift(struct kafka_reader *reader, rd_kafka_message_t **messages, siz
     }
 }
 
+/* When librdkafka 2.0 has fetched as far ahead as it may, it looks again a second later, which is
+ * long for a reader that has to catch up; any request makes it look at once.  The answer is of no
+ * use. */
+static void poke(struct kafka_reader *reader)
+{
+    rd_kafka_topic_partition_list_t *list;
+
+    if (reader->taken_bytes < POKE_BYTES)
+        return;
+    reader->taken_bytes = 0;
+    list = rd_kafka_topic_partition_list_new(1);
+    rd_kafka_topic_partition_list_add(list, reader->wal->place.topic,
+                                      (int32_t)reader->partitions[0])
+        ->offset = RD_KAFKA_OFFSET_END;
+    (void)rd_kafka_offsets_for_times(reader->client.rk, list, 1);
+    rd_kafka_topic_partition_list_destroy(list);
+}
+
 /* What is there, at most max; waits at most wait_ms for the first. */
 static void take(struct kafka_reader *reader, size_t max, int wait_ms)
 {
@@ -229,6 +252,7 @@ static void take(struct kafka_reader *reader, size_t max, int wait_ms)
     ssize_t count;
 
     (void)rd_kafka_poll(reader->client.rk, 0);
+    poke(reader);
     count = rd_kafka_consume_batch_queue(reader->client.queue, 0, messages, max);
     if (count <= 0 && wait_ms > 0) {
         messages[0] = rd_kafka_consume_queue(reader->client.queue, wait_ms);

@@ -11,6 +11,7 @@ the end of its input is the end of the broker:
 
     kill | start | pause | resume      address     of the listener that wants a password
     create TOPIC PARTITIONS [name=value …]         delete TOPIC
+    trim TOPIC PARTITION OFFSET                    what lies before is no longer kept
 
 The jars are fetched by `make deps-test` (tools/kafka).
 """
@@ -148,6 +149,12 @@ class KafkaBroker:
         code = struct.unpack(">h", self._ask(20, 1, body, 15)[-2:])[0]
         assert code == 0, f"topic {name} was not deleted: error {code}"
 
+    def trim(self, name, partition, offset):
+        """DeleteRecords, version 1."""
+        body = struct.pack(">i", 1) + _text(name) + struct.pack(">iiqi", 1, partition, offset, 10000)
+        code = struct.unpack(">h", self._ask(21, 1, body, 15)[-2:])[0]
+        assert code == 0, f"topic {name} was not trimmed: error {code}"
+
     def signal(self, number):
         self.process.send_signal(number)
 
@@ -199,6 +206,8 @@ def obey(broker, line):
         return f"127.0.0.1:{broker.sasl_port}"
     if command == "create":
         broker.create_topic(words[0], int(words[1]), dict(w.split("=") for w in words[2:]))
+    elif command == "trim":
+        broker.trim(words[0], int(words[1]), int(words[2]))
     elif command == "delete":
         broker.delete_topic(words[0])
     else:

@@ -411,6 +411,29 @@ static void a_topic_made_again_is_another_log(void **state)
     wal_close(again);
 }
 
+static void what_is_no_longer_kept_is_not_found(void **state)
+{
+    struct log *log = *state;
+    struct wal_reader *reader;
+    uint64_t first;
+    char text[100];
+    struct err err;
+
+    for (unsigned i = 0; i < 8; i++)
+        must_append(log->wal, i);
+    snprintf(text, sizeof(text), "trim %s.log 1 5", log->topic);
+    broker_tell(text);
+    assert_int_equal(wal_first(log->wal, 1, &first, &err), ERR_OK);
+    assert_int_equal(first, 5);
+    assert_int_equal(wal_first(log->wal, 0, &first, &err), ERR_OK);
+    assert_int_equal(first, 0);
+    assert_int_equal(wal_reader_open(&reader, log->wal, &(uint32_t){1}, &(uint64_t){4}, 1, &err),
+                     ERR_NOT_FOUND);
+    reader = reader_at(log->wal, 5);
+    must_read(reader, 5, 8);
+    wal_reader_close(reader);
+}
+
 /* --- several writers, hints ------------------------------------------------------------------ */
 
 struct opening {
@@ -557,6 +580,7 @@ int main(void)
         NAME_TEST(a_topic_made_beforehand_becomes_a_log),
         NAME_TEST(another_number_of_partitions_is_refused),
         LOG_TEST(a_topic_made_again_is_another_log),
+        LOG_TEST(what_is_no_longer_kept_is_not_found),
         NAME_TEST(two_writers_make_one_log_and_both_append),
         LOG_TEST(hints_are_there_for_the_next_holder),
         LOG_TEST(a_killed_broker_loses_nothing_acknowledged),
