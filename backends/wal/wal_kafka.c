@@ -48,6 +48,13 @@ static rd_kafka_resp_err_t ask_once(struct wal_kafka *wal, const struct kafka_qu
     return code;
 }
 
+/* While the log is opened, a topic just made is not yet known to all brokers. */
+static bool may_ask_again(const struct wal_kafka *wal, rd_kafka_resp_err_t code)
+{
+    return kafka_is_passing(code) ||
+           (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART && wal->base.region == 0);
+}
+
 enum err_code kafka_offsets(struct wal_kafka *wal, const struct kafka_question *question,
                             uint64_t *offsets, struct err *err)
 {
@@ -65,7 +72,7 @@ enum err_code kafka_offsets(struct wal_kafka *wal, const struct kafka_question *
             kafka_client_well(&wal->asking);
             return ERR_OK;
         }
-        if (!kafka_is_passing(code))
+        if (!may_ask_again(wal, code))
             return kafka_failed(&wal->asking, code, "asking for offsets", err);
         if (now_ns >= question->deadline_ns)
             return kafka_timed_out(&wal->asking, "asking for offsets", err);

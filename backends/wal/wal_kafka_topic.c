@@ -275,28 +275,32 @@ static enum err_code verdict(const struct wal_kafka *wal, const struct kafka_fin
     return ERR_OK;
 }
 
+/* ERR_NOT_FOUND: the broker that was asked has not heard of the topic yet. */
 static enum err_code judge(struct wal_kafka *wal, const rd_kafka_event_t *event, int brokers,
                            struct err *err)
 {
     struct kafka_findings findings = {.brokers = brokers};
     const rd_kafka_ConfigResource_t **resources;
     const rd_kafka_ConfigEntry_t **entries;
+    rd_kafka_resp_err_t code;
     size_t count;
 
     resources = rd_kafka_DescribeConfigs_result_resources(
         rd_kafka_event_DescribeConfigs_result((rd_kafka_event_t *)event), &count);
     if (count != 1)
         return err_set(err, ERR_IO, "topic %s has no settings", wal->place.topic);
-    if (rd_kafka_ConfigResource_error(resources[0]) != RD_KAFKA_RESP_ERR_NO_ERROR)
-        return kafka_failed(&wal->asking, rd_kafka_ConfigResource_error(resources[0]),
-                            "the topic's settings", err);
+    code = rd_kafka_ConfigResource_error(resources[0]);
+    if (code == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)
+        return err_set(err, ERR_NOT_FOUND, "not every broker knows topic %s", wal->place.topic);
+    if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+        return kafka_failed(&wal->asking, code, "the topic's settings", err);
     entries = rd_kafka_ConfigResource_configs(resources[0], &count);
     for (size_t i = 0; i < count; i++)
         look_at(&findings, entries[i]);
     return verdict(wal, &findings, err);
 }
 
-static enum err_code check_settings(struct wal_kafka *wal, int brokers, struct err *err)
+static enum err_code check_once(struct wal_kafka *wal, int brokers, struct err *err)
 {
     rd_kafka_ConfigResource_t *resource =
         rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, wal->place.topic);
@@ -314,6 +318,19 @@ static enum err_code check_settings(struct wal_kafka *wal, int brokers, struct e
     rd_kafka_queue_destroy(queue);
     rd_kafka_AdminOptions_destroy(options);
     rd_kafka_ConfigResource_destroy(resource);
+    return code;
+}
+
+static enum err_code check_settings(struct wal_kafka *wal, int brokers, struct err *err)
+{
+    struct env *env = wal->base.env;
+    uint64_t deadline_ns = env_boot_ns(env) + KAFKA_OPEN_NS;
+    enum err_code code = check_once(wal, brokers, err);
+
+    while (code == ERR_NOT_FOUND && env_boot_ns(env) < deadline_ns)
+        code = env_sleep_until(env, env_boot_ns(env) + LOOK_NS) == ERR_OK
+                   ? check_once(wal, brokers, err)
+                   : err_set(err, ERR_DEAD, "shutting down");
     if (code == ERR_OK && brokers < REPLICAS)
         log_warn(NULL, "fewer than three brokers: a lost disk is a lost log",
                  LOG_U64("brokers", (uint64_t)brokers), LOG_TEXT("topic", wal->place.topic));
