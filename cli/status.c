@@ -1,4 +1,5 @@
-/* vicinal status: who serves what, how far each replica is, which collections there are. */
+/* vicinal status: who serves what, how far each replica is, which collections there are, how far
+ * the region is behind the others. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -6,7 +7,8 @@
 #include "cli/cli.h"
 #include "common/base/text.h"
 
-#define CALL_MS 5000u
+#define CALL_MS      5000u
+#define NEIGHBOUR_MS 1000u /* another region's router: it may be away */
 
 struct status {
     const char *url;
@@ -162,14 +164,86 @@ static void add_counts(struct http_client *client, const char *base, json_t *pag
     }
 }
 
-static void print_json(json_t *cluster, json_t *page, bool is_ready)
+/* Each region knows its own role only: ask their routers. */
+static void add_roles(struct http_client *client, json_t *page)
+{
+    static const struct cli_call ask = {
+        .method = "GET", .path = "/v1/admin/regions", .timeout_ms = NEIGHBOUR_MS};
+    json_t *region;
+    size_t i;
+
+    json_array_foreach(json_object_get(page, "regions"), i, region)
+    {
+        json_t *answer = NULL;
+        struct err ignored = {0};
+
+        if (json_object_get(region, "role") == NULL &&
+            cli_ask(client, cli_text(region, "router_url", ""), &ask, &answer, NULL, &ignored) ==
+                ERR_OK &&
+            strcmp(cli_text(answer, "self", ""), cli_text(region, "name", "?")) == 0)
+            (void)json_object_set(region, "role", json_object_get(answer, "role"));
+        json_decref(answer);
+    }
+}
+
+/* "12 ms", "3.4 s", or "?" for what is no number. */
+static const char *time_text(char out[24], json_t *seconds)
+{
+    double value = json_number_value(seconds);
+
+    if (!json_is_number(seconds))
+        (void)snprintf(out, 24, "?");
+    else if (value < 1)
+        (void)snprintf(out, 24, "%.0f ms", value * 1000);
+    else
+        (void)snprintf(out, 24, "%.1f s", value);
+    return out;
+}
+
+static void print_regions(json_t *page)
+{
+    json_t *regions = json_object_get(page, "regions"), *region;
+    size_t i;
+
+    if (json_array_size(regions) == 0)
+        return;
+    (void)printf("\n%-16s %-8s %-12s %8s %8s %9s %9s %9s  %s\n", "REGION", "ROLE", "STATE", "LAG",
+                 "RECORDS", "P50", "P99", "SEEN", "URL");
+    json_array_foreach(regions, i, region)
+    {
+        json_t *known = json_object_get(region, "replication");
+        json_t *propagation = json_object_get(known, "propagation_seconds");
+        char lag[24], p50[24], p99[24], seen[24];
+
+        if (known == NULL) {
+            (void)printf("%-16s %-8s %-12s %8s %8s %9s %9s %9s  %s\n",
+                         cli_text(region, "name", "?"), cli_text(region, "role", "?"), "this one",
+                         "-", "-", "-", "-", "-", cli_text(region, "router_url", "-"));
+            continue;
+        }
+        (void)printf("%-16s %-8s %-12s %8s %8llu %9s %9s %9s  %s\n", cli_text(region, "name", "?"),
+                     cli_text(region, "role", "?"), cli_text(known, "state", "?"),
+                     time_text(lag, json_object_get(known, "lag_seconds")),
+                     (unsigned long long)number(known, "lag_records"),
+                     time_text(p50, json_object_get(propagation, "p50")),
+                     time_text(p99, json_object_get(propagation, "p99")),
+                     time_text(seen, json_object_get(known, "seen_seconds_ago")),
+                     cli_text(region, "router_url", "-"));
+        if (cli_text(known, "detail", "")[0] != '\0')
+            (void)printf("                 %s\n", cli_text(known, "detail", ""));
+    }
+}
+
+static void print_json(json_t *const *answers, bool is_ready)
 {
     struct buffer text = {0};
 
     buffer_append_format(&text, "{\"ready\":%s,\"cluster\":", is_ready ? "true" : "false");
-    json_doc_dump(cluster, &text);
+    json_doc_dump(answers[0], &text);
     buffer_append_text(&text, ",\"collections\":");
-    json_doc_dump(json_object_get(page, "collections"), &text);
+    json_doc_dump(json_object_get(answers[1], "collections"), &text);
+    buffer_append_text(&text, ",\"regions\":");
+    json_doc_dump(answers[2], &text);
     (void)printf("%.*s}\n", (int)text.len, (const char *)text.data);
     buffer_free(&text);
 }
@@ -179,6 +253,7 @@ static int run_status(void *settings, const struct cli_operands *operands)
     static const struct cli_call asks[] = {
         {.method = "GET", .path = "/internal/v1/status", .timeout_ms = CALL_MS},
         {.method = "GET", .path = "/v1/collections?limit=1000", .timeout_ms = CALL_MS},
+        {.method = "GET", .path = "/v1/admin/regions", .timeout_ms = CALL_MS},
         {.method = "GET", .path = "/readyz", .timeout_ms = CALL_MS},
     };
     const struct status *status = settings;
@@ -192,14 +267,15 @@ static int run_status(void *settings, const struct cli_operands *operands)
     (void)operands;
     if (rc == ERR_OK)
         rc = http_client_open(&client, &(struct http_client_options){.env = env_real()}, &err);
-    for (size_t i = 0; i < 2 && rc == ERR_OK; i++)
+    for (size_t i = 0; i < 3 && rc == ERR_OK; i++)
         rc = cli_ask(client, base, &asks[i], &answers[i], NULL, &err);
     if (rc == ERR_OK) {
-        is_ready = cli_ask(client, base, &asks[2], &answers[2], NULL, &unready) == ERR_OK;
+        is_ready = cli_ask(client, base, &asks[3], &answers[3], NULL, &unready) == ERR_OK;
         add_counts(client, base, answers[1]);
+        add_roles(client, answers[2]);
     }
     if (rc == ERR_OK && status->json) {
-        print_json(answers[0], answers[1], is_ready);
+        print_json(answers, is_ready);
     } else if (rc == ERR_OK) {
         (void)printf("%s at %s; map version %llu, %llu partitions\n\n",
                      is_ready ? "ready" : "NOT READY", base,
@@ -207,6 +283,7 @@ static int run_status(void *settings, const struct cli_operands *operands)
                      (unsigned long long)number(answers[0], "partitions"));
         print_replicas(answers[0], status->partitions);
         print_collections(answers[1]);
+        print_regions(answers[2]);
     }
     for (size_t i = 0; i < ARRAY_COUNT(asks); i++)
         json_decref(answers[i]);
@@ -216,7 +293,7 @@ static int run_status(void *settings, const struct cli_operands *operands)
 
 const struct verb verb_status = {
     .name = "status",
-    .brief = "Show shards, replicas, positions, staleness and collections.",
+    .brief = "Show shards, replicas, positions, staleness, collections and regions.",
     .synopsis = "[--url URL] [--json]",
     .about = "Replicas of one shard that are equally far show the same digest.",
     .options = options,
