@@ -3,6 +3,9 @@
     with Suite(shards=2) as suite:
         status, body = suite.post("/v1/collections/c/search", {"vector": [1, 2, 3]})
 
+With regions="a,b" there are several doors: suite.urls in that order, suite.region("b").get(…); what
+is called on the suite itself goes to the first.
+
 It listens on a free port, keeps its data in a temporary folder, and leaves nothing behind: not a
 process, not a port, not a file.  When a test fails the logs are printed.
 """
@@ -95,16 +98,98 @@ class Client:
             self.connection = None
 
 
-class Suite:
+class Door:
+    """What is asked at one router; `url` and `local` are its owner's."""
+
+    @property
+    def client(self):
+        """This thread's connection."""
+        client = getattr(self.local, "client", None)
+        if client is None or client.port != urllib.parse.urlsplit(self.url).port:
+            client = self.local.client = Client(self.url)
+        return client
+
+    def request(self, method, path, body=None, headers=None):
+        return self.client.request(method, path, body, headers)
+
+    def get(self, path, headers=None):
+        return self.client.get(path, headers)
+
+    def post(self, path, body, headers=None):
+        return self.client.post(path, body, headers)
+
+    def put(self, path, body, headers=None):
+        return self.client.put(path, body, headers)
+
+    def delete(self, path, headers=None):
+        return self.client.delete(path, headers)
+
+    def create(self, name, dimension=3, metric="cosine", **more):
+        answer = self.put(f"/v1/collections/{name}",
+                          {"vector": {"dimension": dimension, "metric": metric}, **more})
+        assert answer.status in (200, 201), answer
+        return answer.body
+
+    def upsert(self, name, records, **more):
+        answer = self.post(f"/v1/collections/{name}/records", {"records": records, **more})
+        assert answer.status == 200, answer
+        return answer.body
+
+    def digests(self):
+        """{(shard, replica): {partition: (position, digest)}} of all replicas, as reported after
+        this call began."""
+        began = time.monotonic()
+
+        def reported():
+            status = self.get("/internal/v1/status").body
+            age = max((r["heard_ms_ago"] if r["heard_ms_ago"] is not None else 1e9) for r in status["replicas"])
+            return status if (time.monotonic() - began) * 1000 > age else None
+
+        status = poll("all replicas report", reported)
+        found = {}
+        for replica in status["replicas"]:
+            parts = replica.get("status", {}).get("partitions", [])
+            found[replica["shard"], replica["replica"]] = {
+                part["partition"]: (part["position"], part["digest"]) for part in parts}
+        return found
+
+    def wait_for(self, what, path, seconds=15.0, status=200):
+        """Poll a GET until it has that status; its answer."""
+        return poll(what, lambda: (lambda a: a if a.status == status else None)(self.get(path)), seconds)
+
+
+class Region(Door):
+    """One region of a suite."""
+
+    def __init__(self, suite, name):
+        self.suite, self.name, self.local = suite, name, threading.local()
+
+    @property
+    def url(self):
+        return self.suite.urls[self.suite.regions.index(self.name)]
+
+    @property
+    def data(self):
+        return self.suite.data
+
+    def pids(self, service):
+        return self.suite.pids(service, self.name)
+
+
+class Suite(Door):
     def __init__(self, shards=1, replicas=1, data=None, wrap=None, **options):
-        """wrap: words put before the command (strace …); options: further flags of `up`."""
+        """wrap: words put before the command (strace …); options: further flags of `up`, such as
+        regions="a,b", wal="kafka://…/{region}", meta=…, cache=…"""
         self.shards, self.replicas, self.options = shards, replicas, options
+        self.regions = [name for name in options.get("regions", "").split(",") if name]
+        self.doors = {name: Region(self, name) for name in self.regions}
         self.own_data = data is None
         self.data = pathlib.Path(data) if data else None
         self.wrap = list(wrap or [])
         self.process = None
         self.log = None
         self.url = None
+        self.urls = []
         self.lines = []
         self.local = threading.local()
 
@@ -126,7 +211,7 @@ class Suite:
         def read(stream=self.process.stdout):
             for line in stream:
                 self.lines.append(line.decode().strip())
-                if self.lines[-1].startswith("ready "):
+                if sum(told.startswith("ready ") for told in self.lines) == max(1, len(self.regions)):
                     ready.set()
 
         self.lines = []
@@ -139,8 +224,12 @@ class Suite:
                 code = self.process.poll()
                 self.kill()
                 raise AssertionError(f"the suite did not become ready (exit code {code})")
-        self.url = next(line for line in self.lines if line.startswith("ready ")).split()[1]
+        self.urls = [line.split()[1] for line in self.lines if line.startswith("ready ")]
+        self.url = self.urls[0]
         return self
+
+    def region(self, name):
+        return self.doors[name]
 
     def stop(self, seconds=5.0):
         """SIGTERM; it must be enough."""
@@ -205,7 +294,7 @@ class Suite:
 
     def children(self):
         """[(pid, command line words)] of all service processes."""
-        found = []
+        found, parent = [], str(self.supervisor())
         for entry in pathlib.Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
@@ -213,65 +302,79 @@ class Suite:
                 words = (entry / "cmdline").read_bytes().decode().split("\0")[:-1]
             except OSError:
                 continue
-            if words and str(self.data) in " ".join(words) and "vicinal-" in pathlib.Path(words[0]).name:
+            if words and "vicinal-" in pathlib.Path(words[0]).name and (
+                    words[-2:] == ["--parent-pid", parent] or str(self.data) in " ".join(words)):
                 found.append((int(entry.name), words))
         return found
 
-    def pids(self, service):
-        """Of "router", "ingest" or "shard"; in the order of their command lines."""
+    def pids(self, service, region=None):
+        """Of "router", "ingest", "shard" or "replicator"; in the order of their command lines."""
         return [pid for pid, words in sorted(self.children(), key=lambda c: c[1])
-                if pathlib.Path(words[0]).name == "vicinal-" + service]
+                if pathlib.Path(words[0]).name == "vicinal-" + service and
+                (region is None or self._meta_of(region) in words)]
 
-    # --- requests -------------------------------------------------------------------------------
+    def _meta_of(self, region):
+        """The URL by which every process of a region can be told from the others."""
+        return self.options["meta"].replace("{region}", region) if "meta" in self.options \
+            else f"sqlite:{self.data}/suite/{region}/meta.db"
 
-    @property
-    def client(self):
-        """This thread's connection."""
-        client = getattr(self.local, "client", None)
-        if client is None or client.port != urllib.parse.urlsplit(self.url).port:
-            client = self.local.client = Client(self.url)
-        return client
+    # --- regions --------------------------------------------------------------------------------
 
-    def request(self, method, path, body=None, headers=None):
-        return self.client.request(method, path, body, headers)
+    def region_digests(self):
+        """{region: {partition: digest}}; None while the replicas of a region differ."""
+        found = {}
+        for name in self.regions:
+            replicas = list(self.region(name).digests().values())
+            parts = {}
+            for replica in replicas:
+                for partition, (_, digest) in replica.items():
+                    if parts.setdefault(partition, digest) != digest:
+                        return None
+            found[name] = parts
+        return found
 
-    def get(self, path, headers=None):
-        return self.client.get(path, headers)
-
-    def post(self, path, body, headers=None):
-        return self.client.post(path, body, headers)
-
-    def put(self, path, body, headers=None):
-        return self.client.put(path, body, headers)
-
-    def delete(self, path, headers=None):
-        return self.client.delete(path, headers)
-
-    def create(self, name, dimension=3, metric="cosine", **more):
-        answer = self.put(f"/v1/collections/{name}",
-                          {"vector": {"dimension": dimension, "metric": metric}, **more})
-        assert answer.status in (200, 201), answer
-        return answer.body
-
-    def upsert(self, name, records, **more):
-        answer = self.post(f"/v1/collections/{name}/records", {"records": records, **more})
-        assert answer.status == 200, answer
-        return answer.body
-
-    def digests(self):
-        """{(shard, replica): {partition: (position, digest)}} of all replicas, as reported after
-        this call began."""
+    def settle(self, seconds=20.0):
+        """Wait until what was committed anywhere before this call is applied everywhere."""
         began = time.monotonic()
 
-        def reported():
-            status = self.get("/internal/v1/status").body
-            age = max((r["heard_ms_ago"] if r["heard_ms_ago"] is not None else 1e9) for r in status["replicas"])
-            return status if (time.monotonic() - began) * 1000 > age else None
+        def followed():
+            for name in self.regions:
+                for region in self.region(name).get("/v1/admin/regions").body["regions"]:
+                    lag = 0 if region["self"] else region["replication"].get("lag_seconds")
+                    if lag is None or lag >= time.monotonic() - began:
+                        return False
+            return True
 
-        status = poll("all replicas report", reported)
+        poll("every region follows every other", followed, seconds, 0.05)
+        shipped = time.monotonic()
+
+        def applied():
+            for name in self.regions:
+                for replica in self.region(name).get("/internal/v1/status").body["replicas"]:
+                    ages = [part["staleness_ms"] for part in replica.get("status", {}).get("partitions", [])]
+                    if not ages or None in ages or replica["heard_ms_ago"] is None or \
+                            max(ages) + replica["heard_ms_ago"] >= (time.monotonic() - shipped) * 1000:
+                        return False
+            return True
+
+        poll("all replicas have applied it", applied, seconds, 0.05)
+
+    def converge(self, seconds=20.0):
+        """Settle; then all replicas of all regions hold the same: {partition: digest}."""
+        self.settle(seconds)
+
+        def equal():
+            found = self.region_digests()
+            return found and all(parts == found[self.regions[0]] for parts in found.values()) and found
+
+        return poll("all regions have equal digests", equal, seconds, 0.05)[self.regions[0]]
+
+    def ends(self):
+        """{region: {partition: position}}, the highest of its replicas."""
         found = {}
-        for replica in status["replicas"]:
-            parts = replica.get("status", {}).get("partitions", [])
-            found[replica["shard"], replica["replica"]] = {
-                part["partition"]: (part["position"], part["digest"]) for part in parts}
+        for name in self.regions:
+            parts = found[name] = {}
+            for replica in self.region(name).digests().values():
+                for partition, (position, _) in replica.items():
+                    parts[partition] = max(position, parts.get(partition, 0))
         return found
