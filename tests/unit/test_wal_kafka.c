@@ -309,6 +309,27 @@ static void what_a_paused_broker_takes_late_is_found(void **state)
     wal_reader_close(reader);
 }
 
+static void nothing_hangs_on_a_paused_broker(void **state)
+{
+    struct log *log = *state;
+    struct wal_reader *reader = reader_at(log->wal, 0);
+    uint64_t offset;
+    struct wal *late;
+    struct err err;
+
+    must_append(log->wal, 0);
+    must_read(reader, 0, 1);
+    wal_hint_set(log->wal, 0, 1);
+    broker_tell("pause");
+    assert_int_not_equal(log_open(&late, log->url, true, &err), ERR_OK);
+    assert_int_equal(append(log->wal, 1, 100 * NS_PER_MS, &offset, &err), ERR_TIMEOUT);
+    assert_int_not_equal(wal_recover(log->wal, &err), ERR_OK);
+    wal_reader_close(reader);
+    wal_close(log->wal);
+    log->wal = NULL;
+    broker_tell("resume");
+}
+
 /* --- topics that are not as they should be --------------------------------------------------- */
 
 static void unsafe_settings_are_refused(void **state)
@@ -586,6 +607,7 @@ int main(void)
         LOG_TEST(a_killed_broker_loses_nothing_acknowledged),
         LOG_TEST(an_append_waits_for_a_broker_that_restarts),
         LOG_TEST(what_a_paused_broker_takes_late_is_found),
+        LOG_TEST(nothing_hangs_on_a_paused_broker),
     };
 
     return cmocka_run_group_tests(tests, broker_start, broker_end);
