@@ -98,6 +98,8 @@ enum err_code sequence_batch_add(struct sequence_batch *batch, uint32_t partitio
     item->len = batch->bytes.len - item->at;
     item->stamp = record->stamp;
     item->keeps_stamp = !stamp_is_none(record->stamp);
+    item->origin_region = record->origin_region;
+    item->origin_offset = record->origin_offset;
     batch->count++;
     return ERR_OK;
 }

@@ -169,7 +169,8 @@ bool catalogue_is_news(const struct collection *known, const struct collection *
     return stamp_compare(collection->created, known->created) < 0;
 }
 
-/* One record in every partition, all with the change stamp. */
+/* One record in every partition, all with the change stamp.  A change that was made in another
+ * region stays that region's, which ships it itself: as one of ours it would come back for ever. */
 static enum err_code change_batch(struct catalogue *catalogue, const struct collection *collection,
                                   struct sequence_batch **out, struct err *err)
 {
@@ -179,6 +180,10 @@ static enum err_code change_batch(struct catalogue *catalogue, const struct coll
     enum err_code rc;
 
     memcpy(record.incarnation, collection->incarnation, INCARNATION_BYTES);
+    if (collection->schema.region != catalogue->sequencer->region) {
+        record.origin_region = collection->schema.region;
+        record.origin_offset = OFFSET_NONE;
+    }
     collection_encode(collection, collection->dropped ? COLLECTION_DROP : COLLECTION_CREATE,
                       &definition);
     record.payload = definition.data;
@@ -257,11 +262,9 @@ enum err_code catalogue_foreign(struct catalogue *catalogue, const struct collec
                                 uint64_t deadline_ns, struct err *err)
 {
     struct catalogue_entry entry;
-    struct sequence_batch *batch;
     bool known = catalogue_find(catalogue, collection->tenant, collection->name, &entry);
     bool same = known && memcmp(entry.collection.incarnation, collection->incarnation,
                                 INCARNATION_BYTES) == 0;
-    enum err_code rc;
 
     if (!known || catalogue_is_news(&entry.collection, collection))
         return catalogue_change(catalogue, collection, deadline_ns, err);
@@ -269,10 +272,7 @@ enum err_code catalogue_foreign(struct catalogue *catalogue, const struct collec
         return entry.state != COLLECTION_PENDING
                    ? ERR_OK
                    : catalogue_complete(catalogue, &entry.collection, deadline_ns, NULL, err);
-    /* Ours stays; theirs is told to every partition, where its records are parked. */
-    rc = change_batch(catalogue, collection, &batch, err);
-    if (rc == ERR_OK)
-        rc = sequencer_commit(catalogue->sequencer, batch, deadline_ns, err);
-    sequence_batch_put(catalogue->sequencer, batch);
-    return rc;
+    /* Ours stays.  Theirs comes with each partition's own run, before records of it, which are
+     * parked. */
+    return ERR_OK;
 }

@@ -319,6 +319,8 @@ static void count_record(const struct record *record, uint64_t offset, void *con
         assert_int_equal(
             collection_decode(&collection, &change, record->payload, record->payload_len, NULL),
             ERR_OK);
+        /* It stays of the region that made it, or it would come back from there. */
+        assert_int_equal(record->origin_region, collection.schema.region);
         tally->creates += change == COLLECTION_CREATE;
         tally->drops += change == COLLECTION_DROP;
     }
