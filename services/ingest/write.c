@@ -32,6 +32,32 @@ static enum err_code check_room(struct ingest *ingest, struct err *err)
                    (unsigned long long)available);
 }
 
+/* The collection that is active; a change of it under way, ours or another region's, is waited for.
+ * Nothing is held meanwhile. */
+static enum err_code find_collection(struct write *write, struct collection *out)
+{
+    static const uint8_t NAMES[INCARNATION_BYTES]; /* as collections.c has it */
+    struct ingest *ingest = write->ingest;
+    const struct request *req = write->req;
+    struct busy_key key = {
+        .incarnation = NAMES, .id = req->params[0], .len = req->param_lens[0], .mode = BUSY_SHARED};
+    struct err *err = &write->req->err, passing = {0};
+    struct busy_claim claim = {0};
+    enum err_code rc =
+        catalogue_active(&ingest->catalogue, TENANT_DEFAULT, req->params[0], out, &passing);
+
+    if (rc == ERR_UNAVAILABLE) {
+        rc = busy_take(ingest->busy, &claim, &key, 1, write->deadline_ns, err);
+        busy_release(&claim);
+        return rc == ERR_OK
+                   ? catalogue_active(&ingest->catalogue, TENANT_DEFAULT, req->params[0], out, err)
+                   : rc;
+    }
+    if (rc != ERR_OK)
+        *err = passing;
+    return rc;
+}
+
 enum err_code write_begin(struct write *write, struct request *req)
 {
     struct ingest *ingest = req->state;
@@ -49,8 +75,7 @@ enum err_code write_begin(struct write *write, struct request *req)
     if (rc == ERR_OK)
         rc = collection_check_name(req->params[0], req->param_lens[0], err);
     if (rc == ERR_OK)
-        rc = catalogue_active(&ingest->catalogue, TENANT_DEFAULT, req->params[0],
-                              &write->collection, err);
+        rc = find_collection(write, &write->collection);
     if (rc == ERR_OK)
         rc = check_room(ingest, err);
     return rc;
@@ -92,12 +117,25 @@ enum err_code write_take(struct write *write, const struct wire_id *ids, size_t 
                                         .id = ids[i].data,
                                         .len = ids[i].len,
                                         .mode = mode};
-    rc = busy_take(write->ingest->busy, &write->claim, keys, count + 1, write->deadline_ns, err);
+    do {
+        struct err passing = {0};
+
+        rc =
+            busy_take(write->ingest->busy, &write->claim, keys, count + 1, write->deadline_ns, err);
+        if (rc != ERR_OK)
+            break;
+        rc = catalogue_active(&write->ingest->catalogue, write->collection.tenant,
+                              write->collection.name, &now, &passing);
+        if (rc == ERR_OK)
+            break;
+        /* Who changes a collection waits for our ids, so we let go before we wait for that. */
+        busy_release(&write->claim);
+        if (rc == ERR_UNAVAILABLE)
+            rc = find_collection(write, &now);
+        else
+            *err = passing;
+    } while (rc == ERR_OK);
     free(keys);
-    if (rc != ERR_OK)
-        return rc;
-    rc = catalogue_active(&write->ingest->catalogue, write->collection.tenant,
-                          write->collection.name, &now, err);
     if (rc == ERR_OK &&
         memcmp(now.incarnation, write->collection.incarnation, INCARNATION_BYTES) != 0)
         rc = err_set(err, ERR_COLLECTION_NOT_FOUND,
