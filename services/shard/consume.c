@@ -106,6 +106,17 @@ static void release_retired(struct shard *shard)
 /* --- a batch -----------------------------------------------------------------------------------
  */
 
+/* Every collection below `count` has an entry, in the order of their numbers: also one whose first
+ * record here was its drop, which opens nothing. */
+static enum err_code open_entries(struct shard *shard, uint32_t count, struct err *err)
+{
+    enum err_code code = ERR_OK;
+
+    for (uint32_t n = shard->collection_count; code == ERR_OK && n < count; n++)
+        code = collections_open(shard, shard->apply.collections[n], err);
+    return code;
+}
+
 /* The first half of the effects that came with the last record. */
 static enum err_code take_effects(struct batch *batch, struct err *err)
 {
@@ -117,6 +128,8 @@ static enum err_code take_effects(struct batch *batch, struct err *err)
         struct shard_collection *entry;
 
         if (effect->kind == EFFECT_OPENED)
+            code = open_entries(shard, effect->collection, err);
+        if (effect->kind == EFFECT_OPENED && code == ERR_OK)
             code = collections_open(shard, shard->apply.collections[effect->collection], err);
         if (effect->kind != EFFECT_INSERTED)
             continue;
@@ -239,10 +252,8 @@ static enum err_code apply_items(struct batch *batch, const struct wal_item *ite
         if (++i % CLOCK_EVERY == 0 && env_boot_ns(shard->env) >= until_ns)
             break;
     }
-    /* A collection whose first record here was its drop has an entry too. */
-    for (uint32_t n = shard->collection_count; code == ERR_OK && n < shard->apply.collection_count;
-         n++)
-        code = collections_open(shard, shard->apply.collections[n], err);
+    if (code == ERR_OK)
+        code = open_entries(shard, shard->apply.collection_count, err);
     *taken = i;
     return code;
 }
