@@ -1,16 +1,16 @@
-/* A whole cluster in one process, in simulated time, from one seed.
+/* One to three regions, each a whole cluster, in one process, in simulated time, from one seed.
  *
  *   sim_sched.c    threads that run only while they hold the baton; time
  *   sim_env.c      the env of a node: clocks, waits, death
- *   sim_wal.c      the log: no lock, unknown outcomes, entries that land late
- *   sim_meta.c     the metadata store: slow, away, of unknown outcome
+ *   sim_wal.c      the logs: no lock, unknown outcomes, entries that land late
+ *   sim_meta.c     the metadata stores: slow, away, of unknown outcome
  *   sim_store.c    a shard's disk
  *   sim_net.c      the network: delays, losses, duplicates, cut links
  *   sim_node*.c    the services as objects on nodes that crash and come back
  *   sim_faults.c   what goes wrong, and when
  *   sim_client.c   writers;   sim_reader.c  readers
- *   sim_truth.c    what the log says is true: every answer is compared with it
- *   sim_run.c      one seed from the start to the last check
+ *   sim_truth.c    what the logs say is true: every answer is compared with them
+ *   sim_run.c      one seed from the start to the end;   sim_end.c  the last checks
  *
  * The scheduler hands the baton on at every call of env and of a back end; time moves only when
  * nobody can run.  Only one thread runs at a time, so nothing here is locked. */
@@ -36,8 +36,8 @@
 #define SIM_PARTITIONS  4
 #define SIM_SHARDS      2
 #define SIM_REPLICAS    2
-#define SIM_INGESTS     2
-#define SIM_NODES_MAX   12
+#define SIM_REGIONS_MAX 3
+#define SIM_NODES_MAX   32
 #define SIM_IDS         10
 #define SIM_OPS_MAX     8192
 #define SIM_TRACE_LINES 64
@@ -50,6 +50,7 @@
 
 struct sim;
 struct sim_node;
+struct sim_region;
 struct sim_service;
 
 /* --- threads and time: sim_sched.c ---------------------------------------------------------------
@@ -86,8 +87,9 @@ struct sim_life {
 
 struct sim_node {
     struct sim *sim;
+    struct sim_region *region;
     uint32_t number;
-    char name[24]; /* "shard-0.1"; its URL is http://NAME */
+    char name[24]; /* "shard-0.1", "b-router"; its URL is http://NAME */
     struct sim_life *life;
     const struct sim_service *service; /* NULL: a client */
     void *object;                      /* the service's */
@@ -109,7 +111,7 @@ struct sim_node {
     /* what is wrong with it now */
     bool isolated;
     uint32_t disk_fail; /* percent */
-    bool log_away;      /* reads of the log give nothing */
+    bool log_away;      /* reads of logs give nothing */
 };
 
 struct sim_counts {
@@ -122,6 +124,7 @@ struct sim_counts {
     uint64_t acked, failed, undecided, wins, losses, precondition_failed, truncates, drops;
     uint64_t reads, fresh_reads, token_reads, bounded_reads, stale_served, unmet, searches,
         cache_hits;
+    uint64_t regions, cuts, foreign, overtaken, distant_tokens, unknown_tokens;
 };
 
 /* --- the log ------------------------------------------------------------------------------------
@@ -144,7 +147,8 @@ struct sim_log {
     uint32_t region;
     struct sim_partition partitions[SIM_PARTITIONS];
     struct sim_landing *landings;
-    int changed; /* channel: something landed */
+    uint64_t hints[SIM_PARTITIONS]; /* as kept beside the log */
+    int changed;                    /* channel: something landed */
     /* in percent of appends and calls, set by the faults */
     uint32_t lose, late, unanswered, fail_reads;
     uint64_t slow_ns;
@@ -161,10 +165,13 @@ struct sim_op {
     enum sim_op_kind kind;
     enum sim_op_state state;
     uint32_t id;
+    uint32_t region; /* where it was written */
     char if_match[64];
     uint64_t began_ns;
-    bool in_log; /* admitted */
+    bool in_log; /* admitted, in that region's log */
     uint64_t offset;
+    bool is_shipped[SIM_REGIONS_MAX];         /* admitted there */
+    uint64_t shipped_offset[SIM_REGIONS_MAX]; /* its origin, as it says there */
 };
 
 enum sim_event_kind { EVENT_VALUE, EVENT_DELETE };
@@ -184,12 +191,25 @@ struct sim_history {
     uint64_t acked_position; /* behind the newest change answered 200 */
 };
 
-struct sim_truth {
+/* Where the data records of one origin stand, in the order of its log. */
+struct sim_places {
+    struct sim_place {
+        uint64_t origin, here; /* offsets in the origin's log and in this one */
+    } * places;
+    size_t count, size;
+};
+
+/* What one region's log says. */
+struct sim_chronicle {
     struct epoch_state admitted[SIM_PARTITIONS];
     uint64_t read[SIM_PARTITIONS];
     struct stamp newest[SIM_PARTITIONS];
     struct sim_history ids[SIM_IDS];
+    struct sim_places origins[SIM_PARTITIONS][SIM_REGIONS_MAX];
     uint8_t holder[HOLDER_BYTES]; /* of partition 0 */
+};
+
+struct sim_truth {
     bool has_incarnation;
     uint8_t incarnation[INCARNATION_BYTES];
     struct sim_op ops[SIM_OPS_MAX];
@@ -197,12 +217,30 @@ struct sim_truth {
     struct buffer scratch;
 };
 
+/* A region: a log, a metadata store, and the nodes that use them. */
+struct sim_region {
+    struct sim *sim;
+    uint32_t index;
+    uint32_t replicas; /* of each shard */
+    char name[2];      /* "a" */
+    char prefix[4];    /* of its nodes' names: "", "b-" */
+    struct sim_node *clients;
+    struct sim_log log;
+    struct meta *rows; /* the metadata store itself */
+    int meta_changed;  /* channel */
+    bool meta_away;
+    uint32_t meta_fail;             /* percent */
+    bool cut_from[SIM_REGIONS_MAX]; /* nothing is read of that region's log */
+    struct sim_chronicle chronicle;
+};
+
 /* --- the world -----------------------------------------------------------------------------------
  */
 
 struct sim_options {
     uint64_t seed;
-    uint32_t steps; /* of each client */
+    uint32_t steps;   /* of each client */
+    uint32_t regions; /* 0: the seed says */
     bool verbose;
     bool calm; /* no faults */
     int report_fd;
@@ -218,16 +256,13 @@ struct sim {
     struct sim_node world_node;
     struct sim_thread *threads; /* all that have not been freed */
     struct sim_thread *current;
-    struct sim_thread *ready[512];
+    struct sim_thread *ready[2048];
     size_t ready_count;
     uint32_t thread_numbers;
     struct sim_node nodes[SIM_NODES_MAX];
     uint32_t node_count;
-    struct sim_log log;
-    struct meta *rows; /* the metadata store itself */
-    int meta_changed;  /* channel */
-    bool meta_away;
-    uint32_t meta_fail; /* percent */
+    struct sim_region regions[SIM_REGIONS_MAX];
+    uint32_t region_count;
     /* the network */
     uint32_t net_drop, net_break, net_double; /* percent */
     uint64_t net_slow_ns;
@@ -303,7 +338,7 @@ _Noreturn void sim_fail(struct sim *sim, const char *format, ...) PRINTF_LIKE(2,
  */
 
 extern const struct wal_ops wal_sim_ops;
-void sim_log_start(struct sim *sim);
+void sim_log_start(struct sim_region *region);
 void sim_log_free(struct sim_log *log);
 
 void sim_meta_attach(struct sim_node *node);
@@ -327,9 +362,12 @@ struct sim_service {
     void *(*state)(struct sim_node *node); /* what handlers get */
 };
 
-extern const struct sim_service sim_shard_service, sim_ingest_service, sim_router_service;
+extern const struct sim_service sim_shard_service, sim_ingest_service, sim_router_service,
+    sim_replicator_service;
 
-struct sim_node *sim_add_node(struct sim *sim, const struct sim_service *service, const char *name);
+/* name: less the region's prefix. */
+struct sim_node *sim_add_node(struct sim_region *region, const struct sim_service *service,
+                              const char *name);
 
 /* The thread that opens the node and opens it again after it went down. */
 void sim_supervise(void *node);
@@ -340,7 +378,7 @@ void sim_stop_node(struct sim_node *node);
 /* --- sim_truth.c
  * ---------------------------------------------------------------------------------- */
 
-/* Take in what has landed since. */
+/* Take in what has landed since, in all logs. */
 void truth_follow(struct sim *sim);
 
 extern const char *const sim_ids[SIM_IDS];
@@ -348,34 +386,41 @@ uint32_t truth_partition(uint32_t id);
 int truth_id(const char *text, size_t len); /* -1: not ours */
 
 /* A new value.  SIM_OPS_MAX are enough. */
-uint32_t truth_new_op(struct sim *sim, enum sim_op_kind kind, uint32_t id, const char *if_match);
+uint32_t truth_new_op(struct sim_region *region, enum sim_op_kind kind, uint32_t id,
+                      const char *if_match);
 
 /* The write of this value was answered: it stands in the log below the token's position. */
 void truth_acked(struct sim *sim, uint32_t value, const struct token *token);
 void truth_failed(struct sim *sim, uint32_t value, const char *why);
 
 /* A delete of the id was answered 200. */
-void truth_deleted(struct sim *sim, uint32_t id, const struct token *token, int64_t deleted_count);
+void truth_deleted(struct sim_region *region, uint32_t id, const struct token *token,
+                   int64_t deleted_count);
 
 #define VALUE_ABSENT 0
 
 /* The id was read as value (or VALUE_ABSENT) by an answer that had to show at least `from` of its
  * partition: is that one of its states since? */
-void truth_check_read(struct sim *sim, uint32_t id, uint32_t value, uint64_t from,
+void truth_check_read(struct sim_region *region, uint32_t id, uint32_t value, uint64_t from,
                       const char *what);
 
 /* The id was there (or was not) at some time since began_ns. */
-void truth_check_between(struct sim *sim, uint32_t id, uint64_t began_ns, bool live,
+void truth_check_between(struct sim_region *region, uint32_t id, uint64_t began_ns, bool live,
                          const char *what);
 
 /* Position behind the newest change of the id's partition that landed before that time. */
-uint64_t truth_landed_before(struct sim *sim, uint32_t partition, uint64_t ns);
+uint64_t truth_landed_before(struct sim_region *region, uint32_t partition, uint64_t ns);
+
+/* Position behind which everything stands that another region's log holds of the partition below
+ * `position`; fails when it has not come here. */
+uint64_t truth_arrived(struct sim_region *region, const struct sim_region *origin,
+                       uint32_t partition, uint64_t position, const char *what);
 
 /* The value at the log's end, and how many ids of a partition live there. */
-uint32_t truth_last(struct sim *sim, uint32_t id);
-void truth_free(struct sim_truth *truth);
+uint32_t truth_last(struct sim_region *region, uint32_t id);
+void truth_free(struct sim *sim);
 
-/* At the end: every answered write is in the log, no failed one. */
+/* At the end: every answered write is in every log, no failed one in any. */
 void truth_check_ops(struct sim *sim);
 
 /* --- clients, faults, the whole
@@ -397,7 +442,7 @@ struct sim_ask {
     uint64_t timeout_ns;
 };
 
-/* Ask the router, from a node of its own. */
+/* Ask the router of the node's region, from a node of its own. */
 void sim_call_router(struct sim_node *from, const struct sim_ask *ask, struct sim_reply *reply);
 void sim_reply_free(struct sim_reply *reply);
 json_t *sim_reply_json(struct sim *sim, const struct sim_reply *reply); /* owned */
@@ -412,6 +457,6 @@ void sim_faults(void *sim);
 
 /* Everything of one seed; returns the trace's hash. */
 uint64_t sim_run(struct sim *sim);
-void sim_check_end(struct sim *sim, struct sim_node *client);
+void sim_check_end(struct sim *sim);
 
 #endif

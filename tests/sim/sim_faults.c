@@ -1,8 +1,9 @@
 /* What goes wrong: one thing after another, several at a time, of kinds and lengths of chance. */
 #include "tests/sim/sim.h"
 
-#define PAUSE_MIN_NS (50 * NS_PER_MS)
-#define PAUSE_MAX_NS (1200 * NS_PER_MS)
+#define PAUSE_MIN_NS    (50 * NS_PER_MS)
+#define PAUSE_MAX_NS    (1200 * NS_PER_MS)
+#define BETWEEN_REGIONS 3 /* kinds of trouble, at the end of the list */
 
 /* A thing that is wrong for a while. */
 struct trouble {
@@ -44,6 +45,11 @@ static struct sim_node *any_service(struct sim *sim)
         node = &sim->nodes[sim_below(sim, sim->node_count)];
     while (node->service == NULL);
     return node;
+}
+
+static struct sim_region *any_region(struct sim *sim)
+{
+    return &sim->regions[sim_below(sim, sim->region_count)];
 }
 
 /* --- nodes ---------------------------------------------------------------------------------------
@@ -124,24 +130,28 @@ static void trouble_net(struct sim *sim)
 /* --- the log, the metadata store -----------------------------------------------------------------
  */
 
-static void calm_log(struct sim *sim, uint64_t what)
+static void calm_log(struct sim *sim, uint64_t index)
 {
-    (void)what;
-    sim->log.lose = sim->log.late = sim->log.unanswered = sim->log.fail_reads = 0;
-    sim->log.slow_ns = 0;
+    struct sim_log *log = &sim->regions[index].log;
+
+    log->lose = log->late = log->unanswered = log->fail_reads = 0;
+    log->slow_ns = 0;
 }
 
 static void trouble_log(struct sim *sim)
 {
-    sim->log.lose = (uint32_t)sim_below(sim, 30);
-    sim->log.late = (uint32_t)sim_below(sim, 30);
-    sim->log.unanswered = (uint32_t)sim_below(sim, 30);
-    sim->log.fail_reads = sim_below(sim, 2) == 0 ? (uint32_t)sim_below(sim, 15) : 0;
-    sim->log.slow_ns = sim_below(sim, 2) == 0 ? sim_below(sim, 500 * NS_PER_MS) : 0;
+    struct sim_region *region = any_region(sim);
+    struct sim_log *log = &region->log;
+
+    log->lose = (uint32_t)sim_below(sim, 30);
+    log->late = (uint32_t)sim_below(sim, 30);
+    log->unanswered = (uint32_t)sim_below(sim, 30);
+    log->fail_reads = sim_below(sim, 2) == 0 ? (uint32_t)sim_below(sim, 15) : 0;
+    log->slow_ns = sim_below(sim, 2) == 0 ? sim_below(sim, 500 * NS_PER_MS) : 0;
     sim->counts.log_faults++;
-    sim_note(sim, "the log loses %u%%, is late for %u%%, silent for %u%%", sim->log.lose,
-             sim->log.late, sim->log.unanswered);
-    undo_later(sim, sim_delay(sim, 500 * NS_PER_MS, 5 * NS_PER_S), calm_log, 0);
+    sim_note(sim, "the log of region %s loses %u%%, is late for %u%%, silent for %u%%",
+             region->name, log->lose, log->late, log->unanswered);
+    undo_later(sim, sim_delay(sim, 500 * NS_PER_MS, 5 * NS_PER_S), calm_log, region->index);
 }
 
 static void follow_again(struct sim *sim, uint64_t number)
@@ -204,37 +214,81 @@ static void rest(struct sim *sim)
     undo_later(sim, 14 * NS_PER_S, wake_clients, 0);
 }
 
-static void meta_back(struct sim *sim, uint64_t what)
+static void meta_back(struct sim *sim, uint64_t index)
 {
-    (void)what;
-    sim->meta_away = false;
-    sim->meta_fail = 0;
+    sim->regions[index].meta_away = false;
+    sim->regions[index].meta_fail = 0;
 }
 
 static void trouble_meta(struct sim *sim)
 {
+    struct sim_region *region = any_region(sim);
+
     if (sim_below(sim, 2) == 0)
-        sim->meta_away = true;
+        region->meta_away = true;
     else
-        sim->meta_fail = 5 + (uint32_t)sim_below(sim, 30);
+        region->meta_fail = 5 + (uint32_t)sim_below(sim, 30);
     sim->counts.meta_outages++;
-    sim_note(sim, "the metadata store is %s", sim->meta_away ? "away" : "unsure");
-    undo_later(sim, sim_delay(sim, 300 * NS_PER_MS, 6 * NS_PER_S), meta_back, 0);
+    sim_note(sim, "the metadata store of region %s is %s", region->name,
+             region->meta_away ? "away" : "unsure");
+    undo_later(sim, sim_delay(sim, 300 * NS_PER_MS, 6 * NS_PER_S), meta_back, region->index);
+}
+
+/* --- between regions -----------------------------------------------------------------------------
+ */
+
+static void mend_cut(struct sim *sim, uint64_t pair)
+{
+    sim->regions[pair / SIM_REGIONS_MAX].cut_from[pair % SIM_REGIONS_MAX] = false;
+}
+
+/* One region no longer reads another's log; the other way may be open. */
+static void cut_regions(struct sim *sim)
+{
+    struct sim_region *from = any_region(sim), *to = any_region(sim);
+
+    if (from == to || to->cut_from[from->index])
+        return;
+    to->cut_from[from->index] = true;
+    sim->counts.cuts++;
+    sim_note(sim, "region %s is cut off from region %s", to->name, from->name);
+    undo_later(sim, sim_delay(sim, 300 * NS_PER_MS, 10 * NS_PER_S), mend_cut,
+               to->index * SIM_REGIONS_MAX + from->index);
+}
+
+static struct sim_node *a_replicator(struct sim *sim)
+{
+    struct sim_node *node = any_service(sim);
+
+    while (node->service != &sim_replicator_service)
+        node = any_service(sim);
+    return node;
+}
+
+static void crash_replicator(struct sim *sim)
+{
+    if (sim->region_count > 1)
+        a_replicator(sim)->crash_in = 1 + (uint32_t)sim_below(sim, 300);
 }
 
 void sim_faults(void *argument)
 {
     static void (*const FAULTS[])(struct sim * sim) = {
-        crash,       crash,      crash,        stop,         stand_still,
-        stand_still, step_clock, isolate,      trouble_net,  trouble_log,
-        trouble_log, cut_reader, trouble_meta, trouble_disk, rest,
+        crash,        crash,        crash,
+        stop,         stand_still,  stand_still,
+        step_clock,   isolate,      trouble_net,
+        trouble_log,  trouble_log,  cut_reader,
+        trouble_meta, trouble_disk, rest,
+        cut_regions,  cut_regions,  crash_replicator, /* BETWEEN_REGIONS of them */
     };
     struct sim *sim = argument;
 
     while (!sim->healing) {
         sim_world_sleep(sim, sim_delay(sim, PAUSE_MIN_NS, PAUSE_MAX_NS) * (sim->quiet ? 8 : 1));
         if (!sim->healing)
-            FAULTS[sim_below(sim, sizeof(FAULTS) / sizeof(FAULTS[0]))](sim);
+            FAULTS[sim_below(sim, sim->region_count > 1 ? ARRAY_COUNT(FAULTS)
+                                                        : ARRAY_COUNT(FAULTS) - BETWEEN_REGIONS)](
+                sim);
     }
     for (uint32_t i = 0; i < sim->node_count; i++) {
         struct sim_node *node = &sim->nodes[i];
@@ -245,8 +299,12 @@ void sim_faults(void *argument)
         node->disk_fail = 0;
     }
     calm_net(sim, 0);
-    calm_log(sim, 0);
-    meta_back(sim, 0);
+    for (uint32_t i = 0; i < sim->region_count; i++) {
+        calm_log(sim, i);
+        meta_back(sim, i);
+        for (uint32_t j = 0; j < SIM_REGIONS_MAX; j++)
+            sim->regions[i].cut_from[j] = false;
+    }
     sim->healed = true;
     sim_wake(sim, &sim->clients, true);
 }

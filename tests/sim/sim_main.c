@@ -141,6 +141,10 @@ static void print_counts(const struct sim_counts *c)
            "served stale, %llu from the cache), %llu not met\n",
            N(reads), N(fresh_reads), N(token_reads), N(bounded_reads), N(searches), N(stale_served),
            N(cache_hits), N(unmet));
+    printf("  regions  %llu in all; %llu cuts, %llu records shipped, %llu overtaken by newer ones; "
+           "%llu "
+           "reads by a token of another region, %llu before the first contact\n",
+           N(regions), N(cuts), N(foreign), N(overtaken), N(distant_tokens), N(unknown_tokens));
     printf("  baton    handed on %llu times\n", N(switches));
 #undef N
 }
@@ -160,7 +164,7 @@ static bool parse_seeds(const char *text)
 
 static bool parse_arguments(int argc, char **argv)
 {
-    uint64_t steps;
+    uint64_t steps, regions;
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -171,6 +175,9 @@ static bool parse_arguments(int argc, char **argv)
             options.calm = true;
         else if (strcmp(argv[i], "--twice") == 0)
             twice = true;
+        else if (strcmp(argv[i], "--regions") == 0 && text_to_u64(value, strlen(value), &regions) &&
+                 regions >= 1 && regions <= SIM_REGIONS_MAX)
+            options.regions = (uint32_t)regions, i++;
         else if (strcmp(argv[i], "--seeds") == 0 && parse_seeds(value))
             i++;
         else if (strcmp(argv[i], "--steps") == 0 && text_to_u64(value, strlen(value), &steps) &&
@@ -188,8 +195,8 @@ int main(int argc, char **argv)
     unsigned long long passed = 0, failed = 0;
 
     if (!parse_arguments(argc, argv)) {
-        (void)fprintf(stderr, "usage: sim [--seeds FROM:COUNT] [--steps 1..500] [--calm] [--twice] "
-                              "[--verbose]\n");
+        (void)fprintf(stderr, "usage: sim [--seeds FROM:COUNT] [--steps 1..500] [--regions 1..3] "
+                              "[--calm] [--twice] [--verbose]\n");
         return 2;
     }
     for (uint64_t i = 0; i < seed_count; i++) {

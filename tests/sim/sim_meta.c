@@ -10,6 +10,11 @@ static struct sim *sim_of(struct meta *meta)
     return sim_node_of(meta->env)->sim;
 }
 
+static struct sim_region *region_of(struct meta *meta)
+{
+    return sim_node_of(meta->env)->region;
+}
+
 /* The way there.  Errors: ERR_DEAD, ERR_UNAVAILABLE. */
 static enum err_code go(struct meta *meta, struct err *err)
 {
@@ -17,7 +22,8 @@ static enum err_code go(struct meta *meta, struct err *err)
 
     if (sim_pass(meta->env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
         return err_set(err, ERR_DEAD, "metadata: the node is dead");
-    if (sim->meta_away || sim_node_of(meta->env)->isolated || sim_percent(sim, sim->meta_fail))
+    if (region_of(meta)->meta_away || sim_node_of(meta->env)->isolated ||
+        sim_percent(sim, region_of(meta)->meta_fail))
         return err_set(err, ERR_UNAVAILABLE, "metadata: the store is away");
     return ERR_OK;
 }
@@ -29,7 +35,7 @@ static enum err_code come_back(struct meta *meta, struct err *err)
 
     if (sim_pass(meta->env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
         return err_set(err, ERR_DEAD, "metadata: the node is dead");
-    if (sim_percent(sim, sim->meta_fail))
+    if (sim_percent(sim, region_of(meta)->meta_fail))
         return err_set(err, ERR_IO, "metadata: no answer came back");
     return ERR_OK;
 }
@@ -37,7 +43,7 @@ static enum err_code come_back(struct meta *meta, struct err *err)
 static enum err_code rows_get(struct meta *meta, const char *key, struct meta_row *row,
                               struct err *err)
 {
-    struct meta *rows = sim_of(meta)->rows;
+    struct meta *rows = region_of(meta)->rows;
     enum err_code code = go(meta, err);
 
     if (code == ERR_OK)
@@ -54,10 +60,10 @@ static enum err_code rows_put(struct meta *meta, const struct meta_put *put, uin
     enum err_code code = go(meta, err);
 
     if (code == ERR_OK)
-        code = sim->rows->ops->put(sim->rows, put, version, err);
+        code = region_of(meta)->rows->ops->put(region_of(meta)->rows, put, version, err);
     if (code == ERR_OK) {
         sim_note(sim, "metadata: %s puts %s", sim_node_of(meta->env)->name, put->key);
-        sim_wake(sim, &sim->meta_changed, true);
+        sim_wake(sim, &region_of(meta)->meta_changed, true);
         code = come_back(meta, err);
     }
     return code;
@@ -70,9 +76,9 @@ static enum err_code rows_remove(struct meta *meta, const char *key, uint64_t ex
     enum err_code code = go(meta, err);
 
     if (code == ERR_OK)
-        code = sim->rows->ops->remove(sim->rows, key, expected, err);
+        code = region_of(meta)->rows->ops->remove(region_of(meta)->rows, key, expected, err);
     if (code == ERR_OK) {
-        sim_wake(sim, &sim->meta_changed, true);
+        sim_wake(sim, &region_of(meta)->meta_changed, true);
         code = come_back(meta, err);
     }
     return code;
@@ -81,7 +87,7 @@ static enum err_code rows_remove(struct meta *meta, const char *key, uint64_t ex
 static enum err_code rows_list(struct meta *meta, const char *prefix, struct meta_row **list,
                                size_t *count, struct err *err)
 {
-    struct meta *rows = sim_of(meta)->rows;
+    struct meta *rows = region_of(meta)->rows;
     enum err_code code = go(meta, err);
 
     if (code == ERR_OK)
@@ -93,7 +99,7 @@ static enum err_code rows_list(struct meta *meta, const char *prefix, struct met
 
 static enum err_code rows_version(struct meta *meta, uint64_t *version, struct err *err)
 {
-    struct meta *rows = sim_of(meta)->rows;
+    struct meta *rows = region_of(meta)->rows;
     enum err_code code = go(meta, err);
 
     return code == ERR_OK ? rows->ops->version(rows, version, err) : code;
@@ -102,14 +108,13 @@ static enum err_code rows_version(struct meta *meta, uint64_t *version, struct e
 static enum err_code rows_wait(struct meta *meta, uint64_t seen, uint64_t deadline_ns,
                                uint64_t *version, struct err *err)
 {
-    struct sim *sim = sim_of(meta);
     enum err_code code = go(meta, err), waited = ERR_OK;
 
     if (code == ERR_OK)
-        code = sim->rows->ops->version(sim->rows, version, err);
+        code = region_of(meta)->rows->ops->version(region_of(meta)->rows, version, err);
     while (code == ERR_OK && waited == ERR_OK && *version <= seen) {
-        waited = sim_wait(meta->env, &sim->meta_changed, deadline_ns);
-        code = sim->rows->ops->version(sim->rows, version, err);
+        waited = sim_wait(meta->env, &region_of(meta)->meta_changed, deadline_ns);
+        code = region_of(meta)->rows->ops->version(region_of(meta)->rows, version, err);
     }
     return waited == ERR_DEAD ? err_set(err, ERR_DEAD, "metadata: the node is dead") : code;
 }
@@ -117,7 +122,7 @@ static enum err_code rows_wait(struct meta *meta, uint64_t seen, uint64_t deadli
 static enum err_code lags_put(struct meta *meta, const struct meta_lag *lags, size_t count,
                               struct err *err)
 {
-    struct meta *rows = sim_of(meta)->rows;
+    struct meta *rows = region_of(meta)->rows;
     enum err_code code = go(meta, err);
 
     if (code == ERR_OK)
@@ -128,7 +133,7 @@ static enum err_code lags_put(struct meta *meta, const struct meta_lag *lags, si
 static enum err_code lags_list(struct meta *meta, struct meta_lag **lags, size_t *count,
                                struct err *err)
 {
-    struct meta *rows = sim_of(meta)->rows;
+    struct meta *rows = region_of(meta)->rows;
     enum err_code code = go(meta, err);
 
     return code == ERR_OK ? rows->ops->lag_list(rows, lags, count, err) : code;
@@ -136,7 +141,7 @@ static enum err_code lags_list(struct meta *meta, struct meta_lag **lags, size_t
 
 static enum err_code lags_remove(struct meta *meta, const char *origin, struct err *err)
 {
-    struct meta *rows = sim_of(meta)->rows;
+    struct meta *rows = region_of(meta)->rows;
     enum err_code code = go(meta, err);
 
     return code == ERR_OK ? rows->ops->lag_remove(rows, origin, err) : code;

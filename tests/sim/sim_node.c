@@ -10,15 +10,20 @@
 
 #define REOPEN_NS (500 * NS_PER_MS)
 
-struct sim_node *sim_add_node(struct sim *sim, const struct sim_service *service, const char *name)
+struct sim_node *sim_add_node(struct sim_region *region, const struct sim_service *service,
+                              const char *name)
 {
+    struct sim *sim = region->sim;
     struct sim_node *node = &sim->nodes[sim->node_count];
 
     if (sim->node_count == SIM_NODES_MAX)
         abort();
-    *node = (struct sim_node){
-        .sim = sim, .number = sim->node_count++, .service = service, .down = true};
-    (void)snprintf(node->name, sizeof(node->name), "%s", name);
+    *node = (struct sim_node){.sim = sim,
+                              .region = region,
+                              .number = sim->node_count++,
+                              .service = service,
+                              .down = true};
+    (void)snprintf(node->name, sizeof(node->name), "%s%s", region->prefix, name);
     node->boot_base_ns = NS_PER_S + sim_below(sim, 1000000) * NS_PER_S;
     node->drift_ppm = (int64_t)sim_below(sim, 401) - 200;
     node->skew_us = (int64_t)sim_below(sim, 20000001) - 10000000;

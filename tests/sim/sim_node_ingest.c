@@ -15,9 +15,11 @@ struct ingest_object {
 static enum err_code open_log(void *context, struct wal **out, struct err *err)
 {
     struct sim_node *node = context;
+    char url[16];
     struct wal_options options = {
-        .url = "sim:", .env = &node->life->env, .writer = true, .partitions = SIM_PARTITIONS};
+        .url = url, .env = &node->life->env, .writer = true, .partitions = SIM_PARTITIONS};
 
+    (void)snprintf(url, sizeof(url), "sim:%u", node->region->index);
     return wal_open(out, &options, err);
 }
 

@@ -8,6 +8,7 @@
 struct shard_object {
     struct shard shard;
     struct store *store;
+    char wal_url[16];
 };
 
 static enum err_code open_shard(struct sim_node *node, struct err *err)
@@ -15,13 +16,14 @@ static enum err_code open_shard(struct sim_node *node, struct err *err)
     struct shard_object *object = node->object;
     struct shard_setup setup = {.env = &node->life->env,
                                 .meta = &node->meta,
-                                .wal_url = "sim:",
+                                .wal_url = object->wal_url,
                                 .shard = node->shard,
                                 .replica = node->replica,
                                 .simd = "scalar"};
     char name[32], url[64];
     enum err_code code;
 
+    (void)snprintf(object->wal_url, sizeof(object->wal_url), "sim:%u", node->region->index);
     setup.store = object->store = sim_store_open(node);
     cluster_replica_name(name, node->shard, node->replica);
     (void)snprintf(url, sizeof(url), "http://%s", node->name);

@@ -17,6 +17,7 @@ enum read_kind { READ_GET, READ_SEARCH, READ_SCROLL, READ_ONE, READ_KINDS };
 
 struct reading {
     struct sim *sim;
+    struct sim_region *region;
     enum read_kind kind;
     uint32_t ids[SIM_IDS];
     size_t id_count; /* asked for; all: SIM_IDS */
@@ -81,17 +82,18 @@ static void note_demands(struct reading *reading)
     uint64_t age = (uint64_t)(reading->max_staleness * 1e9);
 
     for (uint32_t p = 0; p < SIM_PARTITIONS; p++) {
-        reading->from[p] = token_position(&reading->token, sim->log.region, p);
+        reading->from[p] = token_position(&reading->token, reading->region->log.region, p);
         if (reading->max_staleness >= 0) {
             /* Clocks drift by up to 200 ppm. */
             uint64_t before = sim->now_ns - NS_PER_MS - age - age / 4000;
-            uint64_t landed = age > sim->now_ns / 2 ? 0 : truth_landed_before(sim, p, before);
+            uint64_t landed =
+                age > sim->now_ns / 2 ? 0 : truth_landed_before(reading->region, p, before);
 
             reading->from[p] = landed > reading->from[p] ? landed : reading->from[p];
         }
     }
     for (uint32_t id = 0; reading->fresh && id < SIM_IDS; id++)
-        reading->fresh_from[id] = sim->truth.ids[id].acked_position;
+        reading->fresh_from[id] = reading->region->chronicle.ids[id].acked_position;
 }
 
 static void append_ids(struct reading *reading, struct buffer *body)
@@ -163,13 +165,13 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
     (void)snprintf(own_token, SIM_TOKEN_BYTES, "%s",
                    json_string_value(json_object_get(read, "read_token")));
     for (uint32_t p = 0; p < SIM_PARTITIONS; p++) {
-        uint64_t position = token_position(&seen, sim->log.region, p);
+        uint64_t position = token_position(&seen, reading->region->log.region, p);
 
-        if (position > sim->log.partitions[p].count)
+        if (position > reading->region->log.partitions[p].count)
             sim_fail(sim, "a read's token is beyond the log's end");
         if (age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->sent_ns) {
             uint64_t before = reply->sent_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS;
-            uint64_t landed = truth_landed_before(sim, p, before);
+            uint64_t landed = truth_landed_before(reading->region, p, before);
 
             /* Partitions that were not asked are in no token. */
             if (position > 0 || reading->id_count == SIM_IDS)
@@ -182,6 +184,32 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
     token_free(&seen);
 }
 
+/* What a token of another region asks for: everything below its positions has come, and counts. */
+static void raise_distant_demands(struct reading *reading)
+{
+    struct sim *sim = reading->sim;
+
+    truth_follow(sim);
+    for (size_t i = 0; i < reading->token.count; i++) {
+        const struct token_entry *entry = &reading->token.entries[i];
+        bool is_asked = reading->id_count == SIM_IDS;
+
+        for (size_t j = 0; j < reading->id_count; j++)
+            is_asked = is_asked || truth_partition(reading->ids[j]) == entry->partition;
+        for (uint32_t r = 0; is_asked && r < sim->region_count; r++) {
+            uint64_t from;
+
+            if (sim->regions[r].log.region != entry->region || r == reading->region->index)
+                continue;
+            from = truth_arrived(reading->region, &sim->regions[r], entry->partition,
+                                 entry->position, name_of(reading->kind));
+            if (from > reading->from[entry->partition])
+                reading->from[entry->partition] = from;
+            sim->counts.distant_tokens++;
+        }
+    }
+}
+
 static void check_one(struct reading *reading, uint32_t id, uint32_t value)
 {
     uint64_t from = reading->from[truth_partition(id)];
@@ -192,7 +220,7 @@ static void check_one(struct reading *reading, uint32_t id, uint32_t value)
     (void)snprintf(what, sizeof(what), "%s%s%s%s", name_of(reading->kind),
                    reading->fresh ? ", fresh" : "", reading->token_text[0] != '\0' ? ", token" : "",
                    reading->max_staleness >= 0 ? ", bounded" : "");
-    truth_check_read(reading->sim, id, value, from, what);
+    truth_check_read(reading->region, id, value, from, what);
 }
 
 static uint32_t value_of_row(struct reading *reading, json_t *row, int *id)
@@ -250,6 +278,8 @@ static void check_answer(struct reading *reading, const struct sim_reply *reply,
     }
     if (json_is_true(json_object_get(read, "partial")))
         sim_fail(sim, "a partial answer that was not asked for");
+    if (!json_is_true(json_object_get(read, "stale")))
+        raise_distant_demands(reading);
     raise_claims(reading, read, reply, own_token);
     if (reading->kind == READ_ONE)
         check_one(reading, reading->ids[0], value_of_row(reading, document, &id));
@@ -257,6 +287,15 @@ static void check_answer(struct reading *reading, const struct sim_reply *reply,
         check_rows(reading,
                    json_object_get(document, reading->kind == READ_SEARCH ? "matches" : "records"));
     json_decref(document);
+}
+
+/* Before the first contact a region's number is not known here: "token_log_gone". */
+static bool has_distant_token(const struct reading *reading)
+{
+    for (size_t i = 0; i < reading->token.count; i++)
+        if (reading->token.entries[i].region != reading->region->log.region)
+            return true;
+    return false;
 }
 
 static void take_reply(struct reading *reading, const struct sim_reply *reply, char *own_token)
@@ -270,8 +309,12 @@ static void take_reply(struct reading *reading, const struct sim_reply *reply, c
     } else if (reply->status == 404 && reading->kind == READ_ONE &&
                memmem(reply->body.data, reply->body.len, "record_not_found", 16) != NULL) {
         sim->counts.reads++;
-        if (!reading->serve_stale) /* a problem does not say whether it was stale */
+        if (!reading->serve_stale) { /* a problem does not say whether it was stale */
+            raise_distant_demands(reading);
             check_one(reading, reading->ids[0], VALUE_ABSENT);
+        }
+    } else if (reply->status == 409 && has_distant_token(reading)) {
+        sim->counts.unknown_tokens++;
     } else if (reply->status == 503 || reply->status == 504) {
         sim->counts.unmet++;
     } else {
@@ -283,7 +326,7 @@ static void take_reply(struct reading *reading, const struct sim_reply *reply, c
 static void read_once(struct sim_node *client, char *own_token)
 {
     struct sim *sim = client->sim;
-    struct reading reading = {.sim = sim};
+    struct reading reading = {.sim = sim, .region = client->region};
     struct buffer body = {0}, path = {0};
     struct sim_ask ask = {.method = "POST"};
     struct sim_reply reply;

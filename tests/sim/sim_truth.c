@@ -1,5 +1,5 @@
-/* What is true: the log, read with nothing but the record format and the void rule, gives every id
- * a history of values and deletions, in the order of its partition.
+/* What is true: a region's log, read with nothing but the record format, the void rule and the
+ * order of stamps, gives every id a history of values and deletions, in the order of its partition.
  *
  * Every value is written once and has a number.  What a client was told is compared with the
  * history: a write answered 200 is in it, one that failed is not; a conditional write follows a
@@ -30,15 +30,17 @@ int truth_id(const char *text, size_t len)
     return -1;
 }
 
-uint32_t truth_new_op(struct sim *sim, enum sim_op_kind kind, uint32_t id, const char *if_match)
+uint32_t truth_new_op(struct sim_region *region, enum sim_op_kind kind, uint32_t id,
+                      const char *if_match)
 {
+    struct sim *sim = region->sim;
     struct sim_truth *truth = &sim->truth;
     uint32_t value = ++truth->op_count;
     struct sim_op *op;
 
     assert(value < SIM_OPS_MAX);
     op = &truth->ops[value];
-    *op = (struct sim_op){.kind = kind, .id = id, .began_ns = sim->now_ns};
+    *op = (struct sim_op){.kind = kind, .id = id, .region = region->index, .began_ns = sim->now_ns};
     (void)snprintf(op->if_match, sizeof(op->if_match), "%s", if_match == NULL ? "" : if_match);
     return value;
 }
@@ -55,8 +57,16 @@ static bool is_live(const struct sim_event *event)
     return event != NULL && event->kind == EVENT_VALUE;
 }
 
-static void push_event(struct sim_history *history, struct sim_event event)
+/* Of two changes the newer stamp counts; a local one is always the newest. */
+static void push_event(struct sim_region *region, uint32_t id, struct sim_event event)
 {
+    struct sim_history *history = &region->chronicle.ids[id];
+    const struct sim_event *last = last_event(history);
+
+    if (last != NULL && stamp_compare(event.stamp, last->stamp) <= 0) {
+        region->sim->counts.overtaken++;
+        return;
+    }
     if (history->count == history->size) {
         history->size = history->size * 2 + 16;
         history->events = realloc(history->events, history->size * sizeof(*history->events));
@@ -67,10 +77,11 @@ static void push_event(struct sim_history *history, struct sim_event event)
 }
 
 /* A write whose condition did not hold when its turn came must not be in the log. */
-static void check_condition(struct sim *sim, uint32_t value)
+static void check_condition(struct sim_region *region, uint32_t value)
 {
+    struct sim *sim = region->sim;
     const struct sim_op *op = &sim->truth.ops[value];
-    const struct sim_event *before = last_event(&sim->truth.ids[op->id]);
+    const struct sim_event *before = last_event(&region->chronicle.ids[op->id]);
     char version[STAMP_TEXT_BYTES];
 
     if ((op->kind == OP_CREATE || op->kind == OP_SKIP) && is_live(before))
@@ -103,34 +114,81 @@ static uint32_t value_of(struct sim *sim, const struct record *record)
     return (uint32_t)value;
 }
 
-static void take_upsert(struct sim *sim, const struct record *record, struct sim_event event)
+/* A value may count once in each log: as it was written in its own, as it was shipped in others. */
+static void take_place(struct sim_region *region, struct sim_op *op, uint32_t value,
+                       const struct record *record, uint64_t offset)
 {
-    struct sim_truth *truth = &sim->truth;
+    struct sim *sim = region->sim;
+    bool is_local = record->origin_region == region->log.region;
+
+    if (is_local != (op->region == region->index))
+        sim_fail(sim, "value %u of region %u counts in region %s as %s", value, op->region,
+                 region->name, is_local ? "its own" : "another's");
+    if (is_local ? op->in_log : op->is_shipped[region->index])
+        sim_fail(sim, "value %u counts twice in the log of region %s", value, region->name);
+    if (op->state == OP_FAILED)
+        sim_fail(sim, "value %u was answered as not written, but counts", value);
+    if (is_local) {
+        check_condition(region, value);
+        op->in_log = true;
+        op->offset = offset;
+    } else {
+        op->is_shipped[region->index] = true;
+        op->shipped_offset[region->index] = record->origin_offset;
+        sim->counts.foreign++;
+    }
+}
+
+static void take_upsert(struct sim_region *region, const struct record *record,
+                        struct sim_event event)
+{
+    struct sim *sim = region->sim;
     int id = truth_id(record->id, record->id_len);
     struct sim_op *op;
 
     event.kind = EVENT_VALUE;
     event.value = value_of(sim, record);
-    op = &truth->ops[event.value];
+    op = &sim->truth.ops[event.value];
     if (id < 0 || op->id != (uint32_t)id)
         sim_fail(sim, "value %u is in the log under another id", event.value);
-    if (op->in_log)
-        sim_fail(sim, "value %u counts twice in the log", event.value);
-    if (op->state == OP_FAILED)
-        sim_fail(sim, "value %u was answered as not written, but counts", event.value);
-    check_condition(sim, event.value);
-    op->in_log = true;
-    op->offset = event.offset;
-    push_event(&truth->ids[id], event);
+    take_place(region, op, event.value, record, event.offset);
+    push_event(region, (uint32_t)id, event);
 }
 
-static void take_truncate(struct sim *sim, uint32_t partition, struct sim_event event)
+static void take_truncate(struct sim_region *region, uint32_t partition, struct sim_event event)
 {
     event.kind = EVENT_DELETE;
-    sim->counts.truncates++;
+    region->sim->counts.truncates++;
     for (uint32_t id = 0; id < SIM_IDS; id++)
         if (truth_partition(id) == partition)
-            push_event(&sim->truth.ids[id], event);
+            push_event(region, id, event);
+}
+
+/* Where the records of each origin stand, its own ones too. */
+static void note_place(struct sim_region *region, uint32_t partition, const struct record *record,
+                       uint64_t offset)
+{
+    struct sim *sim = region->sim;
+    struct sim_places *places = NULL;
+
+    for (uint32_t i = 0; i < sim->region_count; i++)
+        if (sim->regions[i].log.region == record->origin_region)
+            places = &region->chronicle.origins[partition][i];
+    if (places == NULL)
+        sim_fail(sim, "a record of no region's log");
+    if (places->count == places->size) {
+        places->size = places->size * 2 + 16;
+        places->places = realloc(places->places, places->size * sizeof(*places->places));
+        if (places->places == NULL)
+            abort();
+    }
+    if (record->origin_region != region->log.region && places->count > 0 &&
+        places->places[places->count - 1].origin >= record->origin_offset)
+        sim_fail(sim, "region %s, partition %u: the records of an origin are out of order",
+                 region->name, partition);
+    places->places[places->count++] = (struct sim_place){
+        .origin = record->origin_region == region->log.region ? offset : record->origin_offset,
+        .here = offset};
 }
 
 static void take_collection(struct sim *sim, const struct record *record)
@@ -152,81 +210,93 @@ static void take_collection(struct sim *sim, const struct record *record)
     truth->has_incarnation = true;
 }
 
-/* Stamps of local records rise without exception.  A collection's change brings its own; an epoch
- * record is stamped before its writer knows what lands right before it. */
-static void check_stamp(struct sim *sim, uint32_t partition, const struct record *record)
+/* Stamps of local records rise without exception.  A collection's change brings its own, another
+ * region's record too; an epoch record is stamped before its writer knows what lands right before
+ * it. */
+static void check_stamp(struct sim_region *region, uint32_t partition, const struct record *record)
 {
-    struct stamp *newest = &sim->truth.newest[partition];
+    struct stamp *newest = &region->chronicle.newest[partition];
+    bool is_local = record->stamp.region == region->log.region;
 
     if (stamp_compare(record->stamp, *newest) > 0)
         *newest = record->stamp;
-    else if (record->op != RECORD_COLLECTION && record->op != RECORD_EPOCH)
-        sim_fail(
-            sim,
-            "partition %u: the stamp of op %d, %llu-%u, is not above %llu-%u, the newest so far",
-            partition, (int)record->op, (unsigned long long)record->stamp.clock,
-            record->stamp.region, (unsigned long long)newest->clock, newest->region);
+    else if (is_local && record->op != RECORD_COLLECTION && record->op != RECORD_EPOCH)
+        sim_fail(region->sim,
+                 "region %s, partition %u: the stamp of op %d, %llu-%u, is not above %llu-%u, the "
+                 "newest so far",
+                 region->name, partition, (int)record->op, (unsigned long long)record->stamp.clock,
+                 record->stamp.region, (unsigned long long)newest->clock, newest->region);
 }
 
-static void note_holder(struct sim *sim, uint32_t partition, const struct record *record)
+static void note_holder(struct sim_region *region, uint32_t partition, const struct record *record)
 {
-    struct sim_truth *truth = &sim->truth;
+    struct sim_chronicle *chronicle = &region->chronicle;
 
-    sim->counts.epochs++;
+    region->sim->counts.epochs++;
     if (partition != 0 || record->payload_len != HOLDER_BYTES)
         return;
-    sim->counts.takeovers += memcmp(truth->holder, record->payload, HOLDER_BYTES) != 0;
-    memcpy(truth->holder, record->payload, HOLDER_BYTES);
+    region->sim->counts.takeovers += memcmp(chronicle->holder, record->payload, HOLDER_BYTES) != 0;
+    memcpy(chronicle->holder, record->payload, HOLDER_BYTES);
 }
 
-static void take_record(struct sim *sim, uint32_t partition, const struct record *record,
+static void take_record(struct sim_region *region, uint32_t partition, const struct record *record,
                         struct sim_event event)
 {
-    struct sim_truth *truth = &sim->truth;
+    struct sim_truth *truth = &region->sim->truth;
     int id;
 
     if (record->op == RECORD_EPOCH)
-        note_holder(sim, partition, record);
-    check_stamp(sim, partition, record);
+        note_holder(region, partition, record);
+    check_stamp(region, partition, record);
     if (record->op == RECORD_COLLECTION)
-        take_collection(sim, record);
+        take_collection(region->sim, record);
+    if (record->op == RECORD_UPSERT || record->op == RECORD_DELETE || record->op == RECORD_TRUNCATE)
+        note_place(region, partition, record, event.offset);
     if (!truth->has_incarnation ||
         memcmp(record->incarnation, truth->incarnation, INCARNATION_BYTES) != 0)
         return;
     event.stamp = record->stamp;
     if (record->op == RECORD_UPSERT) {
-        take_upsert(sim, record, event);
+        take_upsert(region, record, event);
     } else if (record->op == RECORD_DELETE) {
         event.kind = EVENT_DELETE;
         if ((id = truth_id(record->id, record->id_len)) < 0)
-            sim_fail(sim, "the log deletes an id that nobody has");
-        push_event(&truth->ids[id], event);
+            sim_fail(region->sim, "the log deletes an id that nobody has");
+        push_event(region, (uint32_t)id, event);
     } else if (record->op == RECORD_TRUNCATE) {
-        take_truncate(sim, partition, event);
+        take_truncate(region, partition, event);
+    }
+}
+
+static void follow_region(struct sim_region *region)
+{
+    struct sim *sim = region->sim;
+    struct sim_chronicle *chronicle = &region->chronicle;
+
+    for (uint32_t p = 0; p < SIM_PARTITIONS; p++) {
+        const struct sim_partition *partition = &region->log.partitions[p];
+
+        for (; chronicle->read[p] < partition->count; chronicle->read[p]++) {
+            const struct sim_entry *entry = &partition->entries[chronicle->read[p]];
+            struct sim_event event = {.offset = chronicle->read[p], .landed_ns = entry->landed_ns};
+            struct record record;
+            struct err err = {0};
+
+            if (record_decode(&record, entry->data, entry->len, &sim->truth.scratch, &err) !=
+                ERR_OK)
+                sim_fail(sim, "the log holds what cannot be read: %s", err.message);
+            if (epoch_admit(&chronicle->admitted[p], &record, event.offset))
+                take_record(region, p, &record, event);
+            else
+                sim->counts.voided++;
+        }
     }
 }
 
 void truth_follow(struct sim *sim)
 {
-    struct sim_truth *truth = &sim->truth;
-
-    for (uint32_t p = 0; p < SIM_PARTITIONS; p++) {
-        const struct sim_partition *partition = &sim->log.partitions[p];
-
-        for (; truth->read[p] < partition->count; truth->read[p]++) {
-            const struct sim_entry *entry = &partition->entries[truth->read[p]];
-            struct sim_event event = {.offset = truth->read[p], .landed_ns = entry->landed_ns};
-            struct record record;
-            struct err err = {0};
-
-            if (record_decode(&record, entry->data, entry->len, &truth->scratch, &err) != ERR_OK)
-                sim_fail(sim, "the log holds what cannot be read: %s", err.message);
-            if (epoch_admit(&truth->admitted[p], &record, event.offset))
-                take_record(sim, p, &record, event);
-            else
-                sim->counts.voided++;
-        }
-    }
+    for (uint32_t i = 0; i < sim->region_count; i++)
+        follow_region(&sim->regions[i]);
 }
 
 /* --- what clients were told ------------------------------------------------------------------- */
@@ -234,13 +304,14 @@ void truth_follow(struct sim *sim)
 void truth_acked(struct sim *sim, uint32_t value, const struct token *token)
 {
     struct sim_op *op = &sim->truth.ops[value];
-    struct sim_history *history = &sim->truth.ids[op->id];
+    struct sim_region *region = &sim->regions[op->region];
+    struct sim_history *history = &region->chronicle.ids[op->id];
 
     truth_follow(sim);
     if (!op->in_log)
         sim_fail(sim, "value %u of '%s' was answered 200, but does not count in the log", value,
                  sim_ids[op->id]);
-    if (op->offset >= token_position(token, sim->log.region, truth_partition(op->id)))
+    if (op->offset >= token_position(token, region->log.region, truth_partition(op->id)))
         sim_fail(sim, "the token of value %u does not cover its offset %llu", value,
                  (unsigned long long)op->offset);
     op->state = OP_ACKED;
@@ -261,10 +332,12 @@ void truth_failed(struct sim *sim, uint32_t value, const char *why)
     sim->counts.failed++;
 }
 
-void truth_deleted(struct sim *sim, uint32_t id, const struct token *token, int64_t deleted_count)
+void truth_deleted(struct sim_region *region, uint32_t id, const struct token *token,
+                   int64_t deleted_count)
 {
-    struct sim_history *history = &sim->truth.ids[id];
-    uint64_t end = token_position(token, sim->log.region, truth_partition(id));
+    struct sim *sim = region->sim;
+    struct sim_history *history = &region->chronicle.ids[id];
+    uint64_t end = token_position(token, region->log.region, truth_partition(id));
     size_t at;
 
     truth_follow(sim);
@@ -290,9 +363,11 @@ static bool shows(const struct sim_event *event, uint32_t value)
     return is_live(event) && event->value == value;
 }
 
-void truth_check_read(struct sim *sim, uint32_t id, uint32_t value, uint64_t from, const char *what)
+void truth_check_read(struct sim_region *region, uint32_t id, uint32_t value, uint64_t from,
+                      const char *what)
 {
-    const struct sim_history *history = &sim->truth.ids[id];
+    struct sim *sim = region->sim;
+    const struct sim_history *history = &region->chronicle.ids[id];
     const struct sim_event *first = NULL;
 
     truth_follow(sim);
@@ -307,16 +382,17 @@ void truth_check_read(struct sim *sim, uint32_t id, uint32_t value, uint64_t fro
     if (shows(first, value))
         return;
     sim_fail(sim,
-             "%s: '%s' was read as value %u (0: absent), which is none of its states from "
-             "partition %u position %llu on (then it was %u)",
-             what, sim_ids[id], value, truth_partition(id), (unsigned long long)from,
+             "region %s, %s: '%s' was read as value %u (0: absent), which is none of its states "
+             "from partition %u position %llu on (then it was %u)",
+             region->name, what, sim_ids[id], value, truth_partition(id), (unsigned long long)from,
              is_live(first) ? first->value : 0);
 }
 
-void truth_check_between(struct sim *sim, uint32_t id, uint64_t began_ns, bool live,
+void truth_check_between(struct sim_region *region, uint32_t id, uint64_t began_ns, bool live,
                          const char *what)
 {
-    const struct sim_history *history = &sim->truth.ids[id];
+    struct sim *sim = region->sim;
+    const struct sim_history *history = &region->chronicle.ids[id];
     const struct sim_event *first = NULL;
 
     truth_follow(sim);
@@ -332,9 +408,9 @@ void truth_check_between(struct sim *sim, uint32_t id, uint64_t began_ns, bool l
         sim_fail(sim, "%s: '%s' was %s all the time", what, sim_ids[id], live ? "absent" : "there");
 }
 
-uint64_t truth_landed_before(struct sim *sim, uint32_t partition, uint64_t ns)
+uint64_t truth_landed_before(struct sim_region *region, uint32_t partition, uint64_t ns)
 {
-    const struct sim_partition *log = &sim->log.partitions[partition];
+    const struct sim_partition *log = &region->log.partitions[partition];
     size_t count = log->count;
 
     while (count > 0 && log->entries[count - 1].landed_ns >= ns)
@@ -342,13 +418,48 @@ uint64_t truth_landed_before(struct sim *sim, uint32_t partition, uint64_t ns)
     return count;
 }
 
-uint32_t truth_last(struct sim *sim, uint32_t id)
+uint64_t truth_arrived(struct sim_region *region, const struct sim_region *origin,
+                       uint32_t partition, uint64_t position, const char *what)
+{
+    const struct sim_places *there = &origin->chronicle.origins[partition][origin->index];
+    const struct sim_places *here = &region->chronicle.origins[partition][origin->index];
+    size_t wanted = 0;
+
+    while (wanted < there->count && there->places[wanted].here < position)
+        wanted++;
+    if (wanted > here->count)
+        sim_fail(region->sim,
+                 "region %s answered %s with a token of region %s, partition %u position %llu: "
+                 "%zu records stand there below it, and %zu have come",
+                 region->name, what, origin->name, partition, (unsigned long long)position, wanted,
+                 here->count);
+    return wanted == 0 ? 0 : here->places[wanted - 1].here + 1;
+}
+
+uint32_t truth_last(struct sim_region *region, uint32_t id)
 {
     const struct sim_event *last;
 
-    truth_follow(sim);
-    last = last_event(&sim->truth.ids[id]);
+    truth_follow(region->sim);
+    last = last_event(&region->chronicle.ids[id]);
     return is_live(last) ? last->value : VALUE_ABSENT;
+}
+
+/* What was shipped is what stands in the origin's log, at that place. */
+static void check_shipped(struct sim *sim, uint32_t value)
+{
+    const struct sim_op *op = &sim->truth.ops[value];
+
+    for (uint32_t i = 0; i < sim->region_count; i++) {
+        if (i == op->region)
+            continue;
+        if (op->in_log && !op->is_shipped[i])
+            sim_fail(sim, "value %u of region %u has not come to region %u", value, op->region, i);
+        if (op->is_shipped[i] && (!op->in_log || op->shipped_offset[i] != op->offset))
+            sim_fail(sim, "value %u was shipped to region %u as offset %llu, and its own log %s",
+                     value, i, (unsigned long long)op->shipped_offset[i],
+                     op->in_log ? "has it elsewhere" : "has it not");
+    }
 }
 
 void truth_check_ops(struct sim *sim)
@@ -361,12 +472,20 @@ void truth_check_ops(struct sim *sim)
             sim_fail(sim, "value %u was acknowledged and is lost", value);
         if (op->state == OP_FAILED && op->in_log)
             sim_fail(sim, "value %u had failed and counts", value);
+        check_shipped(sim, value);
     }
 }
 
-void truth_free(struct sim_truth *truth)
+void truth_free(struct sim *sim)
 {
-    for (uint32_t i = 0; i < SIM_IDS; i++)
-        free(truth->ids[i].events);
-    buffer_free(&truth->scratch);
+    for (uint32_t r = 0; r < sim->region_count; r++) {
+        struct sim_chronicle *chronicle = &sim->regions[r].chronicle;
+
+        for (uint32_t i = 0; i < SIM_IDS; i++)
+            free(chronicle->ids[i].events);
+        for (uint32_t p = 0; p < SIM_PARTITIONS; p++)
+            for (uint32_t i = 0; i < SIM_REGIONS_MAX; i++)
+                free(chronicle->origins[p][i].places);
+    }
+    buffer_free(&sim->truth.scratch);
 }

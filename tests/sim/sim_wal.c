@@ -1,4 +1,5 @@
-/* The simulation's log: one for all nodes, without any lock between writers, in Kafka's ways.
+/* The simulation's logs: one for all nodes of a region, without any lock between writers, in
+ * Kafka's ways; other regions' replicators read it too, as long as the way there is not cut.
  *
  * An append sends its entries, partition by partition; each lands after a while, in order within
  * its partition and between those of other writers.  By chance the rest of a partition's entries
@@ -21,6 +22,7 @@ struct appending {
 };
 
 struct sim_landing {
+    struct sim_region *region;
     uint64_t due_ns;
     uint32_t partition;
     uint8_t *data;
@@ -34,6 +36,7 @@ struct sim_landing {
 struct sim_wal {
     struct wal base; /* first */
     struct sim *sim;
+    struct sim_region *region; /* whose log it is */
     bool must_recover;
     uint64_t hints[SIM_PARTITIONS];
 };
@@ -51,14 +54,26 @@ static enum err_code dead(struct err *err)
     return err_set(err, ERR_DEAD, "the node is dead");
 }
 
+/* Is there no way from this node to that region's log? */
+static bool is_cut(const struct env *env, const struct sim_region *region)
+{
+    struct sim_node *node = sim_node_of((struct env *)env);
+
+    return node->log_away || node->region->cut_from[region->index];
+}
+
 static enum err_code log_open(struct wal **out, const struct wal_options *options, struct err *err)
 {
     struct sim *sim = sim_node_of(options->env)->sim;
+    uint32_t index = (uint32_t)strtoul(options->url + strlen("sim:"), NULL, 10);
+    struct sim_region *region = &sim->regions[index];
     struct sim_wal *wal;
 
+    assert(index < sim->region_count);
     if (sim_pass(options->env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
         return dead(err);
-    if (sim_percent(sim, sim->log.fail_reads))
+    if (sim_percent(sim, region->log.fail_reads) ||
+        (!options->writer && is_cut(options->env, region)))
         return err_set(err, ERR_IO, "the log cannot be reached");
     wal = calloc(1, sizeof(*wal));
     if (wal == NULL)
@@ -66,8 +81,10 @@ static enum err_code log_open(struct wal **out, const struct wal_options *option
     wal->base = (struct wal){.ops = &wal_sim_ops,
                              .env = options->env,
                              .partitions = SIM_PARTITIONS,
-                             .region = sim->log.region};
+                             .region = region->log.region};
     wal->sim = sim;
+    wal->region = region;
+    memcpy(wal->hints, region->log.hints, sizeof(wal->hints));
     *out = &wal->base;
     return ERR_OK;
 }
@@ -85,9 +102,10 @@ static void appending_put(struct appending *request)
         free(request);
 }
 
-static void land(struct sim *sim, struct sim_landing *landing)
+static void land(struct sim_landing *landing)
 {
-    struct sim_partition *partition = &sim->log.partitions[landing->partition];
+    struct sim *sim = landing->region->sim;
+    struct sim_partition *partition = &landing->region->log.partitions[landing->partition];
 
     if (partition->count == partition->size) {
         partition->size = partition->size * 2 + 64;
@@ -96,8 +114,8 @@ static void land(struct sim *sim, struct sim_landing *landing)
         if (partition->entries == NULL)
             abort();
     }
-    sim_note(sim, "log: partition %u offset %zu: %zu bytes%s", landing->partition, partition->count,
-             landing->len, landing->is_late ? ", late" : "");
+    sim_note(sim, "log %s: partition %u offset %zu: %zu bytes%s", landing->region->name,
+             landing->partition, partition->count, landing->len, landing->is_late ? ", late" : "");
     if (landing->offset != NULL)
         *landing->offset = partition->count;
     partition->entries[partition->count++] =
@@ -112,28 +130,30 @@ static void land(struct sim *sim, struct sim_landing *landing)
 /* The thread that lets entries land when they are due. */
 static void log_pump(void *argument)
 {
-    struct sim *sim = argument;
+    struct sim_region *region = argument;
+    struct sim *sim = region->sim;
+    struct sim_log *log = &region->log;
 
     while (!sim->log_stopping) {
         bool landed = false;
 
-        while (sim->log.landings != NULL && sim->log.landings->due_ns <= sim->now_ns) {
-            struct sim_landing *landing = sim->log.landings;
+        while (log->landings != NULL && log->landings->due_ns <= sim->now_ns) {
+            struct sim_landing *landing = log->landings;
 
-            sim->log.landings = landing->next;
-            land(sim, landing);
+            log->landings = landing->next;
+            land(landing);
             landed = true;
         }
         if (landed)
-            sim_wake(sim, &sim->log.changed, true);
-        (void)!sim_wait(&sim->world.env, &sim->log.landings,
-                        sim->log.landings == NULL ? NEVER_NS : sim->log.landings->due_ns);
+            sim_wake(sim, &log->changed, true);
+        (void)!sim_wait(&sim->world.env, &log->landings,
+                        log->landings == NULL ? NEVER_NS : log->landings->due_ns);
     }
 }
 
-void sim_log_start(struct sim *sim)
+void sim_log_start(struct sim_region *region)
 {
-    sim_spawn(sim, "log", log_pump, sim);
+    sim_spawn(region->sim, "log", log_pump, region);
 }
 
 void sim_log_free(struct sim_log *log)
@@ -167,13 +187,14 @@ struct sending {
 /* Of equal due times the first sent lands first. */
 static void send_entry(struct sending *sending, size_t index, uint64_t due_ns, bool is_late)
 {
-    struct sim *sim = sending->wal->sim;
     const struct wal_entry *entry = &sending->entries[index];
-    struct sim_landing *landing = calloc(1, sizeof(*landing)), **at = &sim->log.landings;
+    struct sim_landing *landing = calloc(1, sizeof(*landing)),
+                       **at = &sending->wal->region->log.landings;
 
     if (landing == NULL || (landing->data = malloc(entry->len)) == NULL)
         abort();
     memcpy(landing->data, entry->data, entry->len);
+    landing->region = sending->wal->region;
     landing->len = entry->len;
     landing->due_ns = due_ns;
     landing->partition = entry->partition;
@@ -197,9 +218,10 @@ static void give_up_at(struct sending *sending, uint64_t ns)
 static void send_partition(struct sending *sending, uint32_t partition)
 {
     struct sim *sim = sending->wal->sim;
+    const struct sim_log *log = &sending->wal->region->log;
     uint64_t due =
-        sim->now_ns + sim_delay(sim, TRIP_NS, TRIP_MAX_NS) + sim_below(sim, sim->log.slow_ns);
-    bool loses = sim_percent(sim, sim->log.lose), delays = sim_percent(sim, sim->log.late);
+        sim->now_ns + sim_delay(sim, TRIP_NS, TRIP_MAX_NS) + sim_below(sim, log->slow_ns);
+    bool loses = sim_percent(sim, log->lose), delays = sim_percent(sim, log->late);
     uint64_t gives_up = sim->now_ns + sim_delay(sim, 20 * NS_PER_MS, 2 * NS_PER_S);
     uint64_t late = gives_up + sim_delay(sim, NS_PER_MS, 6 * NS_PER_S);
     size_t total = 0, whole, seen = 0;
@@ -226,9 +248,9 @@ static void send_partition(struct sending *sending, uint32_t partition)
 }
 
 /* Forget the caller's memory. */
-static void disown(struct sim *sim, const struct appending *request)
+static void disown(const struct sim_log *log, const struct appending *request)
 {
-    for (struct sim_landing *landing = sim->log.landings; landing != NULL; landing = landing->next)
+    for (struct sim_landing *landing = log->landings; landing != NULL; landing = landing->next)
         if (landing->request == request) {
             landing->offset = NULL;
             landing->is_late = true;
@@ -250,7 +272,7 @@ static enum err_code await_landing(struct sending *sending, uint64_t deadline_ns
         code = sim_pass(env, wait) == ERR_DEAD ? ERR_DEAD : ERR_TIMEOUT;
     } else if (code == ERR_OK) {
         code = sim_pass(env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS));
-        if (code == ERR_OK && sim_percent(sim, sim->log.unanswered)) {
+        if (code == ERR_OK && sim_percent(sim, wal->region->log.unanswered)) {
             sim->counts.landed_unanswered++;
             code = ERR_TIMEOUT;
         }
@@ -287,11 +309,11 @@ static enum err_code log_append(struct wal *base, const struct wal_entry *entrie
     wal->sim->counts.appends++;
     for (uint32_t partition = 0; partition < SIM_PARTITIONS; partition++)
         send_partition(&sending, partition);
-    sim_wake(wal->sim, &wal->sim->log.landings, true);
+    sim_wake(wal->sim, &wal->region->log.landings, true);
     code = await_landing(&sending, deadline_ns, err);
     if (code != ERR_OK) {
         wal->must_recover = true;
-        disown(wal->sim, sending.request);
+        disown(&wal->region->log, sending.request);
     }
     appending_put(sending.request);
     return code;
@@ -303,7 +325,7 @@ static enum err_code log_recover(struct wal *base, struct err *err)
 
     if (sim_pass(base->env, sim_delay(wal->sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
         return dead(err);
-    if (sim_percent(wal->sim, wal->sim->log.fail_reads))
+    if (sim_percent(wal->sim, wal->region->log.fail_reads))
         return err_set(err, ERR_IO, "the log cannot be reached");
     wal->must_recover = false;
     return ERR_OK;
@@ -313,13 +335,14 @@ static enum err_code log_recover(struct wal *base, struct err *err)
 
 static bool is_away(struct wal *base)
 {
-    return sim_node_of(base->env)->log_away;
+    return is_cut(base->env, ((struct sim_wal *)base)->region);
 }
 
 static enum err_code log_ends(struct wal *base, const uint32_t *partitions, size_t count,
                               uint64_t deadline_ns, uint64_t *ends, struct err *err)
 {
     struct sim *sim = ((struct sim_wal *)base)->sim;
+    const struct sim_log *log = &((struct sim_wal *)base)->region->log;
 
     if (sim_pass(base->env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
         return dead(err);
@@ -329,10 +352,10 @@ static enum err_code log_ends(struct wal *base, const uint32_t *partitions, size
                                           : err_set(err, ERR_TIMEOUT, "no answer from the log");
     }
     for (size_t i = 0; i < count; i++)
-        ends[i] = sim->log.partitions[partitions[i]].count;
+        ends[i] = log->partitions[partitions[i]].count;
     if (sim_pass(base->env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
         return dead(err);
-    if (sim_percent(sim, sim->log.fail_reads))
+    if (sim_percent(sim, log->fail_reads))
         return err_set(err, ERR_IO, "the log cannot be reached");
     if (env_boot_ns(base->env) >= deadline_ns)
         return err_set(err, ERR_TIMEOUT, "no answer from the log");
@@ -345,14 +368,21 @@ static enum err_code log_first(struct wal *base, uint32_t partition, uint64_t *f
     (void)partition;
     if (sim_pass(base->env, TRIP_NS) != ERR_OK)
         return dead(err);
+    if (is_away(base))
+        return err_set(err, ERR_IO, "the log cannot be reached");
     *first = 0;
     return ERR_OK;
 }
 
-/* In this process only: what other holders get comes from the lease row. */
+/* Other holders go by the lease row; replicators, which read another region's log, by what is kept
+ * beside it, of chance new or old. */
 static void log_hint_set(struct wal *base, uint32_t partition, uint64_t position)
 {
-    ((struct sim_wal *)base)->hints[partition] = position;
+    struct sim_wal *wal = (struct sim_wal *)base;
+
+    wal->hints[partition] = position;
+    if (sim_below(wal->sim, 2) == 0)
+        wal->region->log.hints[partition] = position;
 }
 
 static uint64_t log_hint(struct wal *base, uint32_t partition)
@@ -376,9 +406,11 @@ static enum err_code log_reader_open(struct wal_reader **out, struct wal *base,
 
     if (sim_pass(base->env, TRIP_NS) != ERR_OK)
         return dead(err);
+    if (is_away(base))
+        return err_set(err, ERR_IO, "the log cannot be reached");
     assert(count <= SIM_PARTITIONS);
     for (size_t i = 0; i < count; i++)
-        if (positions[i] > wal->sim->log.partitions[partitions[i]].count)
+        if (positions[i] > wal->region->log.partitions[partitions[i]].count)
             return err_set(err, ERR_CONFLICT, "beyond the log's end");
     reader = calloc(1, sizeof(*reader));
     if (reader == NULL)
@@ -401,7 +433,8 @@ static size_t take_items(struct sim_reader *reader, struct wal_item *items, size
     max = 1 + sim_below(sim, max < 40 ? max : 40);
     for (size_t i = 0; i < reader->count; i++) {
         size_t at = (first + i) % reader->count;
-        const struct sim_partition *partition = &sim->log.partitions[reader->partitions[at]];
+        const struct sim_partition *partition =
+            &reader->wal->region->log.partitions[reader->partitions[at]];
 
         while (taken < max && reader->positions[at] < partition->count) {
             const struct sim_entry *entry = &partition->entries[reader->positions[at]];
@@ -421,16 +454,17 @@ static enum err_code log_reader_next(struct wal_reader *base, struct wal_item *i
     struct sim_reader *reader = (struct sim_reader *)base;
     struct env *env = reader->wal->base.env;
     struct sim *sim = reader->wal->sim;
+    struct sim_log *log = &reader->wal->region->log;
     enum err_code code = ERR_OK;
     size_t taken = 0;
 
-    if (sim_percent(sim, sim->log.fail_reads))
+    if (sim_percent(sim, log->fail_reads))
         return err_set(err, ERR_IO, "the log cannot be read");
     while (code == ERR_OK && taken == 0) {
         if (!is_away(&reader->wal->base))
             taken = take_items(reader, items, max);
         code = taken > 0 ? sim_pass(env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS))
-                         : sim_wait(env, &sim->log.changed, deadline_ns);
+                         : sim_wait(env, &log->changed, deadline_ns);
     }
     if (code == ERR_DEAD)
         return dead(err);
