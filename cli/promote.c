@@ -137,11 +137,12 @@ static enum err_code wait_until_there(const struct promote *promote, struct err 
 {
     uint64_t until_ns = env_boot_ns(env_real()) + promote->timeout_s * NS_PER_S;
     uint64_t left = UINT64_MAX;
+    struct err last = {0};
 
     for (;;) {
         json_t *page = NULL;
-        struct err last = {0};
 
+        err_clear(&last);
         if (get_page(promote, promote->new_base, &page, &last) == ERR_OK)
             left = missing(promote, page);
         json_decref(page);
@@ -153,8 +154,9 @@ static enum err_code wait_until_there(const struct promote *promote, struct err 
             return err_set(err, ERR_DEAD, "stopped");
     }
     if (left == UINT64_MAX)
-        return err_set(err, ERR_TIMEOUT, "region %s does not say how far it follows %s",
-                       promote->new_name, promote->old_name);
+        return err_set(err, ERR_TIMEOUT, "region %s does not say how far it follows %s%s%.150s",
+                       promote->new_name, promote->old_name, last.code == ERR_OK ? "" : ": ",
+                       last.message);
     return err_set(err, ERR_TIMEOUT, "after %llu s region %s still lacks %llu entries of %s",
                    (unsigned long long)promote->timeout_s, promote->new_name,
                    (unsigned long long)left, promote->old_name);

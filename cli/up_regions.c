@@ -189,8 +189,8 @@ enum err_code up_look_at_logs(struct up *up, struct err *err)
         if (known != NULL && known->partitions != region->partitions)
             return err_set(err, ERR_CONFIG,
                            "the log of region %s has %u partitions and that of %s has %u: regions "
-                           "have the same number, which is fixed; start %s anew, without its log, "
-                           "and the others fill it",
+                           "have the same number, which is fixed when a log is made; move %s out "
+                           "of the way, and write its records again when it has been made anew",
                            known->name, known->partitions, region->name, region->partitions,
                            region->name);
         known = region;
