@@ -25,7 +25,7 @@ DEPFLAGS  = -MMD -MP
 SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
 
 SERVICES := router shard ingest replicator
-BACKENDS := wal cache meta store embedder
+BACKENDS := embedder wal cache meta store
 LIB_DIRS := common/base common/model common/observe common/http $(BACKENDS:%=backends/%) engine \
             cluster $(SERVICES:%=services/%) cli tests/lib tests/sim
 
@@ -41,9 +41,9 @@ ENGINE_LIBS  := $(call lib,engine) $(call lib,common/base)
 TEST_LIBS    := $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,services/$(s))) \
                 $(call lib,cli) $(call lib,engine) $(CLUSTER_LIBS)
 
-BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench
+BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/wal-bench
 
-.PHONY: all help deps deps-test run test bench format clean
+.PHONY: all help deps deps-test run test bench bench-engines format clean
 all: $(BINARIES)
 
 help:
@@ -51,6 +51,7 @@ help:
 	@echo "make run        start the suite, import text, ask (DOCS=dir ASK=question ONCE=1 LISTEN=host:port)"
 	@echo "make test       install what the tests need, then everything that CI runs"
 	@echo "make bench      the table of the README (DATA=folder with docs-100k.npy)"
+	@echo "make bench-engines  writes into Kafka, two regions, the cache in Redis"
 	@echo "make nightly    long fuzzing, 5,000 simulation seeds, a long kill loop"
 	@echo "make format     clang-format over all sources"
 
@@ -84,6 +85,8 @@ $(BIN)/vicinal-replicator: $(BUILD)/services/replicator/main.o $(call lib,servic
 $(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(CLUSTER_LIBS)
 	$(call program,$^)
 $(BIN)/engine-bench: $(BUILD)/bench/engine_bench.o $(ENGINE_LIBS)
+	$(call program,$^)
+$(BIN)/wal-bench: $(BUILD)/bench/wal_bench.o $(CLUSTER_LIBS)
 	$(call program,$^)
 
 # The public API's description, compiled into the router.
@@ -152,6 +155,10 @@ $(BUILD)/venv-bench/ready: bench/requirements.txt
 
 bench: all $(BUILD)/venv-bench/ready
 	@VICINAL_BIN=$(abspath $(BIN)) $(BUILD)/venv-bench/bin/python bench/service.py --data '$(DATA)' $(BENCH)
+
+# The same suite on Kafka, Redis and Postgres, and in two regions; servers of its own, of the tests.
+bench-engines: all build/kafka/ready
+	@VICINAL_BIN=$(abspath $(BIN)) python3 bench/engines.py $(BENCH)
 
 format:
 	clang-format-14 -i $$(git ls-files '*.c' '*.h')

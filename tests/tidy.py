@@ -23,14 +23,15 @@ LAYERS = {
     "backends/meta": ["common/base", "common/model"],
     "backends/cache": ["common/base", "common/model"],
     "backends/store": ["common/base", "common/model"],
-    "backends/embedder": ["common/base", "common/model", "common/http"],
+    "backends/embedder": ["common/base", "common/model", "common/observe", "common/http",
+                          "backends/cache/cache.h"],
     "cluster": ["common", "backends"],
     "services/router": ["common", "backends", "cluster", "engine/kernels.h"],
     "services/ingest": ["common", "backends", "cluster", "engine/kernels.h"],
     "services/replicator": ["common", "backends", "cluster"],
     "services/shard": ["common", "backends", "cluster", "engine"],
     "cli": ["common", "backends", "cluster"],
-    "bench": ["common", "engine"],
+    "bench": ["common", "backends/wal", "engine"],
     "tests": [""],
 }
 

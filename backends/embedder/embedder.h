@@ -3,7 +3,8 @@
  *   hash:DIM   built in: hashed words and character n-grams, signed, weighted, normalised.  Honest
  *              about being lexical: it finds shared words, not shared meaning.  Deterministic for
  *              ever: the same text gives the same vector in every version.
- *   http(s)://… an OpenAI-compatible /v1/embeddings (a later issue)
+ *   a name     what an operator configured under it: an OpenAI-compatible /v1/embeddings
+ *              (embedders.h).  A URL is never taken from a client.
  */
 #ifndef VICINAL_BACKENDS_EMBEDDER_H
 #define VICINAL_BACKENDS_EMBEDDER_H
@@ -16,7 +17,7 @@
 
 struct embedder;
 
-/* Errors: ERR_CONFIG. */
+/* hash:DIM.  Errors: ERR_CONFIG. */
 MUST_CHECK enum err_code embedder_open(struct embedder **out, const char *url, struct env *env,
                                        struct err *err);
 void embedder_close(struct embedder *embedder);
@@ -27,8 +28,10 @@ struct embedder_text {
     size_t len;
 };
 
-/* count texts into count * dimension floats, unit norm (a text without a word: a fixed unit
- * vector).  Thread safe.  Errors: ERR_UNAVAILABLE, ERR_TIMEOUT, ERR_NO_MEMORY. */
+/* count texts into count * dimension floats, unit norm whatever a server gives (a text without a
+ * word, for a server one of blanks only: a fixed unit vector).  Thread safe; may wait for a server,
+ * so nothing is held across it.
+ * Errors: ERR_EMBEDDING_FAILED, ERR_TIMEOUT, ERR_NO_MEMORY, ERR_DEAD. */
 MUST_CHECK enum err_code embedder_embed(struct embedder *embedder,
                                         const struct embedder_text *texts, size_t count,
                                         uint64_t deadline_ns, float *out, struct err *err);

@@ -42,6 +42,7 @@
     X(ERR_DIMENSION_MISMATCH, 422, false, "dimension_mismatch", "Vector has the wrong dimension")  \
     X(ERR_RATE_LIMITED, 429, true, "rate_limited", "Too many requests")                            \
     X(ERR_INTERNAL, 500, false, "internal", "Internal error")                                      \
+    X(ERR_EMBEDDING_FAILED, 502, true, "embedding_failed", "The text could not be embedded")       \
     X(ERR_NO_MEMORY, 503, true, "unavailable", "Out of memory")                                    \
     X(ERR_IO, 503, true, "unavailable", "Input or output failed")                                  \
     X(ERR_CORRUPT, 500, false, "internal", "Damaged data")                                         \

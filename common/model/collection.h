@@ -17,9 +17,10 @@
 #include "common/model/record.h"
 #include "common/model/stamp.h"
 
-#define TENANT_DEFAULT     "default"
-#define TENANT_BYTES_MAX   64
-#define EMBEDDER_BYTES_MAX 256
+#define TENANT_DEFAULT          "default"
+#define TENANT_BYTES_MAX        64
+#define EMBEDDER_BYTES_MAX      256
+#define EMBEDDER_NAME_BYTES_MAX 64
 
 enum distance_metric { METRIC_COSINE, METRIC_IP, METRIC_L2 };
 enum placement { PLACEMENT_HASH };
@@ -36,7 +37,7 @@ struct collection {
     enum index_kind index;
     uint32_t m;
     uint32_t ef_construction;
-    char embedder[EMBEDDER_BYTES_MAX + 1];  /* "" none; "hash:384"; a URL (later) */
+    char embedder[EMBEDDER_BYTES_MAX + 1];  /* "" none; "hash:384"; a name */
     uint8_t incarnation[INCARNATION_BYTES]; /* collection_identify */
     struct stamp created;                   /* change stamp of the creation */
     struct stamp schema;                    /* stamp of its newest change */
@@ -50,12 +51,18 @@ const char *index_kind_name(enum index_kind kind);
 /* [A-Za-z0-9][A-Za-z0-9_.-]*, 1..COLLECTION_NAME_BYTES_MAX bytes.  Errors: ERR_INVALID_ARGUMENT. */
 MUST_CHECK enum err_code collection_check_name(const char *name, size_t len, struct err *err);
 
+/* The name of an embedder that an operator may configure: [a-z0-9][a-z0-9_.-]*, at most
+ * EMBEDDER_NAME_BYTES_MAX bytes, and none of the built-in words. */
+bool embedder_name_is_valid(const char *name, size_t len);
+
 /* The body of PUT /v1/collections/{c} into a definition with defaults filled in (tenant, name and
  * generation are the caller's).  Fields: vector{dimension, metric}, index{kind, m,
- * ef_construction}, embedder ("none", "hash"; hash needs dimension 384, or none given),
- * placement ("hash").  *out is overwritten whole, tenant, name and generation too; err is not NULL.
- * Errors, all with pointers: ERR_INVALID_JSON, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_FIELD,
- * ERR_NOT_SUPPORTED (centroid placement, embedder URLs, sparse, text_fields, indexed_fields). */
+ * ef_construction}, embedder ("none", "hash", or a name; hash needs dimension 384, or none given;
+ * whether anyone configured the name is the caller's to find out, and the dimension stays 0 where
+ * it is left to that embedder), placement ("hash").  *out is overwritten whole, tenant, name and
+ * generation too; err is not NULL. Errors, all with pointers: ERR_INVALID_JSON,
+ * ERR_INVALID_ARGUMENT, ERR_UNKNOWN_FIELD, ERR_NOT_SUPPORTED (centroid placement, embedder URLs,
+ * sparse, text_fields, indexed_fields). */
 MUST_CHECK enum err_code collection_from_request(struct collection *out, const void *body,
                                                  size_t len, struct err *err);
 

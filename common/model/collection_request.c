@@ -11,6 +11,7 @@
 
 #define HASH_EMBEDDER  "hash:384"
 #define HASH_DIMENSION 384
+#define BY_NAME        "an embedder is chosen by its name; its URL is the operator's to configure"
 
 struct request {
     struct json_reader reader;
@@ -151,14 +152,18 @@ static enum err_code read_index(struct request *request, struct err *err)
     return read_object(request, fields, err);
 }
 
-static bool starts_with(struct json_text text, const char *prefix)
+bool embedder_name_is_valid(const char *name, size_t len)
 {
-    size_t len = strlen(prefix);
-
-    return text.len >= len && memcmp(text.data, prefix, len) == 0;
+    if (len < 1 || len > EMBEDDER_NAME_BYTES_MAX || strchr("_.-", name[0]) != NULL)
+        return false;
+    for (size_t i = 0; i < len; i++)
+        if (name[i] == '\0' || strchr("abcdefghijklmnopqrstuvwxyz0123456789_.-", name[i]) == NULL)
+            return false;
+    return !(len == 4 && (memcmp(name, "none", len) == 0 || memcmp(name, "hash", len) == 0));
 }
 
-/* "none", "hash", or what the metadata keeps for it; {url, model} is for a later version. */
+/* "none", "hash" or what the metadata keeps for it, or the name of one that the operator
+ * configured.  Never a URL: who may write collections would choose what the suite calls. */
 static enum err_code read_embedder(struct request *request, struct err *err)
 {
     char *embedder = request->collection->embedder;
@@ -167,7 +172,7 @@ static enum err_code read_embedder(struct request *request, struct err *err)
     enum err_code rc = json_peek(&request->reader, &type);
 
     if (rc == ERR_OK && type == JSON_KIND_OBJECT)
-        return err_set(err, ERR_NOT_SUPPORTED, "embedders by URL are not supported yet");
+        return err_set(err, ERR_NOT_SUPPORTED, BY_NAME);
     if (rc == ERR_OK)
         rc = json_read_string(&request->reader, &text);
     if (rc != ERR_OK)
@@ -176,10 +181,14 @@ static enum err_code read_embedder(struct request *request, struct err *err)
         embedder[0] = '\0';
     } else if (json_text_is(text, "hash") || json_text_is(text, HASH_EMBEDDER)) {
         memcpy(embedder, HASH_EMBEDDER, sizeof(HASH_EMBEDDER));
-    } else if (starts_with(text, "http://") || starts_with(text, "https://")) {
-        return err_set(err, ERR_NOT_SUPPORTED, "embedders by URL are not supported yet");
+    } else if (embedder_name_is_valid(text.data, text.len)) {
+        memcpy(embedder, text.data, text.len);
+        embedder[text.len] = '\0';
+    } else if (text.len > 4 && memcmp(text.data, "http", 4) == 0) {
+        return err_set(err, ERR_NOT_SUPPORTED, BY_NAME);
     } else {
-        return err_set(err, ERR_INVALID_ARGUMENT, "an embedder is none or hash");
+        return err_set(err, ERR_INVALID_ARGUMENT,
+                       "an embedder is none, hash, or the name of a configured one");
     }
     return ERR_OK;
 }
@@ -223,13 +232,14 @@ static enum err_code read_body(struct request *request, struct err *err)
 static enum err_code complete(struct collection *collection, struct err *err)
 {
     bool embeds = collection->embedder[0] != '\0';
+    bool hashes = strcmp(collection->embedder, HASH_EMBEDDER) == 0;
 
-    if (embeds && collection->dimension == 0)
+    if (hashes && collection->dimension == 0)
         collection->dimension = HASH_DIMENSION;
-    if (collection->dimension == 0)
+    if (!embeds && collection->dimension == 0)
         return err_set_at(err, ERR_INVALID_ARGUMENT, "/vector/dimension",
                           "the dimension of the vectors is missing");
-    if (embeds && collection->dimension != HASH_DIMENSION)
+    if (hashes && collection->dimension != HASH_DIMENSION)
         return err_set_at(err, ERR_INVALID_ARGUMENT, "/vector/dimension",
                           "the hash embedder makes vectors of dimension %d", HASH_DIMENSION);
     return ERR_OK;

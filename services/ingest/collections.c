@@ -118,6 +118,28 @@ static enum err_code write_ends(struct ingest *ingest, struct json_writer *w, st
     return rc;
 }
 
+/* An embedder that stands for no server of ours would be found out at the first text only. */
+static enum err_code check_embedder(const struct ingest *ingest, struct collection *wanted,
+                                    struct err *err)
+{
+    const struct embedder *embedder;
+
+    if (wanted->embedder[0] == '\0')
+        return ERR_OK;
+    embedder = embedders_find(ingest->embedders, wanted->embedder);
+    if (embedder == NULL)
+        return err_set_at(err, ERR_INVALID_ARGUMENT, "/embedder",
+                          "there is no embedder '%s' (configured: %.160s)", wanted->embedder,
+                          embedders_names(ingest->embedders));
+    if (wanted->dimension == 0)
+        wanted->dimension = embedder_dimension(embedder);
+    if (wanted->dimension != embedder_dimension(embedder))
+        return err_set_at(err, ERR_INVALID_ARGUMENT, "/vector/dimension",
+                          "the embedder '%s' makes vectors of dimension %u", wanted->embedder,
+                          embedder_dimension(embedder));
+    return ERR_OK;
+}
+
 enum err_code handle_put_collection(struct request *req)
 {
     struct collection wanted = {0};
@@ -127,6 +149,8 @@ enum err_code handle_put_collection(struct request *req)
 
     if (rc == ERR_OK)
         rc = collection_from_request(&wanted, req->body, req->body_len, &req->err);
+    if (rc == ERR_OK)
+        rc = check_embedder(req->state, &wanted, &req->err);
     if (rc != ERR_OK)
         return rc;
     rc = change_begin(&change, req);

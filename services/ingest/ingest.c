@@ -113,19 +113,25 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
                                         .queue_bytes_max = setup->queue_bytes_max,
                                         .taken = taken,
                                         .taken_context = ingest};
+    struct embedders_setup embedders = {.list = setup->embedders,
+                                        .cache_url = setup->embedders_cache,
+                                        .env = setup->env,
+                                        .client = setup->client,
+                                        .metrics = setup->metrics};
     enum err_code rc;
 
     assert(setup->env != NULL && setup->meta != NULL && setup->name != NULL);
     ingest->setup = *setup;
     ingest->env = setup->env;
-    ingest->embedder_count = 0;
+    ingest->embedders = NULL;
     ingest->registered = false;
-    pthread_mutex_init(&ingest->lock, NULL);
     open_metrics(ingest, setup->metrics);
     rc = sequencer_open(&ingest->sequencer, &sequencer, err);
     catalogue_init(&ingest->catalogue, &ingest->sequencer, setup->meta, setup->env);
     if (rc == ERR_OK)
         rc = busy_open(&ingest->busy, setup->env, err);
+    if (rc == ERR_OK)
+        rc = embedders_open(&ingest->embedders, &embedders, err);
     if (rc != ERR_OK)
         ingest_close(ingest);
     return rc;
@@ -162,10 +168,8 @@ void ingest_close(struct ingest *ingest)
     catalogue_free(&ingest->catalogue);
     busy_close(ingest->busy);
     ingest->busy = NULL;
-    for (size_t i = 0; i < ingest->embedder_count; i++)
-        embedder_close(ingest->embedders[i].embedder);
-    ingest->embedder_count = 0;
-    pthread_mutex_destroy(&ingest->lock);
+    embedders_close(ingest->embedders);
+    ingest->embedders = NULL;
     ingest->env = NULL;
 }
 

@@ -11,7 +11,7 @@
 
 #include <stdatomic.h>
 
-#include "backends/embedder/embedder.h"
+#include "backends/embedder/embedders.h"
 #include "backends/meta/meta.h"
 #include "backends/wal/wal.h"
 #include "cluster/cluster.h"
@@ -24,17 +24,18 @@
 #include "services/ingest/sequencer.h"
 
 #define INGEST_RESERVE_DEFAULT MIB(16)
-#define INGEST_EMBEDDERS_MAX   16
 #define DELETE_CHUNK           1000           /* ids of a delete by filter at a time */
 #define PLAIN_READ_NS          (2 * NS_PER_S) /* for the 201 or 200 of a plain PUT */
 
 struct ingest_setup {
     struct env *env;
     struct meta *meta;
-    struct cluster *cluster; /* NULL: no shard can be asked */
-    struct metrics *metrics; /* may be NULL */
-    const char *name;        /* of the node */
-    const char *url;         /* NULL: told to ingest_start */
+    struct cluster *cluster;    /* NULL: no shard can be asked */
+    struct metrics *metrics;    /* may be NULL */
+    struct http_client *client; /* to embedding servers; may be NULL without embedders */
+    const char *embedders, *embedders_cache; /* as in embedders_setup */
+    const char *name;                        /* of the node */
+    const char *url;                         /* NULL: told to ingest_start */
     sequencer_open_wal_fn *open_wal;
     void *open_wal_context;
     bool log_locks;           /* the log admits one writer at a time */
@@ -51,6 +52,7 @@ struct ingest_options {
     const char *wal;
     const char *meta;
     const char *name;
+    const char *embedders, *embedders_cache;
     uint64_t partitions;
     uint64_t reserve;
     bool repair;
@@ -72,13 +74,7 @@ struct ingest {
     struct meta *meta;
     struct http_client *client;
     struct cluster *cluster;
-
-    pthread_mutex_t lock; /* guards the embedders */
-    struct {
-        char url[EMBEDDER_BYTES_MAX + 1];
-        struct embedder *embedder;
-    } embedders[INGEST_EMBEDDERS_MAX];
-    size_t embedder_count;
+    struct embedders *embedders;
 };
 
 /* Everything but threads; base, options and main's back ends are left as they are.  Then start. */
@@ -161,7 +157,8 @@ MUST_CHECK enum err_code write_add_delete(struct write *write, const char *id, s
 struct json_writer;
 void write_token_member(struct write *write, struct json_writer *w);
 
-/* Vectors for texts by the collection's embedder.  Errors: the embedder's. */
+/* Vectors for texts by the collection's embedder.  Errors: the embedder's, and
+ * ERR_EMBEDDING_FAILED where no embedder of that name is configured here. */
 MUST_CHECK enum err_code ingest_embed(struct write *write, const struct embedder_text *texts,
                                       size_t count, float *out);
 

@@ -39,6 +39,7 @@ static const struct option OPTIONS[] = {
      .unit = "bytes",
      .help = "Writes are refused (507) when the log's disk has less left.",
      .offset = offsetof(struct ingest, options.reserve)},
+    EMBEDDERS_OPTION_ROWS(struct ingest, options.embedders, options.embedders_cache),
     {.name = "repair",
      .type = OPTION_BOOL,
      .fallback = "false",
@@ -67,6 +68,8 @@ static enum err_code open_service(void *state, struct err *err)
     struct ingest_setup setup = {.env = ingest->base.env,
                                  .metrics = ingest->base.metrics,
                                  .name = ingest->options.name,
+                                 .embedders = ingest->options.embedders,
+                                 .embedders_cache = ingest->options.embedders_cache,
                                  .open_wal = open_log,
                                  .open_wal_context = ingest,
                                  .log_locks = strncmp(ingest->options.wal, "file:", 5) == 0,
@@ -86,6 +89,7 @@ static enum err_code open_service(void *state, struct err *err)
         return rc;
     setup.meta = ingest->meta;
     setup.cluster = ingest->cluster;
+    setup.client = ingest->client;
     return ingest_open(ingest, &setup, err);
 }
 

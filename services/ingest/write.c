@@ -293,53 +293,19 @@ void write_end(struct write *write)
     token_free(&write->token);
 }
 
-/* The embedder of that URL, opened at its first use. */
-static enum err_code find_embedder(struct ingest *ingest, const char *url, struct embedder **out,
-                                   struct err *err)
-{
-    struct embedder *made = NULL;
-    enum err_code rc = ERR_OK;
-
-    *out = NULL;
-    pthread_mutex_lock(&ingest->lock);
-    for (size_t i = 0; i < ingest->embedder_count && *out == NULL; i++)
-        if (strcmp(ingest->embedders[i].url, url) == 0)
-            *out = ingest->embedders[i].embedder;
-    pthread_mutex_unlock(&ingest->lock);
-    if (*out != NULL)
-        return ERR_OK;
-    rc = embedder_open(&made, url, ingest->env, err);
-    if (rc != ERR_OK)
-        return rc;
-    pthread_mutex_lock(&ingest->lock);
-    for (size_t i = 0; i < ingest->embedder_count && *out == NULL; i++)
-        if (strcmp(ingest->embedders[i].url, url) == 0)
-            *out = ingest->embedders[i].embedder;
-    if (*out == NULL && ingest->embedder_count < INGEST_EMBEDDERS_MAX) {
-        size_t at = ingest->embedder_count++;
-
-        (void)snprintf(ingest->embedders[at].url, sizeof(ingest->embedders[at].url), "%s", url);
-        *out = ingest->embedders[at].embedder = made;
-        made = NULL;
-    }
-    pthread_mutex_unlock(&ingest->lock);
-    if (made != NULL)
-        embedder_close(made);
-    return *out != NULL ? ERR_OK : err_set(err, ERR_UNAVAILABLE, "too many embedders");
-}
-
 enum err_code ingest_embed(struct write *write, const struct embedder_text *texts, size_t count,
                            float *out)
 {
-    struct embedder *embedder;
+    struct embedder *embedder =
+        embedders_find(write->ingest->embedders, write->collection.embedder);
     struct err *err = &write->req->err;
-    enum err_code rc = find_embedder(write->ingest, write->collection.embedder, &embedder, err);
 
-    if (rc == ERR_OK && embedder_dimension(embedder) != write->collection.dimension)
-        rc = err_set(err, ERR_DIMENSION_MISMATCH, "the embedder of '%s' makes %u numbers, not %u",
-                     write->collection.name, embedder_dimension(embedder),
-                     write->collection.dimension);
-    if (rc == ERR_OK)
-        rc = embedder_embed(embedder, texts, count, write->deadline_ns, out, err);
-    return rc;
+    if (embedder == NULL)
+        return err_set(err, ERR_EMBEDDING_FAILED, "the embedder '%s' is not configured here",
+                       write->collection.embedder);
+    if (embedder_dimension(embedder) != write->collection.dimension)
+        return err_set(err, ERR_DIMENSION_MISMATCH, "the embedder of '%s' makes %u numbers, not %u",
+                       write->collection.name, embedder_dimension(embedder),
+                       write->collection.dimension);
+    return embedder_embed(embedder, texts, count, write->deadline_ns, out, err);
 }

@@ -13,6 +13,7 @@ struct router_process {
     const char *name;
     const char *meta_url;
     const char *cache_url;
+    const char *embedders, *embedders_cache;
     struct meta *meta;
     struct cache *cache;
     struct http_client *client;
@@ -29,6 +30,7 @@ static struct option options[] = {
      .help = "Metadata store: sqlite:FILE or memory:."},
     {ROW("cache", OPTION_TEXT, cache_url), .fallback = "memory:64MiB",
      .help = "Result cache: memory:SIZE, redis://HOST:PORT or none:."},
+    EMBEDDERS_OPTION_ROWS(struct router_process, embedders, embedders_cache),
     {0},
 };
 
@@ -50,7 +52,9 @@ static enum err_code open_router(void *state, struct err *err)
                                               .meta = process->meta,
                                               .client = process->client,
                                               .cache = process->cache,
-                                              .metrics = process->base.metrics},
+                                              .metrics = process->base.metrics,
+                                              .embedders = process->embedders,
+                                              .embedders_cache = process->embedders_cache},
                        err);
 }
 

@@ -7,12 +7,12 @@
 enum err_code router_open(struct router *router, const struct router_setup *setup, struct err *err)
 {
     struct metrics *metrics = setup->metrics;
+    enum err_code rc;
 
     router->env = setup->env;
     router->meta = setup->meta;
     router->client = setup->client;
     router->cache = setup->cache;
-    pthread_mutex_init(&router->embedders_lock, NULL);
     if (metrics != NULL)
         router->metrics = (struct router_metrics){
             .search_latency = metrics_latency(metrics, "vector_search_latency_seconds",
@@ -27,6 +27,15 @@ enum err_code router_open(struct router *router, const struct router_setup *setu
             .forwarded =
                 metrics_counter(metrics, "writes_forwarded_total", "", "Writes handed to ingest."),
         };
+    rc = embedders_open(&router->embedders,
+                        &(struct embedders_setup){.list = setup->embedders,
+                                                  .cache_url = setup->embedders_cache,
+                                                  .env = setup->env,
+                                                  .client = setup->client,
+                                                  .metrics = metrics},
+                        err);
+    if (rc != ERR_OK)
+        return rc;
     return cluster_open(
         &router->cluster,
         &(struct cluster_options){
@@ -44,9 +53,7 @@ void router_close(struct router *router)
     if (router->env == NULL)
         return;
     cluster_close(router->cluster);
-    for (size_t i = 0; i < EMBEDDERS_MAX; i++)
-        embedder_close(router->embedders[i]);
-    pthread_mutex_destroy(&router->embedders_lock);
+    embedders_close(router->embedders);
     memset(router, 0, sizeof(*router));
 }
 
@@ -89,43 +96,15 @@ enum err_code router_ask(struct request *req, struct collection *collection,
     return cluster_ask(router->cluster, ask, out, &req->err);
 }
 
-/* The embedder kept under this URL, or NULL.  Caller holds embedders_lock. */
-static struct embedder *kept_embedder_locked(struct router *router, const char *url, size_t *slot)
-{
-    for (*slot = 0; *slot < EMBEDDERS_MAX && router->embedders[*slot] != NULL; ++*slot)
-        if (strcmp(router->embedder_urls[*slot], url) == 0)
-            return router->embedders[*slot];
-    return NULL;
-}
-
 enum err_code router_embedder(struct router *router, const struct collection *collection,
                               struct embedder **out, struct err *err)
 {
-    struct embedder *mine;
-    size_t slot;
-    enum err_code rc;
-
     *out = NULL;
     if (collection->embedder[0] == '\0')
         return err_set_at(err, ERR_INVALID_ARGUMENT, "/embed", "the collection has no embedder");
-    pthread_mutex_lock(&router->embedders_lock);
-    *out = kept_embedder_locked(router, collection->embedder, &slot);
-    pthread_mutex_unlock(&router->embedders_lock);
-    if (*out != NULL)
-        return ERR_OK;
-    /* Opened outside of the lock: opening one may call out.  Who comes second closes its own. */
-    if ((rc = embedder_open(&mine, collection->embedder, router->env, err)) != ERR_OK)
-        return rc;
-    pthread_mutex_lock(&router->embedders_lock);
-    *out = kept_embedder_locked(router, collection->embedder, &slot);
-    if (*out == NULL && slot < EMBEDDERS_MAX) {
-        memcpy(router->embedder_urls[slot], collection->embedder, sizeof(collection->embedder));
-        router->embedders[slot] = *out = mine;
-        mine = NULL;
-    }
-    pthread_mutex_unlock(&router->embedders_lock);
-    embedder_close(mine);
+    *out = embedders_find(router->embedders, collection->embedder);
     if (*out == NULL)
-        return err_set(err, ERR_UNAVAILABLE, "more than %d embedders are in use", EMBEDDERS_MAX);
+        return err_set(err, ERR_EMBEDDING_FAILED, "the embedder '%s' is not configured here",
+                       collection->embedder);
     return ERR_OK;
 }

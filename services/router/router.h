@@ -6,12 +6,11 @@
 #ifndef VICINAL_ROUTER_ROUTER_H
 #define VICINAL_ROUTER_ROUTER_H
 
-#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "backends/cache/cache.h"
-#include "backends/embedder/embedder.h"
+#include "backends/embedder/embedders.h"
 #include "backends/meta/meta.h"
 #include "cluster/cluster.h"
 #include "common/base/env.h"
@@ -22,15 +21,14 @@
 #include "common/model/hits.h"
 #include "common/observe/metrics.h"
 
-#define EMBEDDERS_MAX 16
-
 /* All borrowed until router_close. */
 struct router_setup {
     struct env *env;
     struct meta *meta;
     struct http_client *client;
     struct cache *cache;
-    struct metrics *metrics; /* may be NULL */
+    struct metrics *metrics;                 /* may be NULL */
+    const char *embedders, *embedders_cache; /* as in embedders_setup */
 };
 
 struct router_metrics {
@@ -43,11 +41,8 @@ struct router {
     struct http_client *client;
     struct cache *cache;
     struct cluster *cluster;
+    struct embedders *embedders;
     struct router_metrics metrics;
-
-    pthread_mutex_t embedders_lock; /* guards the two below */
-    struct embedder *embedders[EMBEDDERS_MAX];
-    char embedder_urls[EMBEDDERS_MAX][EMBEDDER_BYTES_MAX + 1];
 };
 
 extern const struct route router_routes[];
@@ -189,8 +184,8 @@ MUST_CHECK enum err_code router_read_collection(struct request *req,
                                                 const struct consistency *consistency,
                                                 struct collection *out);
 
-/* The embedder of a collection, opened once and kept.  Errors: ERR_INVALID_ARGUMENT at /embed (it
- * has none), ERR_CONFIG, ERR_UNAVAILABLE (too many different ones). */
+/* The embedder of a collection.  Errors: ERR_INVALID_ARGUMENT at /embed (it has none),
+ * ERR_EMBEDDING_FAILED (none of that name is configured here). */
 MUST_CHECK enum err_code router_embedder(struct router *router, const struct collection *collection,
                                          struct embedder **out, struct err *err);
 

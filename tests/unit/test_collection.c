@@ -89,6 +89,11 @@ static void requests_have_defaults(void **state)
     assert_int_equal(collection_from_request(&collection, "{\"embedder\":\"hash\"}", 19, &err),
                      ERR_OK);
     assert_int_equal(collection.dimension, 384);
+    /* A configured one knows its dimension: whoever knows the configuration fills it in. */
+    assert_int_equal(collection_from_request(&collection, "{\"embedder\":\"bge-m3\"}", 21, &err),
+                     ERR_OK);
+    assert_string_equal(collection.embedder, "bge-m3");
+    assert_int_equal(collection.dimension, 0);
 }
 
 struct bad_row {
@@ -116,7 +121,11 @@ static void bad_requests_are_refused_by_their_place(void **state)
         {"{\"index\":{\"ef_construction\":7}}", "/index/ef_construction", ERR_INVALID_ARGUMENT},
         {"{\"index\":{\"kind\":\"ivf\"}}", "/index/kind", ERR_INVALID_ARGUMENT},
         {"{\"a/b~\":1}", "/a~1b~0", ERR_UNKNOWN_FIELD},
-        {"{\"embedder\":\"bert\"}", "/embedder", ERR_INVALID_ARGUMENT},
+        {"{\"embedder\":\"BERT\"}", "/embedder", ERR_INVALID_ARGUMENT},
+        {"{\"embedder\":\"-bert\"}", "/embedder", ERR_INVALID_ARGUMENT},
+        {"{\"embedder\":\"hash:385\"}", "/embedder", ERR_INVALID_ARGUMENT},
+        {"{\"embedder\":\"\"}", "/embedder", ERR_INVALID_ARGUMENT},
+        {"{\"embedder\":\"none\"}", "/vector/dimension", ERR_INVALID_ARGUMENT},
         {"{\"embedder\":\"https://x/v1\"}", "/embedder", ERR_NOT_SUPPORTED},
         {"{\"embedder\":{\"url\":\"x\"}}", "/embedder", ERR_NOT_SUPPORTED},
         {"{\"embedder\":\"hash\",\"vector\":{\"dimension\":4}}", "/vector/dimension",
