@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backends/embedder/embedders.h"
 #include "cli/up.h"
 #include "common/base/log.h"
 
@@ -38,6 +39,7 @@ static const struct option options[] = {
      .help = "Metadata store; default sqlite:DATA/meta.db.  {region} as above."},
     {ROW("cache", OPTION_TEXT, cache), .fallback = "memory:64MiB",
      .help = "Result cache: memory:SIZE, redis://HOST:PORT or none:."},
+    EMBEDDERS_OPTION_ROWS(struct up, embedders, embedders_cache),
     {ROW("repair", OPTION_BOOL, repair), .fallback = "false",
      .help = "Cut the log at damage instead of refusing to start: loses what follows it."},
     {ROW("log-level", OPTION_TEXT, log_level), .fallback = "warn",

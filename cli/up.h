@@ -36,6 +36,7 @@ struct up_region {
 struct up {
     /* settings */
     const char *data, *listen, *wal, *cache, *meta, *log_level, *region_names;
+    const char *embedders, *embedders_cache;
     uint64_t shards, replicas, partitions;
     bool repair;
     /* state */

@@ -234,9 +234,18 @@ static enum err_code add_child(struct up *up, const struct up_region *region, co
 
 static enum err_code add_ingest(struct up *up, struct up_region *region, struct err *err)
 {
+    const char *embedders = up->embedders == NULL ? "" : up->embedders;
     char partitions[24];
-    const char *const args[] = {
-        "--wal", region->wal_url, "--partitions", partitions, up->repair ? "--repair" : NULL, NULL};
+    const char *const args[] = {"--embedders-cache",
+                                up->embedders_cache,
+                                "--embedders",
+                                embedders,
+                                "--wal",
+                                region->wal_url,
+                                "--partitions",
+                                partitions,
+                                up->repair ? "--repair" : NULL,
+                                NULL};
 
     (void)snprintf(partitions, sizeof(partitions), "%llu", (unsigned long long)up->partitions);
     region->ingest = &up->children[up->child_count];
@@ -285,7 +294,9 @@ static enum err_code add_replicator(struct up *up, struct up_region *region, str
 
 static enum err_code add_router(struct up *up, struct up_region *region, struct err *err)
 {
-    const char *const args[] = {"--cache", region->cache_url, NULL};
+    const char *embedders = up->embedders == NULL ? "" : up->embedders;
+    const char *const args[] = {"--embedders-cache", up->embedders_cache, "--embedders", embedders,
+                                "--cache",           region->cache_url,   NULL};
 
     region->router = &up->children[up->child_count];
     return add_child(up, region, "router", args, err);
