@@ -6,8 +6,10 @@
  *
  * Happy path: each call is put on an easy handle, the multi handle is driven until all have ended,
  * the bundle goes back.  A call that breaks on a reused connection before anything of the reply
- * came is sent once more on a fresh one; libcurl does the same where it notices by itself.  At the
- * deadline what still runs is cut off, its connection closed, and ends with ERR_TIMEOUT. */
+ * came is sent once more on a fresh one; libcurl does the same where it notices by itself.  A call
+ * that may be sent once only hands its body out once: libcurl would have to ask for it again,
+ * cannot, and gives up.  At the deadline what still runs is cut off, its connection closed, and
+ * ends with ERR_TIMEOUT. */
 #include "common/http/client.h"
 
 #include <assert.h>
@@ -34,6 +36,7 @@ struct transfer {
     bool is_retry;   /* sent a second time, on a fresh connection */
     bool has_reply;  /* something of it came */
     bool is_too_big; /* the reply passed reply_max */
+    size_t body_at;  /* of a call that may be sent once: handed out so far */
 };
 
 struct bundle {
@@ -138,6 +141,18 @@ static size_t on_header(char *line, size_t one, size_t len, void *context)
         if (text_to_u64(value, value_len, &number) && number <= call->reply_max)
             (void)buffer_reserve(&call->reply, (size_t)number);
     }
+    return len;
+}
+
+/* Without a function to seek this body cannot be sent a second time. */
+static size_t on_read(char *out, size_t one, size_t room, void *context)
+{
+    struct transfer *transfer = context;
+    const struct http_call *call = transfer->call;
+    size_t len = MIN_OF(one * room, call->body_len - transfer->body_at);
+
+    memcpy(out, (const char *)call->body + transfer->body_at, len);
+    transfer->body_at += len;
     return len;
 }
 
@@ -262,14 +277,29 @@ static bool add_headers(struct transfer *transfer)
            add_header(transfer, "If-Match", call->if_match);
 }
 
-static void set_method(CURL *easy, const struct http_call *call)
+static void set_body(struct transfer *transfer)
 {
+    const struct http_call *call = transfer->call;
+    CURL *easy = transfer->easy;
+    bool is_asked_for = call->once && call->body_len > 0;
+
+    transfer->body_at = 0;
+    curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->body_len);
+    curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
+                     is_asked_for ? NULL : (call->body_len == 0 ? "" : call->body));
+    curl_easy_setopt(easy, CURLOPT_READFUNCTION, is_asked_for ? on_read : NULL);
+    curl_easy_setopt(easy, CURLOPT_READDATA, transfer);
+}
+
+static void set_method(struct transfer *transfer)
+{
+    const struct http_call *call = transfer->call;
+    CURL *easy = transfer->easy;
     const char *custom = NULL;
 
     if (call->body_len > 0 || strcmp(call->method, "POST") == 0) {
         curl_easy_setopt(easy, CURLOPT_POST, 1L);
-        curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->body_len);
-        curl_easy_setopt(easy, CURLOPT_POSTFIELDS, call->body_len == 0 ? "" : call->body);
+        set_body(transfer);
         custom = strcmp(call->method, "POST") == 0 ? NULL : call->method;
     } else if (strcmp(call->method, "HEAD") == 0) {
         curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
@@ -310,11 +340,11 @@ static bool transfer_start(struct bundle *bundle, struct transfer *transfer)
         call->rc = err_set(&call->err, ERR_INVALID_ARGUMENT, "a header cannot be sent");
         return false;
     }
-    set_method(easy, call);
+    set_method(transfer);
     /* libcurl sends a request again by itself only on a connection that was kept: a call that may
-     * be sent once gets a connection of its own. */
-    curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, transfer->is_retry || call->once ? 1L : 0L);
-    curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, call->once ? 1L : 0L);
+     * be sent once, and has no body to stop that, gets a fresh one. */
+    curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT,
+                     transfer->is_retry || (call->once && call->body_len == 0) ? 1L : 0L);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
     curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);
@@ -366,7 +396,8 @@ static bool is_stale(const struct transfer *transfer, CURLcode code)
 {
     long connects = 1;
 
-    if (code != CURLE_SEND_ERROR && code != CURLE_RECV_ERROR && code != CURLE_GOT_NOTHING)
+    if (transfer->call->once ||
+        (code != CURLE_SEND_ERROR && code != CURLE_RECV_ERROR && code != CURLE_GOT_NOTHING))
         return false;
     (void)curl_easy_getinfo(transfer->easy, CURLINFO_NUM_CONNECTS, &connects);
     return connects == 0 && !transfer->has_reply && !transfer->is_retry;

@@ -1,7 +1,12 @@
 /* Server and client in one process, over loopback.  Nothing is asserted about speed. */
 #include "tests/unit/http_world.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <pthread.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 /* ---- the client and the server ---- */
 
@@ -230,6 +235,103 @@ static void a_restarted_peer_costs_no_error(void **state)
     }
 }
 
+/* ---- sent once ---- */
+
+/* A peer that answers each connection's first request, and ends the connection when it has the
+ * whole of the second. */
+struct rude_peer {
+    int listener;
+    uint16_t port;
+    atomic_uint requests;
+    pthread_t thread;
+};
+
+/* Read one request with a body of three bytes; false: the end. */
+static bool read_request(int fd)
+{
+    char text[4096];
+    size_t len = 0;
+
+    while (len < sizeof(text) - 1) {
+        ssize_t got = recv(fd, text + len, sizeof(text) - 1 - len, 0);
+        const char *end;
+
+        if (got <= 0)
+            return false;
+        len += (size_t)got;
+        text[len] = '\0';
+        end = strstr(text, "\r\n\r\n");
+        if (end != NULL && len == (size_t)(end + 4 - text) + 3)
+            return true;
+    }
+    return false;
+}
+
+static void *be_rude(void *argument)
+{
+    struct rude_peer *peer = argument;
+    int fd;
+
+    while ((fd = accept(peer->listener, NULL, NULL)) >= 0) {
+        static const char ANSWER[] = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+        if (read_request(fd)) {
+            atomic_fetch_add(&peer->requests, 1);
+            (void)!send(fd, ANSWER, sizeof(ANSWER) - 1, MSG_NOSIGNAL);
+            if (read_request(fd))
+                atomic_fetch_add(&peer->requests, 1);
+        }
+        (void)close(fd);
+    }
+    return NULL;
+}
+
+static void rude_peer_start(struct rude_peer *peer)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t size = sizeof(address);
+
+    *peer = (struct rude_peer){.listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    assert_true(peer->listener >= 0);
+    assert_int_equal(bind(peer->listener, (struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(listen(peer->listener, 16), 0);
+    assert_int_equal(getsockname(peer->listener, (struct sockaddr *)&address, &size), 0);
+    peer->port = ntohs(address.sin_port);
+    assert_int_equal(pthread_create(&peer->thread, NULL, be_rude, peer), 0);
+}
+
+static void rude_peer_end(struct rude_peer *peer)
+{
+    (void)shutdown(peer->listener, SHUT_RDWR);
+    assert_int_equal(pthread_join(peer->thread, NULL), 0);
+    (void)close(peer->listener);
+}
+
+/* The kept connection is used, and when it breaks behind the request nothing is sent again. */
+static void what_may_be_sent_once_is_sent_once(void **state)
+{
+    struct world *world = *state;
+    struct rude_peer peer;
+    char base[64];
+
+    rude_peer_start(&peer);
+    (void)snprintf(base, sizeof(base), "http://127.0.0.1:%u", peer.port);
+    for (unsigned round = 0; round < 8; round++) {
+        struct http_call call = make_call(world, round % 4 < 2 ? "POST" : "PUT", "/x");
+        enum err_code rc;
+
+        call.base = base;
+        call.body = "abc";
+        call.body_len = 3;
+        call.once = true;
+        rc = http_call_one(world->client, &call, soon());
+        assert_int_equal(rc, round % 2 == 0 ? ERR_OK : ERR_IO);
+        assert_int_equal(atomic_load(&peer.requests), round + 1);
+        http_call_free(&call);
+    }
+    rude_peer_end(&peer);
+}
+
 /* ---- many at once, and the end ---- */
 
 static void *call_often(void *argument)
@@ -364,6 +466,7 @@ int main(void)
         TEST(the_deadline_cuts_off_what_still_runs),
         TEST(what_cannot_be_sent_is_refused),
         TEST(a_restarted_peer_costs_no_error),
+        TEST(what_may_be_sent_once_is_sent_once),
         TEST(thirty_two_clients_at_once),
         TEST(running_requests_end_before_the_server_does),
         TEST(addresses_that_cannot_be_listened_on_are_refused),
