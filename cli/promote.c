@@ -14,7 +14,7 @@
 #include "cluster/regions.h"
 #include "common/model/position.h"
 
-#define ASK_MS   5000u
+#define ASK_MS   3000u
 #define ROLE_MS  15000u
 #define PAUSE_NS (100 * NS_PER_MS)
 #define PAGE     "/v1/admin/regions"

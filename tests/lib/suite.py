@@ -263,6 +263,8 @@ class Suite(Door):
             if kind is not None:
                 self.show_log()
             self.stop()
+            if kind is None:
+                self.check_log()
         finally:
             self.kill()
             if self.log is not None:
@@ -273,6 +275,15 @@ class Suite(Door):
     def restart(self):
         self.stop()
         return self.start()
+
+    def check_log(self):
+        """A service that a sanitizer ended was started again: that would pass for well."""
+        text = (self.data / "log").read_text(errors="replace")
+        for sign in ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "WARNING: ThreadSanitizer",
+                     ": runtime error: ", "Assertion `"):
+            if sign in text:
+                self.show_log()
+                raise AssertionError(f"a service was ended: {sign}")
 
     def show_log(self):
         self.log.flush()
