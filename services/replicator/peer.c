@@ -30,6 +30,7 @@ bool peer_is_stopping(const struct peer *peer)
 void peer_set_state(struct peer *peer, enum peer_state state, const struct err *err)
 {
     struct replicator *replicator = peer->replicator;
+    const struct log_context context = {.operation = "replication"};
     const char *detail = err == NULL ? "" : err->message;
     bool is_news;
 
@@ -39,15 +40,12 @@ void peer_set_state(struct peer *peer, enum peer_state state, const struct err *
     (void)snprintf(peer->detail, sizeof(peer->detail), "%s", detail);
     pthread_mutex_unlock(&replicator->lock);
     if (is_news && err != NULL)
-        log_write(state == PEER_AWAY ? LOG_WARN : LOG_ERROR,
-                  &(struct log_context){.operation = "replication"}, "a region is not followed",
-                  (const struct log_field[]){LOG_TEXT("region", peer->row.name),
-                                             LOG_TEXT("state", STATES[state]),
-                                             LOG_TEXT("error", detail),
-                                             {.name = NULL}});
+        LOG_AT(state == PEER_AWAY ? LOG_WARN : LOG_ERROR, &context, "a region is not followed",
+               LOG_TEXT("region", peer->row.name), LOG_TEXT("state", STATES[state]),
+               LOG_TEXT("error", detail));
     else if (is_news)
-        log_info(&(struct log_context){.operation = "replication"}, "a region is followed",
-                 LOG_TEXT("region", peer->row.name), LOG_TEXT("state", STATES[state]));
+        log_info(&context, "a region is followed", LOG_TEXT("region", peer->row.name),
+                 LOG_TEXT("state", STATES[state]));
 }
 
 enum err_code peer_pause(struct peer *peer, uint64_t ns)
