@@ -109,4 +109,4 @@ unit-programs: $(UNIT_TESTS) $(RECALL_TESTS)
 nightly:
 	@$(MAKE) --no-print-directory sim SEEDS=1000:5000
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
-	@VICINAL_KILLS=200 $(MAKE) --no-print-directory fault
+	@VICINAL_KILLS=200 VICINAL_CUT_SECONDS=60 $(MAKE) --no-print-directory fault
