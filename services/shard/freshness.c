@@ -50,14 +50,15 @@ void freshness_note_locked(struct shard_partition *partition, uint64_t asked_ns,
     freshness_reached_locked(partition);
 }
 
-/* Ask the ends; the caller has opened the round. */
-static void ask_ends(struct shard *shard)
+/* Ask the ends, until deadline_ns at the latest; the caller has opened the round. */
+static void ask_ends(struct shard *shard, uint64_t deadline_ns)
 {
     uint32_t partitions[PARTITIONS_MAX];
     uint64_t ends[PARTITIONS_MAX];
     struct err err = {0};
     struct wal *wal = shard_wal_get(shard);
     uint64_t asked_ns = env_boot_ns(shard->env);
+    bool is_short = deadline_ns < asked_ns + ROUND_NS;
     enum err_code code = ERR_UNAVAILABLE;
     uint64_t generation = 0;
     uint32_t count = 0;
@@ -68,7 +69,8 @@ static void ask_ends(struct shard *shard)
         generation = shard->generation;
         memcpy(partitions, shard->partition_of, count * sizeof(partitions[0]));
         pthread_mutex_unlock(&shard->lock);
-        code = wal_ends(wal, partitions, count, asked_ns + ROUND_NS, ends, &err);
+        code = wal_ends(wal, partitions, count, is_short ? deadline_ns : asked_ns + ROUND_NS, ends,
+                        &err);
     }
     pthread_mutex_lock(&shard->lock);
     /* The shard may have begun anew meanwhile: these are not the ends of its slots then. */
@@ -79,6 +81,7 @@ static void ask_ends(struct shard *shard)
         freshness_note_locked(&shard->partitions[slot], asked_ns, ends[slot]);
     }
     shard->round_code = code;
+    shard->round_was_cut = is_short && code == ERR_TIMEOUT;
     shard->rounds_ended = shard->rounds_begun;
     shard->round_is_open = false;
     env_cond_broadcast(&shard->changed);
@@ -87,7 +90,9 @@ static void ask_ends(struct shard *shard)
         shard_wal_put(shard);
 }
 
-/* Wait for a round that begins now or later.  Errors: what the log said, ERR_TIMEOUT, ERR_DEAD. */
+/* Wait for a round that begins now or later.  Who finds none under way asks for all, and not beyond
+ * its own deadline; those who have more time left ask again then.  Errors: what the log said,
+ * ERR_TIMEOUT, ERR_DEAD. */
 static enum err_code await_round(struct shard *shard, uint64_t deadline_ns)
 {
     enum err_code code = ERR_OK;
@@ -102,11 +107,14 @@ static enum err_code await_round(struct shard *shard, uint64_t deadline_ns)
             shard->round_is_open = true;
             shard->rounds_begun++;
             pthread_mutex_unlock(&shard->lock);
-            ask_ends(shard);
+            ask_ends(shard, deadline_ns);
             pthread_mutex_lock(&shard->lock);
         } else {
             code = env_cond_wait(&shard->changed, &shard->lock, deadline_ns);
         }
+        if (shard->rounds_ended >= wanted && shard->round_was_cut &&
+            env_boot_ns(shard->env) < deadline_ns)
+            wanted = shard->rounds_begun + 1;
     }
     if (code == ERR_OK)
         code = shard->round_code;

@@ -147,6 +147,7 @@ struct shard {
     bool round_is_open; /* one is under way */
     uint64_t rounds_begun, rounds_ended;
     enum err_code round_code; /* of the one that ended last */
+    bool round_was_cut;       /* it had less time than a log may take */
     uint64_t *round_ends;     /* by slot */
 
     struct env_thread *consumer, *indexer, *poller;
