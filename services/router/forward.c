@@ -27,16 +27,72 @@ static bool may_send_again(const struct http_call *call)
            memmem(call->reply.data, call->reply.len, word, sizeof(word) - 1) != NULL;
 }
 
-/* Path and query as they came. */
+/* As it came, but for what would not reach ingest as it stands: behind a bare '#' a client cuts a
+ * URL off, and the write would concern another record. */
+static char *copy_encoded(char *to, const char *from)
+{
+    static const char hex[] = "0123456789ABCDEF";
+
+    for (; *from != '\0'; from++) {
+        unsigned char byte = (unsigned char)*from;
+
+        if (byte > ' ' && byte < 0x7f && byte != '#') {
+            *to++ = *from;
+            continue;
+        }
+        *to++ = '%';
+        *to++ = hex[byte >> 4];
+        *to++ = hex[byte & 15];
+    }
+    *to = '\0';
+    return to;
+}
+
+/* Path and query. */
 static enum err_code full_path(struct request *req, char **out)
 {
-    size_t size = strlen(req->path) + strlen(req->query) + 2;
+    char *end;
 
-    *out = arena_alloc(&req->arena, size, 1);
+    *out = arena_alloc(&req->arena, strlen(req->path) + strlen(req->query) + 1, 3);
     if (*out == NULL)
         return err_set(&req->err, ERR_NO_MEMORY, "no memory for the path");
-    (void)snprintf(*out, size, "%s%s%s", req->path, req->query[0] == '\0' ? "" : "?", req->query);
+    end = copy_encoded(*out, req->path);
+    if (req->query[0] != '\0') {
+        *end++ = '?';
+        (void)copy_encoded(end, req->query);
+    }
     return ERR_OK;
+}
+
+/* The headers that make a write conditional, or are not there yet. */
+static enum err_code check_headers(struct request *req)
+{
+    const char *if_match = req->header(req, "If-Match");
+
+    if (req->header(req, "Idempotency-Key") != NULL)
+        return err_set(&req->err, ERR_NOT_SUPPORTED, "Idempotency-Key is not supported yet");
+    /* An empty header is not sent on: the write would have lost its condition. */
+    if (if_match != NULL && if_match[0] == '\0')
+        return err_set(&req->err, ERR_INVALID_ARGUMENT, "If-Match names no version");
+    return ERR_OK;
+}
+
+/* A call that ended without a reply, as an error of the request. */
+static enum err_code explain(struct request *req, const struct http_call *call)
+{
+    switch (call->rc) {
+    case ERR_OK:
+        return ERR_OK;
+    case ERR_UNAVAILABLE:
+        return err_set(&req->err, ERR_READ_ONLY, "ingest cannot be reached; nothing was written");
+    case ERR_INVALID_ARGUMENT: /* nothing was sent */
+        return err_set(&req->err, call->rc, "the request cannot be handed on: %s",
+                       call->err.message);
+    default:
+        return err_set(&req->err, call->rc == ERR_TIMEOUT ? ERR_TIMEOUT : ERR_UNKNOWN_OUTCOME,
+                       "ingest did not answer; whether the write happened is not known: %s",
+                       call->err.message);
+    }
 }
 
 /* Find the holder and send; repeated while nothing can have been written. */
@@ -100,18 +156,12 @@ enum err_code router_forward(struct request *req)
     enum err_code rc;
 
     req->collection = req->params[0];
-    if (req->header(req, "Idempotency-Key") != NULL)
-        return err_set(&req->err, ERR_NOT_SUPPORTED, "Idempotency-Key is not supported yet");
-    if ((rc = full_path(req, &path)) != ERR_OK)
+    if ((rc = check_headers(req)) != ERR_OK || (rc = full_path(req, &path)) != ERR_OK)
         return rc;
     call.path = path;
     rc = send_to_holder(req, &call);
-    if (rc == ERR_OK && call.rc == ERR_UNAVAILABLE)
-        rc = err_set(&req->err, ERR_READ_ONLY, "ingest cannot be reached; nothing was written");
-    if (rc == ERR_OK && call.rc != ERR_OK)
-        rc = err_set(&req->err, call.rc == ERR_TIMEOUT ? ERR_TIMEOUT : ERR_UNKNOWN_OUTCOME,
-                     "ingest did not answer; whether the write happened is not known: %s",
-                     call.err.message);
+    if (rc == ERR_OK)
+        rc = explain(req, &call);
     if (rc == ERR_OK)
         copy_reply(req, &call);
     if (router->metrics.forwarded != NULL)
