@@ -103,7 +103,7 @@ APT_BUILD := gcc libc6-dev libjansson-dev libcivetweb-dev libcurl4-openssl-dev l
              libsqlite3-dev libzstd-dev libxxhash-dev libssl-dev zlib1g-dev librdkafka-dev \
              libhiredis-dev libpq-dev python3 python3-yaml
 APT_TEST  := clang-14 clang-format-14 libclang-rt-14-dev llvm-14 libcmocka-dev strace python3-venv curl \
-             default-jre-headless maven redis-server postgresql-15
+             default-jre-headless maven redis-server postgresql-15 docker-compose prometheus
 
 deps:
 	@sh tools/install_packages.sh $(APT_BUILD)

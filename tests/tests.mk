@@ -4,6 +4,7 @@
 #   make recall      the index against exact   make service    the real suite, from outside
 #   make fault       kills, full disks         make sim        simulated clusters (SEEDS=FROM:COUNT)
 #   make fuzz        short fuzzing (FUZZ_SECONDS)   make tidy   style, layers, format
+#   make deploy      compose files and alert rules, and the full stack as composed
 
 TEST_LDLIBS  := -lcmocka
 SEEDS        ?= 1:100
@@ -14,7 +15,7 @@ UNIT_TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test
 RECALL_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/recall/test_*.c))
 FUZZERS      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: unit recall service fault clients sim fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
+.PHONY: unit recall service fault clients deploy sim fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
         suite-tsan clang-build nightly
 .SECONDARY:
 
@@ -63,6 +64,8 @@ fault: all
 	@VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/fault
 clients: all
 	@VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/clients
+deploy: all
+	@VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/deploy
 
 # The real suite under sanitizers: the service tests once more, against instrumented binaries.
 suite-asan:
@@ -96,7 +99,7 @@ test: deps-test
 	@$(MAKE) --no-print-directory unit recall
 	@$(MAKE) --no-print-directory -j$(JOBS) clang-build
 	@$(MAKE) --no-print-directory sim
-	@$(MAKE) --no-print-directory service fault clients
+	@$(MAKE) --no-print-directory service fault clients deploy
 	@$(MAKE) --no-print-directory -j$(JOBS) unit-asan
 	@$(MAKE) --no-print-directory -j$(JOBS) suite-asan
 	@$(MAKE) --no-print-directory -j$(JOBS) unit-tsan

@@ -1,0 +1,5 @@
+"""Makes tests/lib importable."""
+import pathlib
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
