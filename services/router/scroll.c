@@ -37,6 +37,27 @@ static enum err_code scroll_member(void *context, struct json_reader *reader, st
     return consistency_read(&scroll->consistency, reader, key, known);
 }
 
+/* Is the row behind the last one of a part? */
+static bool is_behind(const struct wire_row *row, const struct wire_row *last)
+{
+    int order = memcmp(row->id, last->id, MIN_OF(row->id_len, last->id_len));
+
+    return order != 0 ? order > 0 : row->id_len > last->id_len;
+}
+
+/* A shard ends its part early when it becomes too large, and then says nothing of the ids behind:
+ * a page that went beyond them would skip them for good. */
+static void cut_page(const struct cluster_answer *answer, struct hit_list *page)
+{
+    for (size_t i = 0; i < answer->count; i++) {
+        const struct wire_answer *part = &answer->parts[i].answer;
+
+        while (part->more && part->row_count > 0 && page->count > 0 &&
+               is_behind(&page->rows[page->count - 1], &part->rows[part->row_count - 1]))
+            page->count--;
+    }
+}
+
 /* The page's rows, lowest ids first, into the arena. */
 static enum err_code merge_page(struct request *req, const struct cluster_answer *answer,
                                 size_t limit, struct hit_list *page, bool *more)
@@ -51,6 +72,7 @@ static enum err_code merge_page(struct request *req, const struct cluster_answer
     if (page->rows == NULL)
         return err_set(&req->err, ERR_NO_MEMORY, "no memory for the page");
     page->count = hits_merge_by_id(lists, answer->count, MIN_OF(rows, limit), page->rows);
+    cut_page(answer, page);
     *more = rows > page->count;
     for (size_t i = 0; i < answer->count; i++)
         *more = *more || answer->parts[i].answer.more;
