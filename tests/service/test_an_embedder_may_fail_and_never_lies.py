@@ -2,6 +2,7 @@
 by text, unchanged text is embedded once, and a server that is slow, busy, broken, hostile or away
 costs an error that says so: never a wrong vector, never a record without one, and never anything
 of other collections."""
+import concurrent.futures
 import math
 import subprocess
 import time
@@ -150,6 +151,20 @@ def test_an_error_comes_within_the_deadline(suite, server, docs, how):
     assert time.monotonic() - began < 60
     server.behave(None)
     assert count(suite, docs) == 0
+
+
+def test_many_at_once_get_their_own_vectors(suite, server, docs):
+    def work(worker):
+        for i in range(10):
+            mine, ours = f"words of {worker} number {i} {docs}", f"shared number {i} {docs}"
+            assert write(suite, docs, {f"{worker}-{i}": mine, f"{worker}-{i}-shared": ours}).status == 200
+            best = ask(suite, docs, mine).body["matches"][0]
+            assert best["text"] == mine and best["score"] > 0.999, best
+            assert ask(suite, docs, ours).body["matches"][0]["text"] == ours
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(work, worker) for worker in range(8)]:
+            done.result()
 
 
 def test_other_collections_do_not_notice(suite, server, docs, name):
