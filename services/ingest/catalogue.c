@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/base/checked.h"
+#include "common/base/hash.h"
 #include "common/base/log.h"
 #include "services/ingest/catalogue_row.h"
 
@@ -22,6 +23,7 @@ void catalogue_free(struct catalogue *catalogue)
     if (catalogue->env == NULL)
         return;
     free(catalogue->entries);
+    free(catalogue->told.places);
     pthread_mutex_destroy(&catalogue->lock);
     *catalogue = (struct catalogue){0};
 }
@@ -118,7 +120,84 @@ void catalogue_clear(struct catalogue *catalogue)
 {
     pthread_mutex_lock(&catalogue->lock);
     catalogue->count = 0;
+    free(catalogue->told.places);
+    catalogue->told = (struct told_changes){0};
     pthread_mutex_unlock(&catalogue->lock);
+}
+
+/* --- what was told -------------------------------------------------------------------------------
+ */
+
+/* Where the change is, or would be; there is a free place. */
+static struct told_change *told_place(const struct told_changes *told,
+                                      const struct told_change *change)
+{
+    size_t at = (size_t)hash_xxh64(change->incarnation, INCARNATION_BYTES, change->schema.clock);
+
+    for (;; at++) {
+        struct told_change *place = &told->places[at % told->size];
+
+        if (stamp_is_none(place->schema) ||
+            (stamp_compare(place->schema, change->schema) == 0 &&
+             memcmp(place->incarnation, change->incarnation, INCARNATION_BYTES) == 0))
+            return place;
+    }
+}
+
+static struct told_change told_key(const struct collection *collection)
+{
+    struct told_change change = {.schema = collection->schema};
+
+    memcpy(change.incarnation, collection->incarnation, INCARNATION_BYTES);
+    return change;
+}
+
+static bool was_told(struct catalogue *catalogue, const struct collection *collection)
+{
+    struct told_change change = told_key(collection);
+    bool found;
+
+    pthread_mutex_lock(&catalogue->lock);
+    found =
+        catalogue->told.size > 0 && !stamp_is_none(told_place(&catalogue->told, &change)->schema);
+    pthread_mutex_unlock(&catalogue->lock);
+    return found;
+}
+
+/* Room for one more, at most half full. */
+static enum err_code make_room_locked(struct told_changes *told, struct err *err)
+{
+    struct told_changes grown = {.size = told->size == 0 ? 64 : told->size * 2};
+
+    if (told->count * 2 < told->size)
+        return ERR_OK;
+    grown.places = array_alloc(grown.size, sizeof(*grown.places));
+    if (grown.places == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory for the changes of collections");
+    for (size_t i = 0; i < told->size; i++)
+        if (!stamp_is_none(told->places[i].schema))
+            *told_place(&grown, &told->places[i]) = told->places[i];
+    grown.count = told->count;
+    free(told->places);
+    *told = grown;
+    return ERR_OK;
+}
+
+static enum err_code note_told(struct catalogue *catalogue, const struct collection *collection,
+                               struct err *err)
+{
+    struct told_change change = told_key(collection), *place;
+    enum err_code rc;
+
+    pthread_mutex_lock(&catalogue->lock);
+    rc = make_room_locked(&catalogue->told, err);
+    if (rc == ERR_OK) {
+        place = told_place(&catalogue->told, &change);
+        catalogue->told.count += stamp_is_none(place->schema);
+        *place = change;
+    }
+    pthread_mutex_unlock(&catalogue->lock);
+    return rc;
 }
 
 bool catalogue_next_pending(struct catalogue *catalogue, struct collection *out)
@@ -170,7 +249,9 @@ bool catalogue_is_news(const struct collection *known, const struct collection *
 }
 
 /* One record in every partition, all with the change stamp.  A change that was made in another
- * region stays that region's, which ships it itself: as one of ours it would come back for ever. */
+ * region stands there as one of ours, so that it reaches a third region before records that are
+ * written here: that one may not hear from the first for a while.  What was told is not told again,
+ * or it would come back for ever. */
 static enum err_code change_batch(struct catalogue *catalogue, const struct collection *collection,
                                   struct sequence_batch **out, struct err *err)
 {
@@ -180,10 +261,6 @@ static enum err_code change_batch(struct catalogue *catalogue, const struct coll
     enum err_code rc;
 
     memcpy(record.incarnation, collection->incarnation, INCARNATION_BYTES);
-    if (collection->schema.region != catalogue->sequencer->region) {
-        record.origin_region = collection->schema.region;
-        record.origin_offset = OFFSET_NONE;
-    }
     collection_encode(collection, collection->dropped ? COLLECTION_DROP : COLLECTION_CREATE,
                       &definition);
     record.payload = definition.data;
@@ -224,7 +301,7 @@ enum err_code catalogue_complete(struct catalogue *catalogue, const struct colle
         rc = catalogue_row_put(catalogue, collection, state, NULL, err);
     if (rc == ERR_OK)
         rc = catalogue_set(catalogue, collection, state, err);
-    return rc;
+    return rc == ERR_OK ? note_told(catalogue, collection, err) : rc;
 }
 
 enum err_code catalogue_change(struct catalogue *catalogue, const struct collection *collection,
@@ -261,7 +338,9 @@ enum err_code catalogue_change(struct catalogue *catalogue, const struct collect
 enum err_code catalogue_foreign(struct catalogue *catalogue, const struct collection *collection,
                                 uint64_t deadline_ns, struct err *err)
 {
+    struct sequence_batch *batch;
     struct catalogue_entry entry;
+    enum err_code rc;
     bool known = catalogue_find(catalogue, collection->tenant, collection->name, &entry);
     bool same = known && memcmp(entry.collection.incarnation, collection->incarnation,
                                 INCARNATION_BYTES) == 0;
@@ -272,7 +351,12 @@ enum err_code catalogue_foreign(struct catalogue *catalogue, const struct collec
         return entry.state != COLLECTION_PENDING
                    ? ERR_OK
                    : catalogue_complete(catalogue, &entry.collection, deadline_ns, NULL, err);
-    /* Ours stays.  Theirs comes with each partition's own run, before records of it, which are
-     * parked. */
-    return ERR_OK;
+    /* Ours stays; theirs is told to every partition, once, where its records are parked. */
+    if (was_told(catalogue, collection))
+        return ERR_OK;
+    rc = change_batch(catalogue, collection, &batch, err);
+    if (rc == ERR_OK)
+        rc = sequencer_commit(catalogue->sequencer, batch, deadline_ns, err);
+    sequence_batch_put(catalogue->sequencer, batch);
+    return rc == ERR_OK ? note_told(catalogue, collection, err) : rc;
 }

@@ -26,6 +26,17 @@ struct catalogue_entry {
     enum collection_state state;
 };
 
+/* Changes that stand in every partition of our log.  The regions tell each other of a definition
+ * that lost; who told it again each time would never hear the end of it. */
+struct told_change {
+    uint8_t incarnation[INCARNATION_BYTES];
+    struct stamp schema; /* none: a free place */
+};
+struct told_changes {
+    struct told_change *places; /* size of them, open addressing */
+    size_t count, size;
+};
+
 struct catalogue {
     struct sequencer *sequencer;
     struct meta *meta;
@@ -33,6 +44,7 @@ struct catalogue {
     pthread_mutex_t lock;
     struct catalogue_entry *entries; /* rising by (tenant, name) */
     size_t count, size;
+    struct told_changes told;
 };
 
 void catalogue_init(struct catalogue *catalogue, struct sequencer *sequencer, struct meta *meta,

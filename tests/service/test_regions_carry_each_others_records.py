@@ -2,11 +2,12 @@
 the same winner everywhere; nothing echoes; a token of one region means something in all."""
 import itertools
 import random
+import subprocess
 import threading
 
 import pytest
 
-from suite import Client, Suite, poll
+from suite import BIN, SLOW, Client, Suite, poll
 
 NAMES = ["a", "b", "c"]
 
@@ -154,6 +155,28 @@ def test_a_token_is_honoured_in_every_region(three, name):
             hit = three.region(reader).post(f"/v1/collections/{name}/search", {
                 "vector": [1, 2, turn + 1], "top_k": 1, "read_token": found.body["read"]["read_token"]})
             assert hit.status == 200 and hit.body["matches"][0]["id"] == f"t{turn}"
+
+
+def test_a_record_never_comes_before_its_collection(three, name):
+    """Region a does not hear from b, which makes the collection; c, which a hears, writes into it."""
+    def region(*words):
+        subprocess.run([str(BIN / "vicinal"), "region", *words, "--meta",
+                        f"sqlite:{three.data}/suite/a/meta.db"], check=True, timeout=60 * SLOW)
+
+    region("remove", "b")
+    try:
+        poll("a does not follow b", lambda: "b" not in [
+            row["name"] for row in three.get("/v1/admin/regions").body["regions"]])
+        three.region("b").create(name)
+        three.region("c").wait_for("the collection in c", f"/v1/collections/{name}")
+        three.region("c").upsert(name, [{"id": f"r{i}", "vector": [1, 2, 3]} for i in range(30)])
+        three.wait_for("the collection in a", f"/v1/collections/{name}")
+    finally:
+        region("add", "b", "--wal", f"file:{three.data}/suite/b/wal", "--router", three.urls[1])
+    three.converge()
+    for reader in NAMES:
+        assert three.region(reader).post(f"/v1/collections/{name}/records/count",
+                                         {"fresh": True}).body["count"] == 30
 
 
 def at_once(suite, name, definitions):
