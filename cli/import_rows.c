@@ -1,7 +1,8 @@
 /* A source of an import: NDJSON, one record of the API a line, plain or compressed with zstd.
  *
  * A line that is not a JSON object is refused here; what an object may hold is the server's
- * business. */
+ * business.  A record without an id gets one that is made of its line and the line's number: what
+ * is sent again, after a failure or by another run, is the same record. */
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +12,7 @@
 #include "cli/import.h"
 #include "cli/lines.h"
 #include "common/base/arena.h"
+#include "common/base/hash.h"
 #include "common/base/json_reader.h"
 #include "common/base/text.h"
 
@@ -19,11 +21,16 @@ struct rows {
     struct arena arena;
 };
 
-static enum err_code check_line(struct rows *rows, const char *data, size_t len, struct err *err)
+static enum err_code check_line(struct rows *rows, const char *data, size_t len, bool *has_id,
+                                struct err *err)
 {
     struct json_reader reader;
+    struct json_text key;
     enum json_kind kind;
+    bool more = true;
     enum err_code rc;
+
+    *has_id = false;
 
     arena_reset(&rows->arena);
     json_reader_init(&reader, data, len, &rows->arena, err);
@@ -31,8 +38,34 @@ static enum err_code check_line(struct rows *rows, const char *data, size_t len,
     if (rc == ERR_OK && kind != JSON_KIND_OBJECT)
         rc = err_set(err, ERR_INVALID_ARGUMENT, "a record is an object");
     if (rc == ERR_OK)
+        rc = json_object_begin(&reader);
+    while (rc == ERR_OK && (rc = json_object_next(&reader, &key, &more)) == ERR_OK && more) {
+        *has_id = *has_id || json_text_is(key, "id");
         rc = json_skip(&reader, NULL, NULL);
+    }
     return rc == ERR_OK ? json_end(&reader) : rc;
+}
+
+/* The object with an id before its other members. */
+static void write_with_id(uint64_t number, const char *data, size_t len, struct buffer *out)
+{
+    struct buffer line = {0};
+    struct hash128 hash;
+    size_t at = 0;
+
+    buffer_append_u64(&line, number);
+    buffer_append(&line, data, len);
+    hash = hash_xxh128(line.data, line.failed ? 0 : line.len);
+    out->failed = out->failed || line.failed;
+    buffer_free(&line);
+    while (data[at] != '{')
+        at++;
+    at++;
+    while (strchr(" \t\r\n", data[at]) != NULL)
+        at++;
+    buffer_append_format(out, "{\"id\":\"%016" PRIx64 "%016" PRIx64 "\"%s", hash.high, hash.low,
+                         data[at] == '}' ? "" : ",");
+    buffer_append(out, data + at, len - at);
 }
 
 static enum err_code run_rows(struct import_source *source, struct import_sink *sink,
@@ -46,6 +79,7 @@ static enum err_code run_rows(struct import_source *source, struct import_sink *
 
     while ((rc = lines_next(&rows->lines, &data, &len, &more, err)) == ERR_OK && more) {
         struct err why = {0};
+        bool has_id = false;
         struct buffer *out;
 
         if (len == 0)
@@ -54,12 +88,15 @@ static enum err_code run_rows(struct import_source *source, struct import_sink *
         if (out == NULL)
             return ERR_OK;
         import_sink_progress(sink, rows->lines.read_bytes);
-        if (check_line(rows, data, len, &why) == ERR_OK) {
-            buffer_append(out, data, len);
-            import_sink_end(sink, rows->lines.number);
-        } else {
+        if (check_line(rows, data, len, &has_id, &why) != ERR_OK) {
             import_sink_refuse(sink, rows->lines.number, &why);
+            continue;
         }
+        if (has_id)
+            buffer_append(out, data, len);
+        else
+            write_with_id(rows->lines.number, data, len, out);
+        import_sink_end(sink, rows->lines.number);
     }
     return rc;
 }
