@@ -72,7 +72,15 @@ enum err_code router_collection(struct request *req, bool again, struct collecti
 enum err_code router_read_collection(struct request *req, const struct consistency *consistency,
                                      struct collection *out)
 {
-    return router_collection(req, consistency->fresh, out);
+    enum err_code rc = router_collection(req, consistency->fresh, out);
+
+    /* The metadata store is away: what was known last must do.  Whether the collection was dropped
+     * meanwhile its shards tell, at the log's end. */
+    if (consistency->fresh && (rc == ERR_UNAVAILABLE || rc == ERR_IO)) {
+        err_clear(&req->err);
+        rc = router_collection(req, false, out);
+    }
+    return rc;
 }
 
 enum err_code router_ask(struct request *req, struct collection *collection,

@@ -299,7 +299,8 @@ static enum err_code run_search(struct search *search, struct json_reader *reade
     if (rc != ERR_OK)
         return rc;
     if (request->consistency.fresh) {
-        if ((rc = router_collection(search->req, true, &search->collection)) != ERR_OK)
+        rc = router_read_collection(search->req, &request->consistency, &search->collection);
+        if (rc != ERR_OK)
             return rc;
         if (search->collection.dimension != request->dim)
             return err_set(&search->req->err, ERR_DIMENSION_MISMATCH,
