@@ -1,7 +1,8 @@
 # Everything that is run to find out whether Vicinal keeps its promises.  Included by the Makefile.
 #
 #   make test        all of CI                 make unit       C unit tests
-#   make recall      the index against exact   make service    the real suite, from outside
+#   make recall      the index against exact   make service    the real suite, from outside;
+#                                              service-full: on Kafka, Redis and Postgres
 #   make fault       kills, full disks         make sim        simulated clusters (SEEDS=FROM:COUNT)
 #   make fuzz        short fuzzing (FUZZ_SECONDS)   make tidy   style, layers, format
 #   make deploy      compose files and alert rules, and the full stack as composed
@@ -15,7 +16,7 @@ UNIT_TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test
 RECALL_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/recall/test_*.c))
 FUZZERS      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: unit recall service fault clients deploy sim fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
+.PHONY: unit recall service service-full fault clients deploy sim fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
         suite-tsan clang-build nightly
 .SECONDARY:
 
@@ -60,6 +61,9 @@ pytest = $(PYTHON) -m pytest -q -x --color=no -p no:cacheprovider
 
 service: all
 	@VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/service
+# The same on Kafka, Redis and Postgres.
+service-full: all
+	@VICINAL_ENGINES=full VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/service
 fault: all
 	@VICINAL_BIN=$(abspath $(BIN)) $(pytest) tests/fault
 clients: all
@@ -99,7 +103,7 @@ test: deps-test
 	@$(MAKE) --no-print-directory unit recall
 	@$(MAKE) --no-print-directory -j$(JOBS) clang-build
 	@$(MAKE) --no-print-directory sim
-	@$(MAKE) --no-print-directory service fault clients deploy
+	@$(MAKE) --no-print-directory service service-full fault clients deploy
 	@$(MAKE) --no-print-directory -j$(JOBS) unit-asan
 	@$(MAKE) --no-print-directory -j$(JOBS) suite-asan
 	@$(MAKE) --no-print-directory -j$(JOBS) unit-tsan

@@ -22,6 +22,8 @@ import threading
 import time
 import urllib.parse
 
+import engines
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BIN = pathlib.Path(os.environ.get("VICINAL_BIN", ROOT / "bin"))
 SLOW = float(os.environ.get("VICINAL_SLOW", "1"))  # sanitized builds take longer
@@ -172,6 +174,18 @@ class Region(Door):
     def data(self):
         return self.suite.data
 
+    def _url(self, option, otherwise):
+        given = self.suite.options.get(option)
+        return given.replace("{region}", self.name) if given else otherwise
+
+    @property
+    def wal(self):
+        return self._url("wal", f"file:{self.data}/suite/{self.name}/wal")
+
+    @property
+    def meta(self):
+        return self._url("meta", f"sqlite:{self.data}/suite/{self.name}/meta.db")
+
     def pids(self, service):
         return self.suite.pids(service, self.name)
 
@@ -180,6 +194,8 @@ class Suite(Door):
     def __init__(self, shards=1, replicas=1, data=None, wrap=None, **options):
         """wrap: words put before the command (strace …); options: further flags of `up`, such as
         regions="a,b", wal="kafka://…/{region}", meta=…, cache=…"""
+        if engines.wanted() and not wrap and data is None and not {"wal", "meta"} & options.keys():
+            options = {**engines.options(options.get("regions")), **options}
         self.shards, self.replicas, self.options = shards, replicas, options
         self.regions = [name for name in options.get("regions", "").split(",") if name]
         self.doors = {name: Region(self, name) for name in self.regions}

@@ -7,7 +7,19 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 
+import engines  # noqa: E402
 from suite import Suite  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "embedded(reason): about files of the embedded defaults; left out with "
+                                       "VICINAL_ENGINES=full")
+
+
+def pytest_collection_modifyitems(config, items):
+    if engines.wanted():
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("embedded")])
+        items[:] = [item for item in items if not item.get_closest_marker("embedded")]
 
 
 @pytest.fixture(scope="session")

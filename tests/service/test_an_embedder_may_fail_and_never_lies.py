@@ -12,6 +12,8 @@ import pytest
 from embeddings_server import EmbeddingsServer
 from suite import BIN, SLOW, Suite, poll
 
+pytestmark = pytest.mark.embedded("embedding servers: the engines do not matter")
+
 DIM = 8
 KEY = "sk-test-0123456789"
 

@@ -25,7 +25,7 @@ def replication(suite, reader="a", origin="b"):
 
 def region(suite, reader, *words, code=0):
     done = subprocess.run([str(BIN / "vicinal"), "region", *words, "--meta",
-                           f"sqlite:{suite.data}/suite/{reader}/meta.db"],
+                           suite.region(reader).meta],
                           capture_output=True, text=True, timeout=60 * SLOW)
     assert done.returncode == code, done
     return done

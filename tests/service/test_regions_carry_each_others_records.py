@@ -161,7 +161,7 @@ def test_a_record_never_comes_before_its_collection(three, name):
     """Region a does not hear from b, which makes the collection; c, which a hears, writes into it."""
     def region(*words):
         subprocess.run([str(BIN / "vicinal"), "region", *words, "--meta",
-                        f"sqlite:{three.data}/suite/a/meta.db"], check=True, timeout=60 * SLOW)
+                        three.region("a").meta], check=True, timeout=60 * SLOW)
 
     region("remove", "b")
     try:
@@ -172,7 +172,7 @@ def test_a_record_never_comes_before_its_collection(three, name):
         three.region("c").upsert(name, [{"id": f"r{i}", "vector": [1, 2, 3]} for i in range(30)])
         three.wait_for("the collection in a", f"/v1/collections/{name}")
     finally:
-        region("add", "b", "--wal", f"file:{three.data}/suite/b/wal", "--router", three.urls[1])
+        region("add", "b", "--wal", three.region("b").wal, "--router", three.urls[1])
     three.converge()
     for reader in NAMES:
         assert three.region(reader).post(f"/v1/collections/{name}/records/count",

@@ -176,6 +176,7 @@ def test_a_region_whose_metadata_is_lost(two, name):
     check(two, name, {"x", "y"})
 
 
+@pytest.mark.embedded("the log is a folder, which is moved away")
 def test_a_region_whose_log_is_lost_gets_what_others_wrote_and_goes_on(two, name):
     """What it wrote itself is in the others only: bringing that back is another mechanism's."""
     begin(two, name)

@@ -5,6 +5,8 @@ import pytest
 
 from suite import BIN, SLOW, Suite
 
+pytestmark = pytest.mark.embedded("data folders that do not fit")
+
 
 def up(data, *words):
     done = subprocess.run([str(BIN / "vicinal"), "up", "--data", str(data), "--listen", "127.0.0.1:0", *words],

@@ -1,7 +1,11 @@
 """One data folder, one `up`: the second is refused and says who has it; the first is not harmed."""
 import subprocess
 
+import pytest
+
 from suite import BIN, SLOW, Suite
+
+pytestmark = pytest.mark.embedded("the lock of the data folder")
 
 
 def test_it_is_refused():

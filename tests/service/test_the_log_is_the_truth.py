@@ -3,7 +3,11 @@ digests, from the log alone.  And a plain restart answers without rebuilding fir
 import random
 import shutil
 
+import pytest
+
 from suite import Suite, poll
+
+pytestmark = pytest.mark.embedded("folders and files are removed")
 
 
 def fill(suite):
