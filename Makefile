@@ -43,7 +43,7 @@ TEST_LIBS    := $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,service
 
 BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/wal-bench
 
-.PHONY: all help deps deps-test run test bench bench-engines format clean
+.PHONY: all help deps deps-test run test bench bench-distributed format clean
 all: $(BINARIES)
 
 help:
@@ -51,7 +51,7 @@ help:
 	@echo "make run        start the suite, import text, ask (DOCS=dir ASK=question ONCE=1 LISTEN=host:port)"
 	@echo "make test       install what the tests need, then everything that CI runs"
 	@echo "make bench      the table of the README (DATA=folder with docs-100k.npy)"
-	@echo "make bench-engines  writes into Kafka, two regions, the cache in Redis"
+	@echo "make bench-distributed  writes into Kafka, two regions, the cache in Redis"
 	@echo "make nightly    long fuzzing, 5,000 simulation seeds, a long kill loop"
 	@echo "make format     clang-format over all sources"
 
@@ -157,8 +157,8 @@ bench: all $(BUILD)/venv-bench/ready
 	@VICINAL_BIN=$(abspath $(BIN)) $(BUILD)/venv-bench/bin/python bench/service.py --data '$(DATA)' $(BENCH)
 
 # The same suite on Kafka, Redis and Postgres, and in two regions; servers of its own, of the tests.
-bench-engines: all build/kafka/ready
-	@VICINAL_BIN=$(abspath $(BIN)) python3 bench/engines.py $(BENCH)
+bench-distributed: all build/kafka/ready
+	@VICINAL_BIN=$(abspath $(BIN)) python3 bench/distributed.py $(BENCH)
 
 format:
 	clang-format-14 -i $$(git ls-files '*.c' '*.h')

@@ -1,6 +1,6 @@
 """Measure the suite on the engines that it outgrows one machine with, and between two regions.
 
-    bench/engines.py [--seconds S] [--cut-seconds S] [--only kafka,regions,redis]
+    bench/distributed.py [--seconds S] [--cut-seconds S] [--only kafka,regions,redis]
 
 Starts private servers (those of the tests) on 127.0.0.1, measures, prints one table.  A write over
 REST is set beside an append to the same log alone (wal-bench), in the same run.  Exit code 0 with a
