@@ -27,7 +27,7 @@ static struct option options[] = {
     SERVICE_OPTION_ROWS(struct router_process),
     {ROW("name", OPTION_TEXT, name), .fallback = "0", .help = "Name of this router among others."},
     {ROW("meta", OPTION_TEXT, meta_url), .required = true,
-     .help = "Metadata store: sqlite:FILE or memory:."},
+     .help = "Metadata store: sqlite:FILE, postgres://… or memory:."},
     {ROW("cache", OPTION_TEXT, cache_url), .fallback = "memory:64MiB",
      .help = "Result cache: memory:SIZE, redis://HOST:PORT or none:."},
     EMBEDDERS_OPTION_ROWS(struct router_process, embedders, embedders_cache),

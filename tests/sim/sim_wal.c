@@ -375,14 +375,15 @@ static enum err_code log_first(struct wal *base, uint32_t partition, uint64_t *f
 }
 
 /* Other holders go by the lease row; replicators, which read another region's log, by what is kept
- * beside it, of chance new or old. */
+ * beside it: by chance new, old or wrong. */
 static void log_hint_set(struct wal *base, uint32_t partition, uint64_t position)
 {
     struct sim_wal *wal = (struct sim_wal *)base;
 
     wal->hints[partition] = position;
     if (sim_below(wal->sim, 2) == 0)
-        wal->region->log.hints[partition] = position;
+        wal->region->log.hints[partition] =
+            sim_below(wal->sim, 5) == 0 ? sim_below(wal->sim, position + 1) : position;
 }
 
 static uint64_t log_hint(struct wal *base, uint32_t partition)
