@@ -158,7 +158,7 @@ def test_an_error_comes_within_the_deadline(suite, server, docs, how):
 def test_many_at_once_get_their_own_vectors(suite, server, docs):
     def work(worker):
         for i in range(10):
-            mine, ours = f"words of {worker} number {i} {docs}", f"shared number {i} {docs}"
+            mine, ours = f"words of worker{worker} number{i} {docs}", f"shared number{i} {docs}"
             assert write(suite, docs, {f"{worker}-{i}": mine, f"{worker}-{i}-shared": ours}).status == 200
             best = ask(suite, docs, mine).body["matches"][0]
             assert best["text"] == mine and best["score"] > 0.999, best
