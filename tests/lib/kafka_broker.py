@@ -97,10 +97,14 @@ class KafkaBroker:
             text += SASL.format(user=self.sasl[0], password=self.sasl[1], **ports)
         (self.folder / "settings").write_text(text)
         cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
-        subprocess.run(self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c",
-                                  str(self.folder / "settings")),
-                       check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL, timeout=60)
+        # In one word: an id may begin with "-", which would be read as an option.
+        done = subprocess.run(self._java("kafka.tools.StorageTool", "format",
+                                         f"--cluster-id={cluster}",
+                                         f"--config={self.folder / 'settings'}"),
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, timeout=60)
+        if done.returncode != 0:
+            raise RuntimeError(f"the broker's folder could not be formatted: {done.stdout}")
 
     def start(self, seconds=60):
         self._format()
