@@ -186,6 +186,56 @@ static void add_roles(struct http_client *client, json_t *page)
     }
 }
 
+/* What waits for the log only the ingests know; one that cannot be reached from here says nothing.
+ */
+static void add_spools(struct http_client *client, json_t *cluster)
+{
+    static const struct cli_call ask = {
+        .method = "GET", .path = "/internal/v1/status", .timeout_ms = NEIGHBOUR_MS};
+    json_t *node;
+    size_t i;
+
+    json_array_foreach(json_object_get(cluster, "nodes"), i, node)
+    {
+        json_t *answer = NULL;
+        struct err ignored = {0};
+
+        if (strcmp(cli_text(node, "service", ""), "ingest") != 0)
+            continue;
+        if (cli_ask(client, cli_text(node, "url", ""), &ask, &answer, NULL, &ignored) == ERR_OK &&
+            json_object_get(answer, "spool") != NULL)
+            (void)json_object_set(node, "spool", json_object_get(answer, "spool"));
+        json_decref(answer);
+    }
+}
+
+/* Only what an operator should know of. */
+static void print_spools(json_t *cluster)
+{
+    json_t *node;
+    size_t i;
+
+    json_array_foreach(json_object_get(cluster, "nodes"), i, node)
+    {
+        json_t *spool = json_object_get(node, "spool");
+        unsigned long long waiting = number(spool, "records");
+        unsigned long long parked = number(spool, "parked_records");
+
+        if (waiting > 0)
+            (void)printf("\ningest %s: %llu records wait in its spool for the log, for %.0f s\n",
+                         cli_text(node, "name", "?"), waiting,
+                         json_number_value(json_object_get(spool, "oldest_seconds")));
+        if (parked > 0)
+            (void)printf(
+                "\ningest %s: %llu records of its spool cannot be written any more and are "
+                "parked there\n",
+                cli_text(node, "name", "?"), parked);
+        if (json_is_true(json_object_get(spool, "broken")))
+            (void)printf("\ningest %s: the disk of its spool has failed\n",
+                         cli_text(node, "name", "?"));
+    }
+}
+
 /* "12 ms", "3.4 s", or "?" for what is no number. */
 static const char *time_text(char out[24], json_t *seconds)
 {
@@ -273,6 +323,7 @@ static int run_status(void *settings, const struct cli_operands *operands)
         is_ready = cli_ask(client, base, &asks[3], &answers[3], NULL, &unready) == ERR_OK;
         add_counts(client, base, answers[1]);
         add_roles(client, answers[2]);
+        add_spools(client, answers[0]);
     }
     if (rc == ERR_OK && status->json) {
         print_json(answers, is_ready);
@@ -284,6 +335,7 @@ static int run_status(void *settings, const struct cli_operands *operands)
         print_replicas(answers[0], status->partitions);
         print_collections(answers[1]);
         print_regions(answers[2]);
+        print_spools(answers[0]);
     }
     for (size_t i = 0; i < ARRAY_COUNT(asks); i++)
         json_decref(answers[i]);

@@ -235,7 +235,8 @@ static enum err_code add_child(struct up *up, const struct up_region *region, co
 static enum err_code add_ingest(struct up *up, struct up_region *region, struct err *err)
 {
     const char *embedders = up->embedders == NULL ? "" : up->embedders;
-    char partitions[24];
+    bool is_remote = strncmp(region->wal_url, "file:", 5) != 0;
+    char partitions[24], spool[PATH_MAX];
     const char *const args[] = {"--embedders-cache",
                                 up->embedders_cache,
                                 "--embedders",
@@ -244,10 +245,16 @@ static enum err_code add_ingest(struct up *up, struct up_region *region, struct 
                                 region->wal_url,
                                 "--partitions",
                                 partitions,
+                                "--spool",
+                                spool,
                                 up->repair ? "--repair" : NULL,
                                 NULL};
 
     (void)snprintf(partitions, sizeof(partitions), "%llu", (unsigned long long)up->partitions);
+    /* For what the log does not take while it is away. */
+    if ((size_t)snprintf(spool, sizeof(spool), "%s%s", is_remote ? region->data : "",
+                         is_remote ? "/spool" : "") >= sizeof(spool))
+        return err_set(err, ERR_CONFIG, "--data is too long");
     region->ingest = &up->children[up->child_count];
     return add_child(up, region, "ingest", args, err);
 }

@@ -37,7 +37,8 @@ enum {
     ANSWER_EXPLAIN = 4,
     ANSWER_FLAGS = 7,
 
-    INCLUDE_ALL = INCLUDE_TEXT | INCLUDE_METADATA | INCLUDE_VECTOR,
+    ROW_FLAGS = INCLUDE_TEXT | INCLUDE_METADATA | INCLUDE_VECTOR,
+    INCLUDE_ALL = ROW_FLAGS | INCLUDE_DELETED,
 
     QUESTION_VECTOR_AT = 8,
     ROW_BYTES_MIN = 10, /* flags, length and one byte of the id, three varints, the distance */
@@ -233,6 +234,8 @@ static enum err_code question_check(const struct wire_question *question, struct
         return malformed(err, "unknown question");
     if ((question->include & ~(uint32_t)INCLUDE_ALL) != 0)
         return malformed(err, "unknown flags");
+    if ((question->include & INCLUDE_DELETED) != 0 && question->op != WIRE_GET)
+        return malformed(err, "only a get finds what was deleted");
     if (question->wait_ms > DEADLINE_MS_MAX)
         return malformed(err, "the time to wait is too long");
     if (isnan(question->bound) || question->ef > SEARCH_EF_MAX || question->k > TOP_K_MAX ||
@@ -415,7 +418,7 @@ static bool read_row(struct bytes_reader *r, struct wire_row *row)
     region = read_varint(r);
     partition = read_varint(r);
     row->distance = read_float(r);
-    if (r->failed || (flags & ~INCLUDE_ALL) != 0 || row->id_len < 1 || row->id_len > ID_BYTES_MAX ||
+    if (r->failed || (flags & ~ROW_FLAGS) != 0 || row->id_len < 1 || row->id_len > ID_BYTES_MAX ||
         region > UINT32_MAX || partition >= PARTITIONS_MAX || isnan(row->distance))
         return false;
     row->stamp.region = (uint32_t)region;

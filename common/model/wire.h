@@ -29,7 +29,12 @@ enum wire_op {
     WIRE_WAIT = 5, /* nothing but the head: answer when the demands are met */
 };
 
-enum wire_include { INCLUDE_TEXT = 1, INCLUDE_METADATA = 2, INCLUDE_VECTOR = 4 };
+enum wire_include {
+    INCLUDE_TEXT = 1,
+    INCLUDE_METADATA = 2,
+    INCLUDE_VECTOR = 4,
+    INCLUDE_DELETED = 8, /* gets: an id that was deleted has a row too, with the stamp of that */
+};
 
 struct wire_id {
     const char *data;

@@ -231,6 +231,7 @@ static void all_in_doubt(struct sequencer *s, struct sequence_batch *list, const
         tail = &(*tail)->next;
     *tail = list;
     pthread_mutex_lock(&s->lock);
+    s->append_began = 0;
     for (; list != NULL; list = list->next) {
         list->state = BATCH_DOUBT;
         list->doubt_until_ns = until;
@@ -270,6 +271,7 @@ static void all_committed(struct sequencer *s)
         line->touched = false;
     }
     pthread_mutex_lock(&s->lock);
+    s->append_began = 0;
     for (size_t i = 0; i < s->staged_count; i++) {
         const struct line *line = &s->lines[s->staged[i].partition];
 
@@ -337,6 +339,18 @@ static enum err_code stage_all(struct sequencer *s, struct sequence_batch **list
     return ERR_OK;
 }
 
+/* From here on the bytes stay as they are, and their stamps may be met in the log. */
+static void begin_append(struct sequencer *s, struct sequence_batch *list)
+{
+    pthread_mutex_lock(&s->lock);
+    s->append_began = env_boot_ns(s->env);
+    for (; list != NULL; list = list->next)
+        list->state = BATCH_APPENDING;
+    for (size_t i = 0; i < s->staged_count; i++)
+        s->last_staged = MAX_OF(s->last_staged, s->staged[i].stamp.clock);
+    pthread_mutex_unlock(&s->lock);
+}
+
 static void finish_list(struct sequencer *s, struct sequence_batch *list, const struct err *outcome)
 {
     struct sequence_batch *next;
@@ -363,6 +377,7 @@ enum err_code append_group(struct sequencer *s, struct sequence_batch *list, str
     }
     if (s->staged_count == 0)
         return ERR_OK;
+    begin_append(s, list);
     rc = append_staged(s, &cause);
     if (rc != ERR_OK) {
         all_in_doubt(s, list, &cause);

@@ -64,8 +64,11 @@ static void change_end(struct change *change)
 static enum err_code change_commit(struct change *change, const struct collection *collection)
 {
     struct ingest *ingest = change->ingest;
-    enum err_code rc =
-        catalogue_change(&ingest->catalogue, collection, change->deadline_ns, &change->req->err);
+    enum err_code rc = ingest_check_spool(ingest, &change->req->err);
+
+    if (rc == ERR_OK)
+        rc = catalogue_change(&ingest->catalogue, collection, change->deadline_ns,
+                              &change->req->err);
 
     if (rc == ERR_OK && ingest->metrics.changes != NULL)
         metric_add(ingest->metrics.changes, 1);

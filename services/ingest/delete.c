@@ -190,6 +190,7 @@ static enum err_code delete_ids(struct deletion *deletion)
             deletion->ids[kept++] = deletion->ids[i];
     if (deletion->count)
         return delete_chunk(deletion, deletion->ids, kept);
+    write->may_spool = !write->wait_searchable;
     rc = write_take(write, deletion->ids, kept, BUSY_SHARED);
     for (size_t i = 0; i < kept && rc == ERR_OK; i++)
         rc = write_add_delete(write, deletion->ids[i].data, deletion->ids[i].len);

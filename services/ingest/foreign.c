@@ -213,6 +213,8 @@ enum err_code handle_append(struct request *req)
     if (rc == ERR_OK)
         rc = sequencer_check(s, &generation, &req->err);
     if (rc == ERR_OK)
+        rc = ingest_check_spool(run.ingest, &req->err);
+    if (rc == ERR_OK)
         rc = read_run(&run);
     for (size_t i = 0; i < run.change_count && rc == ERR_OK; i++)
         rc = take_change(&run, &run.changes[i], deadline_ns);

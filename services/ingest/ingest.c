@@ -20,6 +20,7 @@ const struct route ingest_routes[] = {
     {"POST", "/v1/collections/*/records/delete", handle_delete_records, BODY_BYTES_MAX,
      "deleteRecords"},
     {"POST", "/internal/v1/append", handle_append, BODY_BYTES_MAX, "appendForeign"},
+    {"POST", "/internal/v1/replay", handle_replay, BODY_BYTES_MAX, "replaySpool"},
     {"GET", "/internal/v1/status", handle_status, 0, "ingestStatus"},
     {NULL, NULL, NULL, 0, NULL},
 };
@@ -43,6 +44,18 @@ static void open_metrics(struct ingest *ingest, struct metrics *m)
         .wal_used = metrics_gauge(m, "wal_used_bytes", "", "Bytes of the log."),
         .wal_free = metrics_gauge(m, "wal_free_bytes", "", "Free bytes of the log's medium."),
         .holder = metrics_gauge(m, "ingest_holder", "", "1 while this ingest holds the log."),
+        .spooled = metrics_counter(m, "spooled_records_total", "",
+                                   "Records that the spool took while the log was away."),
+        .replayed = metrics_counter(m, "spool_replayed_records_total", "",
+                                    "Records of the spool that were appended to the log."),
+        .replayed_older = metrics_counter(m, "spool_older_records_total", "",
+                                          "Records of the spool that a newer one had overtaken."),
+        .spool_records = metrics_gauge(m, "spool_records", "", "Records that wait in the spool."),
+        .spool_bytes = metrics_gauge(m, "spool_bytes", "", "Bytes of the spool, parked ones too."),
+        .spool_age = metrics_gauge(m, "spool_oldest_seconds", "",
+                                   "Age of the oldest record that waits in the spool."),
+        .spool_parked = metrics_gauge(m, "spool_parked_records", "",
+                                      "Records of the spool that cannot be appended any more."),
     };
 }
 
@@ -118,12 +131,16 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
                                         .env = setup->env,
                                         .client = setup->client,
                                         .metrics = setup->metrics};
+    struct spool_setup spool = {
+        .env = setup->env, .url = setup->spool, .bytes_max = setup->spool_bytes};
     enum err_code rc;
 
     assert(setup->env != NULL && setup->meta != NULL && setup->name != NULL);
     ingest->setup = *setup;
     ingest->env = setup->env;
     ingest->embedders = NULL;
+    ingest->spool = NULL;
+    ingest->replayer = NULL;
     ingest->registered = false;
     open_metrics(ingest, setup->metrics);
     rc = sequencer_open(&ingest->sequencer, &sequencer, err);
@@ -132,6 +149,8 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
         rc = busy_open(&ingest->busy, setup->env, err);
     if (rc == ERR_OK)
         rc = embedders_open(&ingest->embedders, &embedders, err);
+    if (rc == ERR_OK && setup->spool != NULL)
+        rc = spool_open(&ingest->spool, &spool, err);
     if (rc != ERR_OK)
         ingest_close(ingest);
     return rc;
@@ -151,20 +170,30 @@ enum err_code ingest_start(struct ingest *ingest, const char *url, struct err *e
     if (rc != ERR_OK)
         log_err(LOG_WARN, &CONTEXT, "could not register", err);
     err_clear(err);
-    return sequencer_start(&ingest->sequencer, err);
+    rc = sequencer_start(&ingest->sequencer, err);
+    if (rc == ERR_OK && ingest->spool != NULL)
+        rc = env_thread_start(ingest->env, &ingest->replayer, "spool", replay_main, ingest, err);
+    return rc;
 }
 
 void ingest_stop(struct ingest *ingest)
 {
-    if (ingest->env != NULL)
-        sequencer_stop(&ingest->sequencer);
+    if (ingest->env == NULL)
+        return;
+    sequencer_stop(&ingest->sequencer);
+    spool_stop(ingest->spool);
 }
 
 void ingest_close(struct ingest *ingest)
 {
     if (ingest->env == NULL)
         return;
+    ingest_stop(ingest);
+    env_thread_join(ingest->replayer);
+    ingest->replayer = NULL;
     sequencer_close(&ingest->sequencer);
+    spool_close(ingest->spool);
+    ingest->spool = NULL;
     catalogue_free(&ingest->catalogue);
     busy_close(ingest->busy);
     ingest->busy = NULL;
@@ -187,6 +216,23 @@ bool ingest_ready(struct ingest *ingest, struct buffer *why)
         buffer_append_text(why, ",");
     json_escape(why, refusal.message, strlen(refusal.message));
     return false;
+}
+
+static void measure_spool(struct ingest *ingest)
+{
+    struct spool_status status;
+    uint64_t now_us = env_wall_us(ingest->env);
+    double age_us = 0;
+
+    if (ingest->spool == NULL)
+        return;
+    spool_status(ingest->spool, &status);
+    if (status.oldest_wall_us != 0 && now_us > status.oldest_wall_us)
+        age_us = (double)(now_us - status.oldest_wall_us);
+    metric_set(ingest->metrics.spool_records, (double)status.waiting);
+    metric_set(ingest->metrics.spool_bytes, (double)(status.waiting_bytes + status.parked_bytes));
+    metric_set(ingest->metrics.spool_age, age_us / 1e6);
+    metric_set(ingest->metrics.spool_parked, (double)status.parked);
 }
 
 void ingest_measure(struct ingest *ingest)
@@ -212,4 +258,5 @@ void ingest_measure(struct ingest *ingest)
     metric_set(ingest->metrics.wal_free, (double)available);
     metric_set(ingest->metrics.holder, holder);
     metric_set(s->metrics.queue, (double)queued);
+    measure_spool(ingest);
 }

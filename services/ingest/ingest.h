@@ -3,8 +3,11 @@
  *   POST …/records: parse and check everything → take the ids (busy.h) → decide what depends on the
  *   present state → one batch to the sequencer → committed: counts, ids and a token
  *
+ * While the log is away plain writes go into the spool (spool.h) and from there into the log
+ * (replay.c).
+ *
  * All state is in struct ingest, so that many can live in one process.  Threads: "appender" and
- * "lease" (sequencer.h); handlers run on the server's.
+ * "lease" (sequencer.h), "spool" (replay.c); handlers run on the server's.
  */
 #ifndef VICINAL_INGEST_INGEST_H
 #define VICINAL_INGEST_INGEST_H
@@ -22,6 +25,7 @@
 #include "services/ingest/busy.h"
 #include "services/ingest/catalogue.h"
 #include "services/ingest/sequencer.h"
+#include "services/ingest/spool.h"
 
 #define INGEST_RESERVE_DEFAULT MIB(16)
 #define DELETE_CHUNK           1000           /* ids of a delete by filter at a time */
@@ -41,11 +45,15 @@ struct ingest_setup {
     bool log_locks;           /* the log admits one writer at a time */
     uint64_t reserve_bytes;   /* free bytes below which writes are refused; 0: none are */
     uint64_t queue_bytes_max; /* 0: SEQUENCER_QUEUE_MAX */
+    const char *spool;        /* URL of its store; NULL: there is none */
+    uint64_t spool_bytes;     /* 0: SPOOL_BYTES_DEFAULT */
 };
 
 struct ingest_metrics {
     struct metric *latency, *upserts, *deletes, *truncates, *changes, *foreign;
     struct metric *busy, *collections, *wal_used, *wal_free, *holder;
+    struct metric *spooled, *replayed, *replayed_older;
+    struct metric *spool_records, *spool_bytes, *spool_age, *spool_parked;
 };
 
 struct ingest_options {
@@ -53,6 +61,8 @@ struct ingest_options {
     const char *meta;
     const char *name;
     const char *embedders, *embedders_cache;
+    const char *spool;
+    uint64_t spool_bytes;
     uint64_t partitions;
     uint64_t reserve;
     bool repair;
@@ -66,6 +76,8 @@ struct ingest {
     struct sequencer sequencer;
     struct catalogue catalogue;
     struct busy *busy;
+    struct spool *spool; /* NULL: what the log does not take is refused */
+    struct env_thread *replayer;
     struct ingest_metrics metrics;
     char url[160];
     atomic_uint writes; /* of clients, under way */
@@ -101,7 +113,10 @@ enum err_code handle_put_record(struct request *req);        /* record.c */
 enum err_code handle_delete_record(struct request *req);     /* record.c */
 enum err_code handle_delete_records(struct request *req);    /* delete.c */
 enum err_code handle_append(struct request *req);            /* foreign.c */
+enum err_code handle_replay(struct request *req);            /* replay.c */
 enum err_code handle_status(struct request *req);            /* status.c */
+
+void replay_main(void *ingest); /* the thread "spool" */
 
 /* --- the region's role: status.c
  * ------------------------------------------------------------------
@@ -122,7 +137,10 @@ struct write {
     uint64_t generation; /* of the sequencer, when this write began */
     uint64_t deadline_ns;
     bool wait_searchable;
-    bool counted; /* ingest_admit */
+    bool may_spool;  /* it depends on nothing: the spool may take it while the log is away */
+    bool spooled;    /* it has */
+    struct err away; /* why the log takes nothing at present; code ERR_OK: it does */
+    bool counted;    /* ingest_admit */
     struct busy_claim claim;
     struct sequence_batch *batch;
     struct token token; /* of what was committed */
@@ -139,7 +157,8 @@ MUST_CHECK enum err_code write_expect_json(struct request *req);
 void write_set_timeout(struct write *write, uint64_t timeout_ms);
 
 /* Take ids (or, with count 0, the gate in this mode), then make sure that the collection is still
- * the one that was found. */
+ * the one that was found, and that nothing waits in the spool which this write would have to see.
+ */
 MUST_CHECK enum err_code write_take(struct write *write, const struct wire_id *ids, size_t count,
                                     enum busy_mode mode);
 
@@ -153,7 +172,11 @@ void write_end(struct write *write);
 MUST_CHECK enum err_code write_add(struct write *write, uint32_t partition, struct record *record);
 MUST_CHECK enum err_code write_add_delete(struct write *write, const char *id, size_t len);
 
-/* "read_token": the token so far, as a member of an open object. */
+/* Something waits in the spool, and whatever depends on the present state waits behind it.
+ * Errors: ERR_UNAVAILABLE. */
+MUST_CHECK enum err_code ingest_check_spool(struct ingest *ingest, struct err *err);
+
+/* "read_token": the token so far, or "durability": "spooled"; as a member of an open object. */
 struct json_writer;
 void write_token_member(struct write *write, struct json_writer *w);
 

@@ -8,6 +8,8 @@
 
 #include "services/ingest/ingest.h"
 
+#define SPOOL_URL_BYTES 4096
+
 static const struct option OPTIONS[] = {
     SERVICE_OPTION_ROWS(struct ingest),
     {.name = "wal",
@@ -39,6 +41,19 @@ static const struct option OPTIONS[] = {
      .unit = "bytes",
      .help = "Writes are refused (507) when the log's disk has less left.",
      .offset = offsetof(struct ingest, options.reserve)},
+    {.name = "spool",
+     .type = OPTION_TEXT,
+     .fallback = "",
+     .help = "Folder for writes while a kafka: log is away; none: they are refused then.",
+     .offset = offsetof(struct ingest, options.spool)},
+    {.name = "spool-bytes",
+     .type = OPTION_U64,
+     .fallback = "256MiB",
+     .min = MIB(1),
+     .max = 1ull << 40,
+     .unit = "bytes",
+     .help = "What the spool may hold; when it is full, writes are refused.",
+     .offset = offsetof(struct ingest, options.spool_bytes)},
     EMBEDDERS_OPTION_ROWS(struct ingest, options.embedders, options.embedders_cache),
     {.name = "repair",
      .type = OPTION_BOOL,
@@ -60,9 +75,27 @@ static enum err_code open_log(void *context, struct wal **out, struct err *err)
     return wal_open(out, &options, err);
 }
 
+/* The spool's store, or NULL: a file log is on the disk that a spool would be on. */
+static enum err_code spool_url(const struct ingest *ingest, char *out, size_t size,
+                               const char **url, struct err *err)
+{
+    const char *folder = ingest->options.spool;
+
+    *url = NULL;
+    if (folder[0] == '\0')
+        return ERR_OK;
+    if (strncmp(ingest->options.wal, "file:", 5) == 0)
+        return err_set(err, ERR_CONFIG, "--spool: a file: log needs none");
+    if ((size_t)snprintf(out, size, "lmdb:%s", folder) >= size)
+        return err_set(err, ERR_CONFIG, "--spool is too long");
+    *url = out;
+    return ERR_OK;
+}
+
 static enum err_code open_service(void *state, struct err *err)
 {
     struct ingest *ingest = state;
+    char spool[SPOOL_URL_BYTES];
     struct http_client_options client = {.env = ingest->base.env};
     struct cluster_options cluster = {.env = ingest->base.env, .metrics = ingest->base.metrics};
     struct ingest_setup setup = {.env = ingest->base.env,
@@ -73,8 +106,12 @@ static enum err_code open_service(void *state, struct err *err)
                                  .open_wal = open_log,
                                  .open_wal_context = ingest,
                                  .log_locks = strncmp(ingest->options.wal, "file:", 5) == 0,
-                                 .reserve_bytes = ingest->options.reserve};
+                                 .reserve_bytes = ingest->options.reserve,
+                                 .spool_bytes = ingest->options.spool_bytes};
     enum err_code rc = wal_check_url(ingest->options.wal, err);
+
+    if (rc == ERR_OK)
+        rc = spool_url(ingest, spool, sizeof(spool), &setup.spool, err);
 
     if (rc == ERR_OK)
         rc = meta_open(&ingest->meta, ingest->options.meta, ingest->base.env, err);

@@ -46,6 +46,11 @@ static enum err_code begin_one(struct write *write, struct request *req, struct 
     return rc == ERR_OK ? read_query(write) : rc;
 }
 
+static const char *condition(const struct request *req)
+{
+    return req->header == NULL ? NULL : req->header(req, "If-Match");
+}
+
 struct present {
     bool known; /* it could be read */
     bool exists;
@@ -55,14 +60,19 @@ struct present {
 static enum err_code look(struct write *write, const struct wire_id *id, bool needed,
                           struct present *out)
 {
+    struct ingest *ingest = write->ingest;
     struct request *req = write->req;
-    const char *if_match = req->header == NULL ? NULL : req->header(req, "If-Match");
+    const char *if_match = condition(req);
     uint64_t deadline_ns = write->deadline_ns;
     struct cluster_answer answer = {0};
     const struct wire_row *row;
     enum err_code rc;
 
     needed = needed || if_match != NULL;
+    /* What waits in the spool no shard knows. */
+    if (!needed &&
+        (write->away.code != ERR_OK || (ingest->spool != NULL && spool_waits(ingest->spool))))
+        return ERR_OK;
     if (!needed)
         write->deadline_ns = MIN_OF(deadline_ns, env_boot_ns(req->env) + PLAIN_READ_NS);
     rc = decide_get(write, id, 1, 0, &answer);
@@ -107,9 +117,11 @@ static void answer_put(struct write *write, const struct wire_id *id, const stru
     char version[STAMP_TEXT_BYTES];
     struct json_writer w;
 
-    stamp_to_text(version, write->batch->items[0].stamp);
-    reply->status = present->known && !present->exists ? 201 : 200;
-    reply_header(reply, "ETag", "\"%s\"", version);
+    if (!write->spooled) { /* else there is no version yet */
+        stamp_to_text(version, write->batch->items[0].stamp);
+        reply->status = present->known && !present->exists ? 201 : 200;
+        reply_header(reply, "ETag", "\"%s\"", version);
+    }
     json_writer_init(&w, &reply->body);
     json_begin_object(&w);
     json_key(&w, "upserted_count");
@@ -120,8 +132,10 @@ static void answer_put(struct write *write, const struct wire_id *id, const stru
     json_begin_array(&w);
     json_put_string(&w, id->data, id->len);
     json_end_array(&w);
-    json_key(&w, "version");
-    json_text(&w, version);
+    if (!write->spooled) {
+        json_key(&w, "version");
+        json_text(&w, version);
+    }
     write_token_member(write, &w);
     json_end_object(&w);
 }
@@ -139,6 +153,7 @@ enum err_code handle_put_record(struct request *req)
         rc = write_expect_json(req);
     if (rc == ERR_OK)
         rc = parse_one(&write, &id, &record);
+    write.may_spool = !write.wait_searchable && condition(req) == NULL;
     if (rc == ERR_OK)
         rc = write_take(&write, &id, 1, BUSY_ALONE);
     if (rc == ERR_OK)

@@ -211,6 +211,7 @@ static enum err_code upsert(struct upsert_work *work, bool *answered)
         return rc;
     plain = work->upsert.on_conflict == CONFLICT_REPLACE;
     write->wait_searchable = work->upsert.wait_searchable;
+    write->may_spool = plain && !write->wait_searchable;
     write_set_timeout(write, work->upsert.timeout_ms);
     rc = make_ids(work);
     if (rc == ERR_OK)

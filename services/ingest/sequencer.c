@@ -11,6 +11,7 @@
 #include "services/ingest/sequencer.h"
 
 #define STANDBY_RETRY_NS (150 * NS_PER_MS)
+#define PROMPT_NS        (250 * NS_PER_MS)
 #define RECOVER_RETRY_NS (100 * NS_PER_MS)
 
 static const struct log_context CONTEXT = {.operation = "sequencer"};
@@ -150,6 +151,9 @@ static enum err_code stand_by(struct sequencer *s)
     enum err_code rc = take_over(s, &err);
 
     if (rc == ERR_OK) {
+        pthread_mutex_lock(&s->lock);
+        s->term++;
+        pthread_mutex_unlock(&s->lock);
         set_state(s, SEQUENCER_HOLDER, NULL);
         log_info(&CONTEXT, "took over the log", LOG_U64("partitions", s->partitions),
                  LOG_U64("region", s->region));
@@ -381,16 +385,21 @@ static void enqueue_locked(struct sequencer *s, struct sequence_batch *batch)
 }
 
 /* How long the batch is waited for, as it stands now.  Caller holds the lock. */
-static uint64_t patience_locked(const struct sequence_batch *batch, uint64_t deadline_ns)
+static uint64_t patience_locked(const struct sequencer *s, const struct sequence_batch *batch,
+                                uint64_t deadline_ns)
 {
+    uint64_t defer_ns = batch->defer_ns == 0 ? NEVER_NS : batch->defer_ns;
+
     switch (batch->state) {
     case BATCH_TAKEN:
-        return deadline_ns > NEVER_NS - OUTCOME_GRACE_NS ? NEVER_NS
-                                                         : deadline_ns + OUTCOME_GRACE_NS;
+    case BATCH_APPENDING:
+        deadline_ns =
+            deadline_ns > NEVER_NS - OUTCOME_GRACE_NS ? NEVER_NS : deadline_ns + OUTCOME_GRACE_NS;
+        return batch->state == BATCH_TAKEN ? deadline_ns : MIN_OF(deadline_ns, defer_ns);
     case BATCH_DOUBT:
-        return MAX_OF(deadline_ns, batch->doubt_until_ns);
-    default:
-        return deadline_ns;
+        return MIN_OF(MAX_OF(deadline_ns, batch->doubt_until_ns), defer_ns);
+    default: /* a holder's queue moves on */
+        return s->state == SEQUENCER_HOLDER ? deadline_ns : MIN_OF(deadline_ns, defer_ns);
     }
 }
 
@@ -401,14 +410,20 @@ static enum err_code await_locked(struct sequencer *s, struct sequence_batch *ba
     enum err_code rc = ERR_OK;
 
     while (batch->state != BATCH_DONE) {
-        rc = env_cond_wait(&batch->done, &s->lock, patience_locked(batch, deadline_ns));
-        if (rc == ERR_OK || batch->state == BATCH_DONE)
+        uint64_t until_ns = patience_locked(s, batch, deadline_ns);
+
+        /* The state that it is in when its time to defer comes decides. */
+        if (batch->defer_ns > env_boot_ns(s->env))
+            until_ns = MIN_OF(until_ns, batch->defer_ns);
+        rc = env_cond_wait(&batch->done, &s->lock, until_ns);
+        if (rc == ERR_OK || batch->state == BATCH_DONE ||
+            (rc == ERR_TIMEOUT && env_boot_ns(s->env) < patience_locked(s, batch, deadline_ns)))
             continue;
         if (batch->state == BATCH_QUEUED) {
             withdraw_locked(s, batch);
             return err_set(err, rc, "nothing was written: the deadline passed in the queue");
         }
-        if (rc == ERR_DEAD || env_boot_ns(s->env) >= patience_locked(batch, deadline_ns)) {
+        if (rc == ERR_DEAD || env_boot_ns(s->env) >= patience_locked(s, batch, deadline_ns)) {
             batch->left = true;
             return err_set(err, ERR_UNKNOWN_OUTCOME,
                            "the log has not come back; the outcome of "
@@ -470,13 +485,72 @@ enum err_code sequencer_check(struct sequencer *s, uint64_t *generation, struct 
     return rc;
 }
 
+bool sequencer_is_away(struct sequencer *s)
+{
+    bool away;
+
+    pthread_mutex_lock(&s->lock);
+    away = !s->stopping && s->state == SEQUENCER_RECOVERING && s->refusal.code != ERR_OK;
+    pthread_mutex_unlock(&s->lock);
+    return away;
+}
+
+bool sequencer_is_prompt(struct sequencer *s)
+{
+    uint64_t now = env_boot_ns(s->env);
+    bool prompt;
+
+    pthread_mutex_lock(&s->lock);
+    prompt =
+        s->state == SEQUENCER_HOLDER && (s->append_began == 0 || now < s->append_began + PROMPT_NS);
+    pthread_mutex_unlock(&s->lock);
+    return prompt;
+}
+
+bool sequencer_may_defer(struct sequencer *s, const struct sequence_batch *batch)
+{
+    bool away, may = false;
+
+    pthread_mutex_lock(&s->lock);
+    away = s->state == SEQUENCER_RECOVERING;
+    switch (batch->state) {
+    case BATCH_NEW: /* not even queued */
+        may = away;
+        break;
+    case BATCH_APPENDING:
+    case BATCH_DOUBT:
+        may = true;
+        break;
+    case BATCH_DONE: /* left the queue, or void for ever */
+        may = away || batch->err.code == ERR_UNAVAILABLE;
+        for (size_t i = 0; i < batch->count; i++)
+            may = may && !batch->items[i].committed;
+        break;
+    default:
+        break;
+    }
+    may = may && !s->stopping && s->state != SEQUENCER_STANDBY;
+    pthread_mutex_unlock(&s->lock);
+    return may;
+}
+
+uint64_t sequencer_term(struct sequencer *s)
+{
+    uint64_t term;
+
+    pthread_mutex_lock(&s->lock);
+    term = s->term;
+    pthread_mutex_unlock(&s->lock);
+    return term;
+}
+
 struct stamp sequencer_change_stamp(struct sequencer *s)
 {
     struct stamp stamp;
     uint64_t wall = env_wall_us(s->env);
 
     pthread_mutex_lock(&s->lock);
-    stamp.clock = MAX_OF(wall, s->last_change);
+    stamp.clock = MAX_OF(wall, MAX_OF(s->last_change, s->last_staged));
     for (uint32_t i = 0; i < s->partitions; i++)
         stamp.clock = MAX_OF(stamp.clock, s->views[i].clock);
     stamp.clock++;

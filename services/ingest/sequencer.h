@@ -42,7 +42,8 @@ enum sequencer_state { SEQUENCER_STANDBY, SEQUENCER_RECOVERING, SEQUENCER_HOLDER
 
 /* --- batches --------------------------------------------------------------------------------- */
 
-enum batch_state { BATCH_NEW, BATCH_QUEUED, BATCH_TAKEN, BATCH_DOUBT, BATCH_DONE };
+/* From BATCH_APPENDING on the bytes are only read. */
+enum batch_state { BATCH_NEW, BATCH_QUEUED, BATCH_TAKEN, BATCH_APPENDING, BATCH_DOUBT, BATCH_DONE };
 
 struct sequence_item {
     uint32_t partition;
@@ -73,6 +74,8 @@ struct sequence_batch {
     size_t count, size;
     struct foreign_run foreign;
     uint64_t generation; /* the decision behind it was made in this one; 0: does not matter */
+    uint64_t defer_ns;   /* its handler has somewhere else to go when the log has not answered until
+                          * then; 0: it has not */
     /* guarded by the sequencer's lock */
     enum batch_state state;
     uint64_t doubt_until_ns; /* BATCH_DOUBT: its handler waits until then, or its deadline */
@@ -198,7 +201,10 @@ struct sequencer {
     struct err refusal;      /* code not ERR_OK: why nothing is accepted */
     struct line_view *views; /* partitions of them */
     uint64_t generation;     /* rises whenever the log may hold what no decision knew of */
+    uint64_t term;           /* take-overs: in one of them nobody else has held the log */
     uint64_t last_change;    /* clock of the newest change stamp given */
+    uint64_t append_began;   /* boot time of the append under way; 0: none is */
+    uint64_t last_staged;    /* highest clock of what was ever on its way into the log */
     struct sequence_batch *head, **tail;
     size_t queued_bytes, queued_count;
     bool stopping, wanted, step_down;
@@ -228,7 +234,22 @@ MUST_CHECK enum err_code sequencer_append_now(struct sequencer *s, struct sequen
 MUST_CHECK enum err_code sequencer_check(struct sequencer *s, uint64_t *generation,
                                          struct err *err);
 
-/* Above the clocks of all partitions and all change stamps given before. */
+/* The log is away, as far as is known, and this ingest holds it. */
+bool sequencer_is_away(struct sequencer *s);
+
+/* It takes appends just now, as far as is known: the last one was answered, or began a moment ago.
+ */
+bool sequencer_is_prompt(struct sequencer *s);
+
+/* After a commit that failed: the log is away and nothing of the batch stands in it, or may stand
+ * there only with nobody having been told: it may be kept elsewhere and appended later. */
+bool sequencer_may_defer(struct sequencer *s, const struct sequence_batch *batch);
+
+/* The take-over since which this ingest holds the log. */
+uint64_t sequencer_term(struct sequencer *s);
+
+/* Above the clocks of all partitions, of everything that is on its way there, and all change stamps
+ * given before. */
 struct stamp sequencer_change_stamp(struct sequencer *s);
 
 /* The committed end of a partition. */

@@ -46,13 +46,36 @@ static void write_partitions(struct sequencer *s, struct json_writer *w)
     free(views);
 }
 
+static void write_spool(struct ingest *ingest, const struct spool_status *spool,
+                        struct json_writer *w)
+{
+    uint64_t now_us = env_wall_us(ingest->env), oldest_us = spool->oldest_wall_us;
+
+    json_key(w, "spool");
+    json_begin_object(w);
+    json_key(w, "records");
+    json_u64(w, spool->waiting);
+    json_key(w, "bytes");
+    json_u64(w, spool->waiting_bytes);
+    json_key(w, "oldest_seconds");
+    json_double(w, oldest_us == 0 || now_us < oldest_us ? 0 : (double)(now_us - oldest_us) / 1e6);
+    json_key(w, "parked_records");
+    json_u64(w, spool->parked);
+    json_key(w, "parked_bytes");
+    json_u64(w, spool->parked_bytes);
+    json_key(w, "broken");
+    json_bool(w, spool->broken);
+    json_end_object(w);
+}
+
 enum err_code handle_status(struct request *req)
 {
     static const char *const STATES[] = {"standby", "recovering", "holder"};
     struct ingest *ingest = req->state;
     struct sequencer *s = &ingest->sequencer;
-    uint64_t used = 0, available = 0, queued;
+    uint64_t used = 0, available = 0, queued, writes;
     enum sequencer_state state;
+    struct spool_status spool = {0};
     struct err refusal;
     struct wal *wal;
     struct json_writer w;
@@ -79,7 +102,10 @@ enum err_code handle_status(struct request *req)
     json_key(&w, "role");
     json_text(&w, region_role_text(role_of(ingest)));
     json_key(&w, "writes");
-    json_u64(&w, atomic_load(&ingest->writes));
+    writes = atomic_load(&ingest->writes);
+    if (ingest->spool != NULL)
+        spool_status(ingest->spool, &spool);
+    json_u64(&w, writes + spool.waiting); /* a write is in the spool before it is not under way */
     json_key(&w, "collections");
     json_u64(&w, catalogue_count(&ingest->catalogue));
     json_key(&w, "busy_ids");
@@ -90,6 +116,8 @@ enum err_code handle_status(struct request *req)
     json_u64(&w, used);
     json_key(&w, "wal_free_bytes");
     json_u64(&w, available);
+    if (ingest->spool != NULL)
+        write_spool(ingest, &spool, &w);
     write_partitions(s, &w);
     json_end_object(&w);
     return ERR_OK;

@@ -13,6 +13,9 @@
 #include "common/base/json_writer.h"
 #include "services/ingest/ingest.h"
 
+#define DOOR_NS  NS_PER_S       /* longer than that nobody waits for the spool to become empty */
+#define DEFER_NS (3 * NS_PER_S) /* nor for a log that does not answer, where there is a spool */
+
 void write_set_timeout(struct write *write, uint64_t timeout_ms)
 {
     write->deadline_ns = write->req->received_ns + timeout_ms * NS_PER_MS;
@@ -70,6 +73,11 @@ enum err_code write_begin(struct write *write, struct request *req)
     if (req->header != NULL && req->header(req, "Idempotency-Key") != NULL)
         return err_set(err, ERR_NOT_SUPPORTED, "the header Idempotency-Key is not supported yet");
     rc = sequencer_check(&ingest->sequencer, &write->generation, err);
+    if (rc != ERR_OK && ingest->spool != NULL && sequencer_is_away(&ingest->sequencer)) {
+        write->away = *err;
+        err_clear(err);
+        rc = ERR_OK;
+    }
     if (rc == ERR_OK)
         rc = ingest_admit(ingest, &write->counted, err);
     if (rc == ERR_OK)
@@ -98,6 +106,25 @@ enum err_code write_check_wait(const char *text, size_t len, bool *searchable, s
         return ERR_OK;
     return err_set_at(err, ERR_INVALID_ARGUMENT, "/wait",
                       "wait has to be \"committed\" or \"searchable\"");
+}
+
+enum err_code ingest_check_spool(struct ingest *ingest, struct err *err)
+{
+    if (ingest->spool == NULL || !spool_waits(ingest->spool))
+        return ERR_OK;
+    return err_set(err, ERR_UNAVAILABLE, "earlier writes wait in the spool for the log");
+}
+
+/* The ids are held: nothing of them goes into the spool any more. */
+static enum err_code check_spool(struct write *write)
+{
+    if (write->may_spool)
+        return ERR_OK;
+    if (write->away.code != ERR_OK) {
+        write->req->err = write->away;
+        return write->away.code;
+    }
+    return ingest_check_spool(write->ingest, &write->req->err);
 }
 
 enum err_code write_take(struct write *write, const struct wire_id *ids, size_t count,
@@ -140,7 +167,7 @@ enum err_code write_take(struct write *write, const struct wire_id *ids, size_t 
         memcmp(now.incarnation, write->collection.incarnation, INCARNATION_BYTES) != 0)
         rc = err_set(err, ERR_COLLECTION_NOT_FOUND,
                      "collection '%s' was dropped and created again meanwhile", now.name);
-    return rc;
+    return rc == ERR_OK ? check_spool(write) : rc;
 }
 
 enum err_code write_add(struct write *write, uint32_t partition, struct record *record)
@@ -169,6 +196,11 @@ void write_token_member(struct write *write, struct json_writer *w)
 {
     struct buffer text = {0};
 
+    if (write->spooled) {
+        json_key(w, "durability");
+        json_text(w, "spooled");
+        return;
+    }
     token_to_text(&write->token, &text);
     json_key(w, "read_token");
     json_put_string(w, (const char *)text.data, text.len);
@@ -255,9 +287,71 @@ enum err_code write_wait(struct write *write, bool *answered)
     return ERR_OK;
 }
 
+/* Keep the batch on our disk until the log takes it. */
+static enum err_code put_into_spool(struct write *write)
+{
+    struct ingest *ingest = write->ingest;
+    struct sequencer *s = &ingest->sequencer;
+    const struct sequence_batch *batch = write->batch;
+    struct request *req = write->req;
+    struct spool_row *rows = arena_alloc(&req->arena, batch->count, sizeof(*rows));
+    struct spool_row row = {.wall_us = env_wall_us(ingest->env),
+                            .stamp = sequencer_change_stamp(s),
+                            .term = sequencer_term(s)};
+    enum err_code rc = ERR_OK;
+
+    if (rows == NULL)
+        return err_set(&req->err, ERR_NO_MEMORY, "no memory for the spool");
+    memcpy(row.life, s->nonce, SPOOL_LIFE_BYTES);
+    memcpy(row.tenant, write->collection.tenant, sizeof(row.tenant));
+    memcpy(row.collection, write->collection.name, sizeof(row.collection));
+    memcpy(row.incarnation, write->collection.incarnation, INCARNATION_BYTES);
+    for (size_t i = 0; i < batch->count && rc == ERR_OK; i++) {
+        struct record record;
+
+        rows[i] = row;
+        rows[i].record = batch->bytes.data + batch->items[i].at;
+        rows[i].record_len = batch->items[i].len;
+        rc = record_peek(&record, rows[i].record, rows[i].record_len, &req->err);
+        rows[i].id = record.id;
+        rows[i].id_len = record.id_len;
+    }
+    if (rc == ERR_OK)
+        rc = spool_put(ingest->spool, rows, batch->count, &req->err);
+    if (rc != ERR_OK)
+        return rc;
+    write->spooled = true;
+    req->reply.status = 202;
+    if (ingest->metrics.spooled != NULL)
+        metric_add(ingest->metrics.spooled, batch->count);
+    return ERR_OK;
+}
+
+/* Into the log; or, where that is away and the write depends on nothing, into the spool. */
+static enum err_code append(struct write *write)
+{
+    struct sequencer *s = &write->ingest->sequencer;
+    struct spool *spool = write->may_spool ? write->ingest->spool : NULL;
+    struct err *err = &write->req->err;
+    enum err_code rc;
+
+    if (spool != NULL && spool_waits(spool)) {
+        spool_pass_door(spool,
+                        MIN_OF(write->deadline_ns, env_boot_ns(write->ingest->env) + DOOR_NS));
+        if (spool_waits(spool))
+            return put_into_spool(write);
+    }
+    if (spool != NULL)
+        write->batch->defer_ns = env_boot_ns(write->ingest->env) + DEFER_NS;
+    rc = sequencer_commit(s, write->batch, write->deadline_ns, err);
+    if (rc == ERR_OK || spool == NULL || !sequencer_may_defer(s, write->batch))
+        return rc;
+    err_clear(err);
+    return put_into_spool(write);
+}
+
 enum err_code write_commit(struct write *write, bool *answered)
 {
-    struct err *err = &write->req->err;
     size_t committed = 0;
     enum err_code rc = ERR_OK, token_rc;
 
@@ -266,9 +360,9 @@ enum err_code write_commit(struct write *write, bool *answered)
         busy_release(&write->claim);
         return ERR_OK;
     }
-    rc = sequencer_commit(&write->ingest->sequencer, write->batch, write->deadline_ns, err);
+    rc = append(write);
     busy_release(&write->claim);
-    if (rc == ERR_UNKNOWN_OUTCOME)
+    if (rc == ERR_UNKNOWN_OUTCOME || write->spooled)
         return rc; /* the appender may still touch the items */
     token_rc = raise_token(write, &committed);
     if (rc != ERR_OK && committed > 0 && token_rc == ERR_OK) {

@@ -238,6 +238,7 @@ void collections_publish_locked(struct shard *shard, const struct apply_collecti
             .presence = from->parts[slot].presence,
             .changed = from->parts[slot].changed,
             .live = from->parts[slot].counts.live,
+            .truncate = from->parts[slot].truncate,
         };
     }
 }

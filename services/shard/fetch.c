@@ -26,9 +26,43 @@ static int compare_ids(const char *a, size_t a_len, const char *b, size_t b_len)
 /* --- by ids ------------------------------------------------------------------------------------
  */
 
+/* When the id was deleted: its tombstone's stamp, or that of a truncation which took it along. */
+static enum err_code find_deleted(struct ask *ask, struct wire_row *out, const struct wire_id *id,
+                                  struct err *err)
+{
+    struct shard *shard = ask->shard;
+    uint32_t partition = record_partition(id->data, id->len, ask->partitions_all);
+    struct id_key key = id_key_of(ask->collection->number, partition, id->data, id->len);
+    struct id_entry entry = {0};
+    struct stamp truncate = {0};
+    enum err_code code;
+    bool is_same;
+
+    if (!partition_set_has(&ask->asked, partition))
+        return ERR_NOT_FOUND;
+    code = id_entry_get(&entry, ask->txn, &key, err);
+    if (code != ERR_OK && code != ERR_NOT_FOUND)
+        return code;
+    pthread_mutex_lock(&shard->lock);
+    is_same = ask->generation == shard->generation;
+    if (is_same)
+        truncate = ask->collection->parts[shard->slot_of[partition]].truncate;
+    pthread_mutex_unlock(&shard->lock);
+    if (!is_same)
+        return err_set(err, ERR_UNAVAILABLE, "the shard begins anew");
+    if (stamp_compare(truncate, entry.stamp) > 0)
+        entry.stamp = truncate;
+    if (stamp_is_none(entry.stamp))
+        return ERR_NOT_FOUND;
+    *out = (struct wire_row){
+        .id = id->data, .id_len = id->len, .stamp = entry.stamp, .partition = partition};
+    return ERR_OK;
+}
+
 enum err_code fetch_get(struct ask *ask, struct err *err)
 {
     const struct wire_question *question = &ask->question;
+    bool deleted = (question->include & INCLUDE_DELETED) != 0;
     enum err_code code = ask_make_rows(ask, question->id_count, err);
 
     for (size_t i = 0; code == ERR_OK && i < question->id_count; i++) {
@@ -37,14 +71,14 @@ enum err_code fetch_get(struct ask *ask, struct err *err)
         uint32_t ordinal;
 
         code = ask_find(ask, &row, &ordinal, &question->ids[i], err);
-        if (code == ERR_NOT_FOUND) {
-            code = ERR_OK;
-            continue;
-        }
         if (code == ERR_OK)
             code = ask_fill_row(ask, out, &row, ordinal, err);
+        else if (code == ERR_NOT_FOUND && deleted)
+            code = find_deleted(ask, out, &question->ids[i], err);
         if (code == ERR_OK)
             ask->answer.row_count++;
+        else if (code == ERR_NOT_FOUND)
+            code = ERR_OK;
     }
     return code;
 }

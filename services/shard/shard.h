@@ -75,6 +75,7 @@ struct shard_part {
     enum apply_presence presence;
     uint64_t changed;
     uint64_t live;
+    struct stamp truncate;
 };
 
 /* A collection as readers know it.  Immutable but for what is said. */
