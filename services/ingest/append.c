@@ -32,9 +32,9 @@ static enum err_code staged_room(struct sequencer *s, struct err *err)
 }
 
 /* The stamp of a local record: above everything in the partition. */
-static struct stamp next_stamp(struct sequencer *s, struct line *line, uint64_t wall_us)
+static struct stamp next_stamp(struct sequencer *s, struct line *line, uint64_t least_us)
 {
-    line->vector.clock = MAX_OF(line->vector.clock, wall_us) + 1;
+    line->vector.clock = MAX_OF(line->vector.clock, least_us) + 1;
     return (struct stamp){.clock = line->vector.clock, .region = s->region};
 }
 
@@ -91,7 +91,7 @@ static enum err_code stage_item(struct sequencer *s, struct sequence_batch *batc
     if (item->keeps_stamp)
         line->vector.clock = MAX_OF(line->vector.clock, item->stamp.clock);
     else
-        item->stamp = next_stamp(s, line, wall_us);
+        item->stamp = next_stamp(s, line, MAX_OF(wall_us, item->above));
     item->offset = line->next++;
     item->committed = false;
     turn.stamp = item->stamp;

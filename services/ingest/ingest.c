@@ -131,8 +131,11 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
                                         .env = setup->env,
                                         .client = setup->client,
                                         .metrics = setup->metrics};
-    struct spool_setup spool = {
-        .env = setup->env, .url = setup->spool, .bytes_max = setup->spool_bytes};
+    struct spool_setup spool = {.env = setup->env,
+                                .url = setup->spool,
+                                .open_store = setup->open_spool,
+                                .context = setup->open_spool_context,
+                                .bytes_max = setup->spool_bytes};
     enum err_code rc;
 
     assert(setup->env != NULL && setup->meta != NULL && setup->name != NULL);

@@ -46,7 +46,10 @@ struct ingest_setup {
     uint64_t reserve_bytes;   /* free bytes below which writes are refused; 0: none are */
     uint64_t queue_bytes_max; /* 0: SEQUENCER_QUEUE_MAX */
     const char *spool;        /* URL of its store; NULL: there is none */
-    uint64_t spool_bytes;     /* 0: SPOOL_BYTES_DEFAULT */
+    spool_open_store_fn
+        *open_spool; /* how to open that, with open_spool_context; NULL: by the URL */
+    void *open_spool_context;
+    uint64_t spool_bytes; /* 0: SPOOL_BYTES_DEFAULT */
 };
 
 struct ingest_metrics {

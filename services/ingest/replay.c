@@ -176,6 +176,9 @@ static enum err_code fill_batch(struct replay *replay)
             write,
             record_partition(record->id, record->id_len, write->ingest->sequencer.partitions),
             record);
+        /* Or a round that came again would take it for older than itself, with what came after. */
+        if (rc == ERR_OK)
+            write->batch->items[replay->item_of[i]].above = replay->rows[i].stamp.clock;
     }
     return rc;
 }

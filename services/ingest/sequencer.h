@@ -49,6 +49,7 @@ struct sequence_item {
     uint32_t partition;
     size_t at, len;         /* of the encoded record in the batch's bytes */
     bool keeps_stamp;       /* a collection change, or foreign: the stamp is final already */
+    uint64_t above;         /* clock that the stamp has to be above */
     uint32_t origin_region; /* of foreign ones */
     uint64_t origin_offset;
     bool skipped; /* foreign, and known already: not appended */

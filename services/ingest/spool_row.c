@@ -53,7 +53,7 @@ enum err_code spool_row_decode(struct spool_row *row, const void *data, size_t l
     row->term = read_u64(&r);
     read_name(&r, row->tenant, sizeof(row->tenant));
     read_name(&r, row->collection, sizeof(row->collection));
-    if (form != ROW_FORM || r.failed || life == NULL)
+    if (form != ROW_FORM || r.failed || life == NULL || row->stamp.clock > INT64_MAX)
         return err_set(err, ERR_CORRUPT, "a row of the spool is damaged");
     memcpy(row->life, life, SPOOL_LIFE_BYTES);
     row->record = r.data + r.at;

@@ -121,7 +121,8 @@ struct sim_counts {
     uint64_t dropped, doubled, broken, refused;
     uint64_t appends, unknown, never_landed, landed_late, landed_unanswered;
     uint64_t epochs, voided, takeovers;
-    uint64_t acked, failed, undecided, wins, losses, precondition_failed, truncates, drops;
+    uint64_t acked, spooled, replays, log_outages, failed, undecided, wins, losses,
+        precondition_failed, truncates, drops;
     uint64_t reads, fresh_reads, token_reads, bounded_reads, stale_served, unmet, searches,
         cache_hits;
     uint64_t regions, cuts, foreign, overtaken, distant_tokens, unknown_tokens;
@@ -158,7 +159,8 @@ struct sim_log {
  */
 
 enum sim_op_kind { OP_UPSERT, OP_CREATE, OP_SKIP, OP_IF_MATCH, OP_KINDS };
-enum sim_op_state { OP_PENDING, OP_ACKED, OP_FAILED, OP_UNKNOWN };
+/* Spooled: answered 202. */
+enum sim_op_state { OP_PENDING, OP_ACKED, OP_SPOOLED, OP_FAILED, OP_UNKNOWN };
 
 /* A value that a client wrote; its number is the value. */
 struct sim_op {
@@ -168,8 +170,11 @@ struct sim_op {
     uint32_t region; /* where it was written */
     char if_match[64];
     uint64_t began_ns;
-    bool in_log; /* admitted, in that region's log */
-    uint64_t offset;
+    struct stamp spooled; /* its provisional stamp, where it was met in a spool: */
+    const struct sim_node *spool;
+    uint64_t spool_number;
+    uint32_t times;                           /* it was admitted into that region's log */
+    uint64_t offset;                          /* the last one */
     bool is_shipped[SIM_REGIONS_MAX];         /* admitted there */
     uint64_t shipped_offset[SIM_REGIONS_MAX]; /* its origin, as it says there */
 };
@@ -391,7 +396,13 @@ uint32_t truth_new_op(struct sim_region *region, enum sim_op_kind kind, uint32_t
 
 /* The write of this value was answered: it stands in the log below the token's position. */
 void truth_acked(struct sim *sim, uint32_t value, const struct token *token);
+/* It was answered 202: in the end it counts, unless a newer change of its id does. */
+void truth_spooled(struct sim *sim, uint32_t value);
 void truth_failed(struct sim *sim, uint32_t value, const char *why);
+
+/* Rows that wait in an ingest's spool.  Where one holds the value, its stamp is noted in `wanted`
+ * (may be NULL). */
+uint64_t truth_look_into_spool(struct sim_node *node, struct sim_op *wanted, uint32_t value);
 
 /* A delete of the id was answered 200. */
 void truth_deleted(struct sim_region *region, uint32_t id, const struct token *token,

@@ -138,6 +138,15 @@ static bool read_last(struct sim_node *client, uint32_t id)
     return answered;
 }
 
+static bool spools_are_empty(const struct sim *sim)
+{
+    for (uint32_t i = 0; i < sim->node_count; i++)
+        if (sim->nodes[i].service == &sim_ingest_service &&
+            truth_look_into_spool((struct sim_node *)&sim->nodes[i], NULL, 0) > 0)
+            return false;
+    return true;
+}
+
 static bool logs_are_quiet(const struct sim *sim)
 {
     for (uint32_t i = 0; i < sim->region_count; i++)
@@ -191,6 +200,11 @@ void sim_check_end(struct sim *sim)
     uint64_t until = sim->now_ns + HEAL_NS;
 
     await_quiet(sim);
+    while (!spools_are_empty(sim)) {
+        if (sim->now_ns > until)
+            sim_fail(sim, "a spool is not empty after everything has healed");
+        sim_world_sleep(sim, CHECK_NS);
+    }
     while (!all_are_equal(sim)) {
         if (sim->now_ns > until)
             sim_fail(sim, "replicas or regions differ after everything has healed");

@@ -154,6 +154,19 @@ static void trouble_log(struct sim *sim)
     undo_later(sim, sim_delay(sim, 500 * NS_PER_MS, 5 * NS_PER_S), calm_log, region->index);
 }
 
+/* As when the brokers are gone: nothing lands, or late, and nothing is read. */
+static void lose_log(struct sim *sim)
+{
+    struct sim_region *region = any_region(sim);
+    struct sim_log *log = &region->log;
+
+    log->lose = log->fail_reads = 100;
+    log->late = (uint32_t)sim_below(sim, 60);
+    sim->counts.log_outages++;
+    sim_note(sim, "the log of region %s is away", region->name);
+    undo_later(sim, sim_delay(sim, NS_PER_S, 12 * NS_PER_S), calm_log, region->index);
+}
+
 static void follow_again(struct sim *sim, uint64_t number)
 {
     sim->nodes[number].log_away = false;
@@ -274,12 +287,25 @@ static void crash_replicator(struct sim *sim)
 void sim_faults(void *argument)
 {
     static void (*const FAULTS[])(struct sim * sim) = {
-        crash,        crash,        crash,
-        stop,         stand_still,  stand_still,
-        step_clock,   isolate,      trouble_net,
-        trouble_log,  trouble_log,  cut_reader,
-        trouble_meta, trouble_disk, rest,
-        cut_regions,  cut_regions,  crash_replicator, /* BETWEEN_REGIONS of them */
+        crash,
+        crash,
+        crash,
+        stop,
+        stand_still,
+        stand_still,
+        step_clock,
+        isolate,
+        trouble_net,
+        trouble_log,
+        trouble_log,
+        cut_reader,
+        trouble_meta,
+        trouble_disk,
+        rest,
+        lose_log,
+        cut_regions,
+        cut_regions,
+        crash_replicator, /* BETWEEN_REGIONS of them */
     };
     struct sim *sim = argument;
 

@@ -137,6 +137,8 @@ static void print_counts(const struct sim_counts *c)
            "lost; %llu If-Match refused; %llu truncations, %llu collections dropped\n",
            N(acked), N(failed), N(undecided), N(wins), N(losses), N(precondition_failed),
            N(truncates), N(drops));
+    printf("  spools   %llu outages of the log, %llu values spooled, %llu counted twice\n",
+           N(log_outages), N(spooled), N(replays));
     printf("  reads    %llu answered (%llu fresh, %llu by token, %llu bounded, %llu searches, %llu "
            "served stale, %llu from the cache), %llu not met\n",
            N(reads), N(fresh_reads), N(token_reads), N(bounded_reads), N(searches), N(stale_served),

@@ -4,7 +4,8 @@
 #include "services/ingest/ingest.h"
 #include "tests/sim/sim.h"
 
-#define STATUS_EVERY_MS 400 /* rarer than in the real world: most calls would be of these */
+#define SPOOL_BYTES     KIB(16) /* of the smaller ones: it is full at times */
+#define STATUS_EVERY_MS 400     /* rarer than in the real world: most calls would be of these */
 
 struct ingest_object {
     struct ingest ingest;
@@ -23,6 +24,16 @@ static enum err_code open_log(void *context, struct wal **out, struct err *err)
     return wal_open(out, &options, err);
 }
 
+/* What survives the node, less what a power cut takes. */
+static enum err_code open_spool(void *context, struct store **out, struct err *err)
+{
+    struct sim_node *node = context;
+
+    *out = sim_store_open(node);
+    return sim_touch(&node->life->env) == ERR_OK ? ERR_OK
+                                                 : err_set(err, ERR_DEAD, "the node is dead");
+}
+
 static enum err_code open_ingest(struct sim_node *node, struct err *err)
 {
     struct ingest_object *object = node->object;
@@ -34,12 +45,17 @@ static enum err_code open_ingest(struct sim_node *node, struct err *err)
                                  .meta = &node->meta,
                                  .name = node->name,
                                  .open_wal = open_log,
-                                 .open_wal_context = node};
+                                 .open_wal_context = node,
+                                 .spool = "sim:",
+                                 .open_spool = open_spool,
+                                 .open_spool_context = node,
+                                 .spool_bytes = SPOOL_BYTES};
     enum err_code code = cluster_open(&object->cluster, &cluster, err);
 
     if (code != ERR_OK)
         return code;
     setup.cluster = object->cluster;
+    setup.client = &node->client;
     (void)snprintf(object->url, sizeof(object->url), "http://%s", node->name);
     code = ingest_open(&object->ingest, &setup, err);
     return code == ERR_OK ? ingest_start(&object->ingest, object->url, err) : code;

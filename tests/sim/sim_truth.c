@@ -10,8 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/bytes.h"
 #include "common/model/collection.h"
 #include "common/model/stamp.h"
+#include "services/ingest/spool.h"
 #include "tests/sim/sim.h"
 
 const char *const sim_ids[SIM_IDS] = {"ant", "bee", "cat",  "dog",  "eel",
@@ -124,13 +126,20 @@ static void take_place(struct sim_region *region, struct sim_op *op, uint32_t va
     if (is_local != (op->region == region->index))
         sim_fail(sim, "value %u of region %u counts in region %s as %s", value, op->region,
                  region->name, is_local ? "its own" : "another's");
-    if (is_local ? op->in_log : op->is_shipped[region->index])
+    /* What is in doubt may be spooled and appended again. */
+    if (is_local && op->times > 0 &&
+        (op->kind != OP_UPSERT || op->times > 1 || op->state == OP_ACKED))
+        sim_fail(sim, "value %u counts %u times in the log of region %s", value, op->times + 1,
+                 region->name);
+    if (!is_local && op->is_shipped[region->index] &&
+        op->shipped_offset[region->index] >= record->origin_offset)
         sim_fail(sim, "value %u counts twice in the log of region %s", value, region->name);
     if (op->state == OP_FAILED)
         sim_fail(sim, "value %u was answered as not written, but counts", value);
     if (is_local) {
         check_condition(region, value);
-        op->in_log = true;
+        op->times++;
+        sim->counts.replays += op->times > 1;
         op->offset = offset;
     } else {
         op->is_shipped[region->index] = true;
@@ -308,7 +317,7 @@ void truth_acked(struct sim *sim, uint32_t value, const struct token *token)
     struct sim_history *history = &region->chronicle.ids[op->id];
 
     truth_follow(sim);
-    if (!op->in_log)
+    if (op->times == 0)
         sim_fail(sim, "value %u of '%s' was answered 200, but does not count in the log", value,
                  sim_ids[op->id]);
     if (op->offset >= token_position(token, region->log.region, truth_partition(op->id)))
@@ -320,12 +329,74 @@ void truth_acked(struct sim *sim, uint32_t value, const struct token *token)
         history->acked_position = op->offset + 1;
 }
 
+/* The value that this row of a spool holds; 0: none. */
+static uint32_t value_in_row(struct sim *sim, struct store_value bytes, struct spool_row *row)
+{
+    struct record record;
+
+    if (spool_row_decode(row, bytes.data, bytes.len, NULL) != ERR_OK ||
+        record_decode(&record, row->record, row->record_len, &sim->truth.scratch, NULL) != ERR_OK)
+        sim_fail(sim, "a spool holds what cannot be read");
+    if (record.op != RECORD_UPSERT || strcmp(row->collection, SIM_COLLECTION) != 0)
+        return 0;
+    return value_of(sim, &record);
+}
+
+static uint64_t row_number(struct store_value key)
+{
+    return __builtin_bswap64(load_u64((const uint8_t *)key.data + 1));
+}
+
+uint64_t truth_look_into_spool(struct sim_node *node, struct sim_op *wanted, uint32_t value)
+{
+    struct store_cursor *cursor = NULL;
+    struct store_txn *txn = NULL;
+    struct store_value key, bytes;
+    struct err err = {0};
+    uint64_t waiting = 0;
+    bool more = true;
+
+    if (node->store == NULL)
+        return 0;
+    if (store_begin(&txn, node->store, false, &err) != ERR_OK ||
+        store_cursor_open(&cursor, txn, STORE_ROWS, (struct store_value){0}, &err) != ERR_OK)
+        sim_fail(node->sim, "a spool cannot be read: %s", err.message);
+    while (store_cursor_next(cursor, &key, &bytes, &more, &err) == ERR_OK && more) {
+        struct spool_row row = {0};
+
+        if (*(const uint8_t *)key.data != 0)
+            continue; /* parked: of the other collection */
+        waiting++;
+        if (wanted != NULL && value_in_row(node->sim, bytes, &row) == value) {
+            wanted->spooled = row.stamp;
+            wanted->spool = node;
+            wanted->spool_number = row_number(key);
+        }
+    }
+    store_cursor_close(cursor);
+    store_abort(txn);
+    return waiting;
+}
+
+void truth_spooled(struct sim *sim, uint32_t value)
+{
+    struct sim_op *op = &sim->truth.ops[value];
+
+    truth_follow(sim);
+    for (uint32_t i = 0; i < sim->node_count; i++)
+        if (sim->nodes[i].service == &sim_ingest_service &&
+            sim->nodes[i].region->index == op->region)
+            (void)truth_look_into_spool(&sim->nodes[i], op, value);
+    op->state = OP_SPOOLED;
+    sim->counts.spooled++;
+}
+
 void truth_failed(struct sim *sim, uint32_t value, const char *why)
 {
     struct sim_op *op = &sim->truth.ops[value];
 
     truth_follow(sim);
-    if (op->in_log)
+    if (op->times > 0)
         sim_fail(sim, "value %u of '%s' was answered as not written (%s), but counts in the log",
                  value, sim_ids[op->id], why);
     op->state = OP_FAILED;
@@ -453,13 +524,39 @@ static void check_shipped(struct sim *sim, uint32_t value)
     for (uint32_t i = 0; i < sim->region_count; i++) {
         if (i == op->region)
             continue;
-        if (op->in_log && !op->is_shipped[i])
+        if (op->times > 0 && !op->is_shipped[i])
             sim_fail(sim, "value %u of region %u has not come to region %u", value, op->region, i);
-        if (op->is_shipped[i] && (!op->in_log || op->shipped_offset[i] != op->offset))
+        if (op->is_shipped[i] && (op->times == 0 || op->shipped_offset[i] != op->offset))
             sim_fail(sim, "value %u was shipped to region %u as offset %llu, and its own log %s",
                      value, i, (unsigned long long)op->shipped_offset[i],
-                     op->in_log ? "has it elsewhere" : "has it not");
+                     op->times > 0 ? "has it elsewhere" : "has it not");
     }
+}
+
+static bool has_newer_event(const struct sim *sim, const struct sim_op *op)
+{
+    const struct sim_history *history = &sim->regions[op->region].chronicle.ids[op->id];
+
+    for (size_t i = 0; i < history->count; i++)
+        if (stamp_compare(history->events[i].stamp, op->spooled) > 0)
+            return true;
+    return false;
+}
+
+/* Has anything newer counted, or what took its place in the spool? */
+static bool is_overtaken(const struct sim *sim, const struct sim_op *op)
+{
+    if (has_newer_event(sim, op))
+        return true;
+    for (uint32_t value = 1; value <= sim->truth.op_count; value++) {
+        const struct sim_op *other = &sim->truth.ops[value];
+
+        if (other->id == op->id && other->spool == op->spool &&
+            other->spool_number > op->spool_number &&
+            (other->times > 0 || has_newer_event(sim, other)))
+            return true;
+    }
+    return false;
 }
 
 void truth_check_ops(struct sim *sim)
@@ -468,10 +565,12 @@ void truth_check_ops(struct sim *sim)
     for (uint32_t value = 1; value <= sim->truth.op_count; value++) {
         const struct sim_op *op = &sim->truth.ops[value];
 
-        if (op->state == OP_ACKED && !op->in_log)
+        if (op->state == OP_ACKED && op->times == 0)
             sim_fail(sim, "value %u was acknowledged and is lost", value);
-        if (op->state == OP_FAILED && op->in_log)
+        if (op->state == OP_FAILED && op->times > 0)
             sim_fail(sim, "value %u had failed and counts", value);
+        if (op->state == OP_SPOOLED && op->times == 0 && !is_overtaken(sim, op))
+            sim_fail(sim, "value %u was spooled and is lost", value);
         check_shipped(sim, value);
     }
 }
