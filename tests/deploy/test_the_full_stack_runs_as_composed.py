@@ -49,7 +49,8 @@ class Stack:
             text = text.replace(place, address)
         if name in self.ports:
             text = re.sub(r"(0\.0\.0\.0|127\.0\.0\.1):80\d\d\b", f"127.0.0.1:{self.ports[name]}", text)
-        return text.replace("--data=/data", f"--data={self.folder / name}")
+        return (text.replace("--data=/data", f"--data={self.folder / name}")
+                .replace("--spool=/data", f"--spool={self.folder / name}"))
 
     def run(self, name):
         service = self.services[name]
