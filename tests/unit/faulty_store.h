@@ -17,6 +17,7 @@ struct faulty {
     struct store base;
     struct store *inner;
     bool writes_only; /* reads never fail */
+    bool syncs;       /* a sync counts and fails as other calls do */
     atomic_uint calls;
     atomic_uint fail_at; /* 0: never */
 };
@@ -166,7 +167,9 @@ static enum err_code faulty_clear(struct store *store, struct err *err)
 
 static enum err_code faulty_sync(struct store *store, struct err *err)
 {
-    return store_sync(((struct faulty *)store)->inner, err);
+    enum err_code code = ((struct faulty *)store)->syncs ? strike(store, true, err) : ERR_OK;
+
+    return code == ERR_OK ? store_sync(((struct faulty *)store)->inner, err) : code;
 }
 
 static uint64_t faulty_bytes(struct store *store)
