@@ -90,6 +90,23 @@ void spool_count_out(struct spool_status *status, size_t len)
     status->waiting_bytes -= len + SPOOL_ROW_OVERHEAD;
 }
 
+enum err_code spool_park_row(struct spool *spool, struct store_txn *txn, uint64_t number,
+                             struct store_value value, struct spool_status *status, struct err *err)
+{
+    struct spool_key key = spool_key_of(true, number);
+    enum err_code rc;
+
+    buffer_reset(&spool->scratch); /* a value is gone after a change */
+    buffer_append(&spool->scratch, value.data, value.len);
+    rc = buffer_check(&spool->scratch, err);
+    value.data = spool->scratch.data;
+    if (rc == ERR_OK)
+        rc = store_put(txn, STORE_ROWS, spool_key_value(&key), value, err);
+    status->parked++;
+    status->parked_bytes += value.len + SPOOL_ROW_OVERHEAD;
+    return rc;
+}
+
 enum err_code spool_note_oldest(struct store_txn *txn, struct spool_status *status, struct err *err)
 {
     struct spool_key from = spool_key_of(false, 0);

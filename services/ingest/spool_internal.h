@@ -65,6 +65,11 @@ MUST_CHECK enum err_code spool_remove_row(struct store_txn *txn, uint64_t number
                                           const struct hash128 *hash, struct err *err);
 void spool_count_out(struct spool_status *status, size_t len);
 
+/* A copy of the row, among those that are parked. */
+MUST_CHECK enum err_code spool_park_row(struct spool *spool, struct store_txn *txn, uint64_t number,
+                                        struct store_value value, struct spool_status *status,
+                                        struct err *err);
+
 /* When the oldest row that waits was put. */
 MUST_CHECK enum err_code spool_note_oldest(struct store_txn *txn, struct spool_status *status,
                                            struct err *err);

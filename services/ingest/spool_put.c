@@ -3,10 +3,21 @@
 
 #include <string.h>
 
-/* The row that waits for this id goes.  Two ids of one hash do not both wait. */
-static enum err_code replace(struct store_txn *txn, const struct spool_row *row,
-                             const struct hash128 *hash, struct spool_status *status,
-                             struct err *err)
+/* The row of this number is none of those that wait: it was damaged and has been parked. */
+static enum err_code expect_parked(struct store_txn *txn, uint64_t number, struct err *err)
+{
+    struct spool_key key = spool_key_of(true, number);
+    struct store_value value;
+    enum err_code rc = store_get(txn, STORE_ROWS, spool_key_value(&key), &value, err);
+
+    return rc == ERR_NOT_FOUND ? err_set(err, ERR_CORRUPT, "the spool has lost a row") : rc;
+}
+
+/* The row that waits for this id goes; a damaged one is parked.  Two ids of one hash do not both
+ * wait. */
+static enum err_code replace(struct spool *spool, struct store_txn *txn,
+                             const struct spool_row *row, const struct hash128 *hash,
+                             struct spool_status *status, struct err *err)
 {
     struct spool_row old = {0};
     struct store_value value;
@@ -24,16 +35,16 @@ static enum err_code replace(struct store_txn *txn, const struct spool_row *row,
     key = spool_key_of(false, number);
     rc = store_get(txn, STORE_ROWS, spool_key_value(&key), &value, err);
     if (rc == ERR_NOT_FOUND)
-        return err_set(err, ERR_CORRUPT, "the spool has lost a row");
-    if (rc == ERR_OK)
-        rc = spool_row_decode(&old, value.data, value.len, err);
+        return expect_parked(txn, number, err);
     if (rc != ERR_OK)
         return rc;
-    if (old.id_len != row->id_len || memcmp(old.id, row->id, row->id_len) != 0 ||
-        memcmp(old.incarnation, row->incarnation, INCARNATION_BYTES) != 0)
-        return err_set(err, ERR_UNAVAILABLE, "another record has its place in the spool");
     spool_count_out(status, value.len);
-    return spool_remove_row(txn, number, hash, err);
+    if (spool_row_decode(&old, value.data, value.len, NULL) != ERR_OK)
+        rc = spool_park_row(spool, txn, number, value, status, err);
+    else if (old.id_len != row->id_len || memcmp(old.id, row->id, row->id_len) != 0 ||
+             memcmp(old.incarnation, row->incarnation, INCARNATION_BYTES) != 0)
+        rc = err_set(err, ERR_UNAVAILABLE, "another record has its place in the spool");
+    return rc == ERR_OK ? spool_remove_row(txn, number, hash, err) : rc;
 }
 
 static enum err_code put_row(struct spool *spool, struct store_txn *txn, struct spool_row *row,
@@ -41,7 +52,7 @@ static enum err_code put_row(struct spool *spool, struct store_txn *txn, struct 
 {
     struct hash128 hash = spool_id_hash(row);
     struct spool_key key = spool_key_of(false, row->number);
-    enum err_code rc = replace(txn, row, &hash, status, err);
+    enum err_code rc = replace(spool, txn, row, &hash, status, err);
 
     if (rc != ERR_OK)
         return rc;

@@ -120,16 +120,6 @@ enum err_code spool_still(struct spool *spool, const struct spool_row *rows, siz
 /* --- settling -----------------------------------------------------------------------------------
  */
 
-static enum err_code park(struct store_txn *txn, uint64_t number, struct store_value value,
-                          struct spool_status *status, struct err *err)
-{
-    struct spool_key key = spool_key_of(true, number);
-
-    status->parked++;
-    status->parked_bytes += value.len + SPOOL_ROW_OVERHEAD;
-    return store_put(txn, STORE_ROWS, spool_key_value(&key), value, err);
-}
-
 static enum err_code settle_row(struct spool *spool, struct store_txn *txn,
                                 const struct spool_row *row, enum spool_fate fate,
                                 struct spool_status *status, struct err *err)
@@ -144,17 +134,11 @@ static enum err_code settle_row(struct spool *spool, struct store_txn *txn,
     if (rc != ERR_OK)
         return rc;
     spool_count_out(status, value.len);
-    if (fate == SPOOL_PARKED) {
-        buffer_reset(&spool->scratch); /* a value is gone after a change */
-        buffer_append(&spool->scratch, value.data, value.len);
-        rc = buffer_check(&spool->scratch, err);
-        value.data = spool->scratch.data;
-        if (rc == ERR_OK)
-            rc = park(txn, row->number, value, status, err);
-    }
+    if (fate == SPOOL_PARKED)
+        rc = spool_park_row(spool, txn, row->number, value, status, err);
     if (rc != ERR_OK)
         return rc;
-    if (row->record == NULL) /* damaged: nobody knows its id */
+    if (row->record == NULL) /* damaged: nobody knows its id, whose place is left (replace) */
         return store_delete(txn, STORE_ROWS, spool_key_value(&key), err);
     hash = spool_id_hash(row);
     return spool_remove_row(txn, row->number, &hash, err);

@@ -1027,6 +1027,33 @@ static void a_damaged_row_comes_without_a_record_and_can_be_parked(void **state)
     assert_int_equal(look().parked, 1);
     assert_int_equal(look().waiting, 1);
     expect_counts_of_disk(begin);
+    /* Its id can be written again. */
+    assert_int_equal(try_put(ONE, "a", "anew"), ERR_OK);
+    assert_false(look().broken);
+    read_page(&page, 10, MIB(1));
+    assert_int_equal(page.count, 2);
+    assert_non_null(find(&page, "a", "anew"));
+    assert_non_null(find(&page, "b", "whole"));
+    arena_free(&page.arena);
+}
+
+static void an_id_whose_row_is_damaged_can_be_written_while_that_waits(void **state)
+{
+    struct page page;
+    uint64_t number;
+
+    (void)state;
+    begin();
+    number = put(ONE, "a", "to be damaged");
+    damage(number);
+    assert_int_equal(try_put(ONE, "a", "anew"), ERR_OK);
+    assert_false(look().broken);
+    assert_int_equal(look().parked, 1);
+    read_page(&page, 10, MIB(1));
+    assert_int_equal(page.count, 1);
+    assert_non_null(find(&page, "a", "anew"));
+    arena_free(&page.arena);
+    expect_counts_of_disk(begin);
 }
 
 static void a_newer_format_is_refused(void **state)
@@ -1139,6 +1166,7 @@ int main(void)
         PROMISE(a_disk_that_fails_again_while_it_is_mended_loses_nothing),
         PROMISE(a_power_cut_takes_nothing_that_was_acknowledged),
         PROMISE(a_damaged_row_comes_without_a_record_and_can_be_parked),
+        PROMISE(an_id_whose_row_is_damaged_can_be_written_while_that_waits),
         PROMISE(a_newer_format_is_refused),
         PROMISE(a_folder_has_one_spool_at_a_time),
     };
