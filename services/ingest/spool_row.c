@@ -44,7 +44,6 @@ enum err_code spool_row_decode(struct spool_row *row, const void *data, size_t l
     uint8_t form = read_u8(&r);
     const uint8_t *life;
     struct record record;
-    enum err_code rc;
 
     row->wall_us = read_u64(&r);
     row->stamp.clock = read_u64(&r);
@@ -58,10 +57,8 @@ enum err_code spool_row_decode(struct spool_row *row, const void *data, size_t l
     memcpy(row->life, life, SPOOL_LIFE_BYTES);
     row->record = r.data + r.at;
     row->record_len = r.len - r.at;
-    rc = record_peek(&record, row->record, row->record_len, err);
-    if (rc != ERR_OK)
-        return rc;
-    if (record.id_len == 0 || (record.op != RECORD_UPSERT && record.op != RECORD_DELETE))
+    if (record_peek(&record, row->record, row->record_len, NULL) != ERR_OK || record.id_len == 0 ||
+        (record.op != RECORD_UPSERT && record.op != RECORD_DELETE))
         return err_set(err, ERR_CORRUPT, "a row of the spool is no record");
     memcpy(row->incarnation, record.incarnation, INCARNATION_BYTES);
     row->id = record.id;

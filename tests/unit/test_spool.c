@@ -1146,6 +1146,68 @@ static void what_a_killed_process_told_is_there(void **state)
     }
 }
 
+/* --- promises: the form of a row -----------------------------------------------------------------
+ */
+
+static void try_decode(const uint8_t *data, size_t len)
+{
+    uint8_t *copy = malloc(len == 0 ? 1 : len); /* so that a sanitizer sees a step beyond */
+    struct spool_row row = {0};
+    struct err err = {0};
+    enum err_code rc;
+
+    assert_non_null(copy);
+    memcpy(copy, data, len);
+    rc = spool_row_decode(&row, copy, len, &err);
+    if (rc == ERR_OK) {
+        struct record record;
+
+        assert_true(row.id_len >= 1 && row.id_len <= ID_BYTES_MAX);
+        assert_true((const uint8_t *)row.id >= copy &&
+                    (const uint8_t *)row.id + row.id_len <= copy + len);
+        assert_true(row.record >= copy && row.record + row.record_len == copy + len);
+        assert_true(strlen(row.tenant) <= TENANT_BYTES_MAX);
+        assert_true(strlen(row.collection) <= COLLECTION_NAME_BYTES_MAX);
+        (void)spool_id_hash(&row);
+        (void)(record_decode(&record, row.record, row.record_len, NULL, NULL) == ERR_OK);
+    } else {
+        assert_int_equal(rc, ERR_CORRUPT);
+    }
+    free(copy);
+}
+
+static void a_row_cut_or_changed_anywhere_decodes_or_is_corrupt(void **state)
+{
+    struct sample sample = {0};
+
+    (void)state;
+    sample_add(&sample, ONE, "some-id", "some text");
+    sample_add(&sample, TWO, "x", NULL);
+    for (size_t i = 0; i < sample.count; i++) {
+        struct spool_row back = {0};
+        struct buffer bytes = {0};
+        struct err err = {0};
+
+        spool_row_encode(&sample.rows[i], &bytes);
+        assert_false(bytes.failed);
+        must(spool_row_decode(&back, bytes.data, bytes.len, &err), &err);
+        assert_int_equal(back.record_len, sample.rows[i].record_len);
+        for (size_t len = 0; len <= bytes.len; len++)
+            try_decode(bytes.data, len);
+        for (size_t at = 0; at < bytes.len; at++) {
+            uint8_t was = bytes.data[at];
+
+            for (unsigned value = 0; value < 256; value++) {
+                bytes.data[at] = (uint8_t)value;
+                try_decode(bytes.data, bytes.len);
+            }
+            bytes.data[at] = was;
+        }
+        buffer_free(&bytes);
+    }
+    sample_free(&sample);
+}
+
 int main(void)
 {
 #define PROMISE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -1169,6 +1231,7 @@ int main(void)
         PROMISE(an_id_whose_row_is_damaged_can_be_written_while_that_waits),
         PROMISE(a_newer_format_is_refused),
         PROMISE(a_folder_has_one_spool_at_a_time),
+        PROMISE(a_row_cut_or_changed_anywhere_decodes_or_is_corrupt),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
