@@ -22,6 +22,8 @@ struct wal_faulty {
     pthread_mutex_t lock;
     enum wal_fault fault;
     unsigned at, times, appends;
+    enum wal_fault then;
+    unsigned then_times;
 };
 
 static struct wal_faulty *faulty_of(struct wal *wal)
@@ -49,8 +51,12 @@ static enum wal_fault next_fault(struct wal_faulty *f)
     f->appends++;
     if (f->at > 0 && --f->at == 0) {
         fault = f->fault;
-        if (--f->times > 0)
-            f->at = 1;
+        if (--f->times == 0) {
+            f->fault = f->then;
+            f->times = f->then_times;
+            f->then_times = 0;
+        }
+        f->at = f->times > 0;
     }
     pthread_mutex_unlock(&f->lock);
     return fault;
@@ -272,6 +278,23 @@ void wal_faulty_set(struct wal *wal, enum wal_fault fault, unsigned nth, unsigne
     f->fault = fault;
     f->at = nth;
     f->times = times;
+    f->then_times = 0;
+    pthread_mutex_unlock(&f->lock);
+}
+
+void wal_faulty_then(struct wal *wal, enum wal_fault fault, unsigned times)
+{
+    struct wal_faulty *f = faulty_of(wal);
+
+    pthread_mutex_lock(&f->lock);
+    if (f->at > 0) {
+        f->then = fault;
+        f->then_times = times;
+    } else if (times > 0) { /* they have gone wrong already */
+        f->fault = fault;
+        f->at = 1;
+        f->times = times;
+    }
     pthread_mutex_unlock(&f->lock);
 }
 

@@ -24,6 +24,9 @@ struct wal *wal_faulty_wrap(struct wal *inner);
 /* The n-th append from now (1: the next) goes wrong so, and `times` in all. */
 void wal_faulty_set(struct wal *wal, enum wal_fault fault, unsigned nth, unsigned times);
 
+/* Once those have gone wrong, so many more do, in another way. */
+void wal_faulty_then(struct wal *wal, enum wal_fault fault, unsigned times);
+
 /* Appends so far. */
 unsigned wal_faulty_appends(struct wal *wal);
 

@@ -1,0 +1,276 @@
+/* Rows of the spool that somebody else may have overtaken are compared with what a real shard has:
+ * they are appended only where they are the newest.  The shard, its server and the ingest live in
+ * this process. */
+#include "tests/unit/replay_rig.h"
+
+#include "common/http/server.h"
+#include "services/shard/ask.h"
+
+static struct {
+    struct store *store;
+    struct shard shard;
+    struct http_server *server;
+    char url[64];
+} side;
+
+static void must(enum err_code code, const struct err *err)
+{
+    if (code != ERR_OK)
+        fail_msg("%s: %s", err_word(code), err->message);
+}
+
+static bool shard_is_ready(void)
+{
+    struct buffer why = {0};
+    bool ready = shard_ready(&side.shard, &why);
+
+    buffer_free(&why);
+    return ready;
+}
+
+static bool shard_is_known(void)
+{
+    struct buffer status = {0};
+    bool known;
+
+    cluster_write_status(world.cluster, &status);
+    buffer_append_byte(&status, 0);
+    known = strstr((const char *)status.data, "\"healthy\":true") != NULL;
+    buffer_free(&status);
+    return known;
+}
+
+static void open_shard(void)
+{
+    struct store_options store = {.url = "memory:", .env = env_real()};
+    struct shard_setup setup = {.env = env_real(),
+                                .meta = world.meta,
+                                .wal_url = world.url,
+                                .waiters_max = 4,
+                                .link_threads = 1,
+                                .poll_ms = 10};
+    struct http_server_options server = {.listen = "127.0.0.1:0",
+                                         .workers = 8,
+                                         .read_timeout_ms = 5000,
+                                         .keep_alive_ms = 60000,
+                                         .routes = shard_routes,
+                                         .state = &side.shard,
+                                         .env = env_real()};
+    struct err err = {0};
+
+    must(store_open(&side.store, &store, &err), &err);
+    setup.store = side.store;
+    must(http_server_open(&side.server, &server, &err), &err);
+    (void)snprintf(side.url, sizeof(side.url), "http://127.0.0.1:%u",
+                   http_server_port(side.server));
+    must(cluster_register(world.meta, env_real(), "shard", "0.0", side.url, &err), &err);
+    must(shard_open(&side.shard, &setup, &err), &err);
+}
+
+/* The first life, of set_up, has written the deployment's row. */
+static int set_up_with_shard(void **state)
+{
+    struct err err = {0};
+
+    assert_int_equal(set_up(state), 0);
+    end();
+    memset(&side, 0, sizeof(side));
+    must(cluster_place(world.meta, 1, 1, &err), &err);
+    must(http_client_open(&world.client, &(struct http_client_options){.env = env_real()}, &err),
+         &err);
+    must(cluster_open(&world.cluster,
+                      &(struct cluster_options){.env = env_real(),
+                                                .meta = world.meta,
+                                                .client = world.client,
+                                                .status_every_ms = 10},
+                      &err),
+         &err);
+    begin();
+    open_shard();
+    AWAIT(shard_is_ready());
+    AWAIT(shard_is_known());
+    return 0;
+}
+
+static int tear_down_with_shard(void **state)
+{
+    (void)state;
+    if (world.open)
+        end();
+    cluster_stop(world.cluster);
+    shard_stop(&side.shard);
+    http_server_close(side.server, 5000);
+    cluster_close(world.cluster);
+    http_client_close(world.client);
+    shard_close(&side.shard);
+    store_close(side.store);
+    return tear_down(state);
+}
+
+/* Another holder, that knows of no spool. */
+static void begin_without_spool(void)
+{
+    end();
+    world.without_spool = true;
+    begin();
+}
+
+static void begin_with_spool(void)
+{
+    end();
+    world.without_spool = false;
+    begin();
+}
+
+/* --- promises ------------------------------------------------------------------------------------
+ */
+
+static void rows_of_an_earlier_life_are_appended_once(void **state)
+{
+    (void)state;
+    assert_int_equal(upsert_status("a", "0"), 200);
+    assert_int_equal(upsert_status("gone", "0"), 200);
+    log_goes_away();
+    expect_spooled(upsert("a", "1"));
+    expect_spooled(upsert("b", "1"));
+    assert_int_equal(delete_status("gone"), 202);
+    end();
+    begin();
+    AWAIT(spool_is_empty());
+    expect_newest("a", "1");
+    expect_newest("b", "1");
+    assert_string_equal(history_of("gone", NULL).newest, "");
+    assert_int_equal(history_of("gone", NULL).count, 2);
+    assert_int_equal(upsert_status("a", "2"), 200);
+    assert_int_equal(spool_number("parked_records"), 0);
+}
+
+static void rows_that_others_have_overtaken_never_come_back(void **state)
+{
+    (void)state;
+    log_goes_away();
+    expect_spooled(upsert("rewritten", "old"));
+    expect_spooled(upsert("deleted", "old"));
+    expect_spooled(upsert("alone", "only"));
+    assert_int_equal(delete_status("revived"), 202);
+    begin_without_spool();
+    assert_int_equal(upsert_status("rewritten", "new"), 200);
+    assert_int_equal(upsert_status("revived", "new"), 200);
+    assert_int_equal(delete_status("deleted"), 200);
+    begin_with_spool();
+    AWAIT(spool_is_empty());
+    assert_string_equal(history_of("rewritten", NULL).newest, "new");
+    assert_string_equal(history_of("revived", NULL).newest, "new");
+    assert_string_equal(history_of("deleted", NULL).newest, "");
+    assert_int_equal(history_of("rewritten", NULL).count, 1);
+    assert_int_equal(history_of("deleted", NULL).count, 1);
+    expect_newest("alone", "only");
+    assert_int_equal(spool_number("parked_records"), 0);
+}
+
+static void what_was_truncated_since_stays_away(void **state)
+{
+    (void)state;
+    assert_int_equal(upsert_status("there", "0"), 200);
+    log_goes_away();
+    expect_spooled(upsert("there", "1"));
+    expect_spooled(upsert("never_there", "1"));
+    begin_without_spool();
+    assert_int_equal(status_of("POST", RECORDS "/delete", "{\"delete_all\":true,\"count\":false}"),
+                     200);
+    begin_with_spool();
+    AWAIT(spool_is_empty());
+    assert_int_equal(history_of("there", "1").of_value, 0);
+    assert_int_equal(history_of("never_there", NULL).count, 0);
+}
+
+static void copy_spool(const char *from, const char *to)
+{
+    char command[256];
+
+    (void)snprintf(command, sizeof(command), "rm -rf %s/%s && cp -r %s/%s %s/%s", world.dir, to,
+                   world.dir, from, world.dir, to);
+    assert_int_equal(system(command), 0);
+}
+
+static void a_spool_that_forgot_that_it_was_emptied_appends_nothing_twice(void **state)
+{
+    (void)state;
+    assert_int_equal(upsert_status("a", "0"), 200);
+    log_goes_away();
+    expect_spooled(upsert("a", "1"));
+    expect_spooled(upsert("b", "1"));
+    assert_int_equal(delete_status("c"), 202);
+    end();
+    copy_spool("spool", "before");
+    begin();
+    AWAIT(spool_is_empty());
+    assert_int_equal(upsert_status("b", "2"), 200);
+    end();
+    copy_spool("before", "spool");
+    begin();
+    AWAIT(spool_is_empty());
+    expect_newest("a", "1");
+    assert_int_equal(history_of("a", NULL).count, 2);
+    expect_newest("b", "2");
+    assert_int_equal(history_of("b", NULL).count, 2);
+    assert_int_equal(history_of("c", NULL).count, 1);
+}
+
+static void rows_of_another_ingest_are_appended_or_older(void **state)
+{
+    struct rows rows = {0};
+    struct buffer record = {0};
+    struct spool_row row;
+    struct answer answer;
+
+    (void)state;
+    assert_int_equal(upsert_status("present", "newer"), 200);
+    assert_int_equal(upsert_status("overtaken", "older"), 200);
+    add(&rows, "docs", "present");
+    row = row_of(&record, "docs", "overtaken");
+    row.stamp.clock = history_of("overtaken", NULL).stamp.clock + 1;
+    add_row(&rows, &row);
+    add(&rows, "docs", "fresh");
+    answer = send_rows(&rows);
+    assert_int_equal(answer.status, 200);
+    assert_string_equal(text_of(answer, "fates"), "oaa");
+    json_decref(answer.body);
+    assert_int_equal(history_of("present", NULL).count, 1);
+    assert_int_equal(history_of("overtaken", NULL).count, 2);
+    assert_int_equal(history_of("fresh", NULL).count, 1);
+    /* Once more, as when the answer was lost. */
+    row = row_of(&record, "docs", "overtaken");
+    row.stamp.clock = history_of("overtaken", NULL).stamp.clock - 1;
+    add_row(&rows, &row);
+    add(&rows, "docs", "fresh");
+    answer = send_rows(&rows);
+    assert_string_equal(text_of(answer, "fates"), "oo");
+    json_decref(answer.body);
+    assert_int_equal(history_of("fresh", NULL).count, 1);
+    buffer_free(&record);
+}
+
+static void whoever_takes_the_log_in_between_the_last_acknowledged_write_wins(void **state)
+{
+    static const enum wal_fault FAULTS[] = {WAL_FAULT_BEFORE, WAL_FAULT_AFTER,
+                                            WAL_FAULT_OTHER_EPOCH, WAL_FAULT_LATE_BEFORE};
+
+    (void)state;
+    write_through_faults(FAULTS, ARRAY_COUNT(FAULTS));
+}
+
+int main(void)
+{
+#define PROMISE(name) cmocka_unit_test_setup_teardown(name, set_up_with_shard, tear_down_with_shard)
+    const struct CMUnitTest tests[] = {
+        PROMISE(rows_of_an_earlier_life_are_appended_once),
+        PROMISE(rows_that_others_have_overtaken_never_come_back),
+        PROMISE(what_was_truncated_since_stays_away),
+        PROMISE(a_spool_that_forgot_that_it_was_emptied_appends_nothing_twice),
+        PROMISE(rows_of_another_ingest_are_appended_or_older),
+        PROMISE(whoever_takes_the_log_in_between_the_last_acknowledged_write_wins),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
