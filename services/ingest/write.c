@@ -332,8 +332,8 @@ static enum err_code append(struct write *write)
 {
     struct sequencer *s = &write->ingest->sequencer;
     struct spool *spool = write->may_spool ? write->ingest->spool : NULL;
-    struct err *err = &write->req->err;
-    enum err_code rc;
+    struct err *err = &write->req->err, cause;
+    enum err_code rc, put;
 
     if (spool != NULL && spool_waits(spool)) {
         spool_pass_door(spool,
@@ -347,7 +347,12 @@ static enum err_code append(struct write *write)
     if (rc == ERR_OK || spool == NULL || !sequencer_may_defer(s, write->batch))
         return rc;
     err_clear(err);
-    return put_into_spool(write);
+    put = put_into_spool(write);
+    if (put == ERR_OK || rc != ERR_UNKNOWN_OUTCOME)
+        return put;
+    /* Not kept here, but it may come to stand in the log. */
+    cause = *err;
+    return err_set(err, rc, "the log has not come back: %s", cause.message);
 }
 
 enum err_code write_commit(struct write *write, bool *answered)

@@ -189,6 +189,29 @@ static void what_lands_late_never_passes_what_was_acknowledged_since(void **stat
     }
 }
 
+/* It may have landed: "try again" would be wrong. */
+static void a_full_spool_does_not_call_a_doubtful_write_refused(void **state)
+{
+    struct answer answer;
+    char body[4096], text[3000];
+
+    (void)state;
+    end();
+    world.spool_bytes = KIB(2);
+    begin();
+    memset(text, 'x', sizeof(text) - 1);
+    text[sizeof(text) - 1] = '\0';
+    (void)snprintf(body, sizeof(body), "{\"records\":[{\"id\":\"a\",\"text\":\"%s\"}]}", text);
+    wal_faulty_set(world.log, WAL_FAULT_AFTER, 1, 1);
+    wal_faulty_then(world.log, WAL_FAULT_BEFORE, FOR_LONG);
+    answer = ask_json("POST", RECORDS, body);
+    assert_int_equal(answer.status, 503);
+    assert_string_equal(text_of(answer, "title"), "The outcome of a write is not known");
+    json_decref(answer.body);
+    log_comes_back();
+    assert_int_equal(history_of("a", NULL).count, 1);
+}
+
 static void whatever_the_log_does_the_last_acknowledged_write_wins(void **state)
 {
     static const enum wal_fault FAULTS[] = {WAL_FAULT_BEFORE,      WAL_FAULT_AFTER,
@@ -374,6 +397,7 @@ int main(void)
         PROMISE(foreign_runs_wait_behind_the_spool),
         PROMISE(a_full_spool_refuses_whole_requests),
         PROMISE(what_lands_late_never_passes_what_was_acknowledged_since),
+        PROMISE(a_full_spool_does_not_call_a_doubtful_write_refused),
         PROMISE(whatever_the_log_does_the_last_acknowledged_write_wins),
         PROMISE(rows_of_a_collection_that_is_gone_are_parked_and_shown),
         PROMISE(rows_of_an_earlier_life_wait_until_they_can_be_compared),
