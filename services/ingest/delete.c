@@ -246,6 +246,9 @@ static enum err_code delete_filtered(struct deletion *deletion)
     enum err_code rc =
         ids == NULL ? err_set(&req->err, ERR_NO_MEMORY, "no memory for a page") : ERR_OK;
 
+    /* Shards do not know what waits in the spool: it could match. */
+    if (rc == ERR_OK)
+        rc = write_check_spool(write);
     write->wait_searchable = false; /* once, at the end */
     while (rc == ERR_OK && !deletion->answered) {
         rc = find_page(deletion, &after, ids, &count);

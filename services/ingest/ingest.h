@@ -165,6 +165,10 @@ void write_set_timeout(struct write *write, uint64_t timeout_ms);
 MUST_CHECK enum err_code write_take(struct write *write, const struct wire_id *ids, size_t count,
                                     enum busy_mode mode);
 
+/* A write that depends on the present state: the log takes appends, and nothing that was
+ * acknowledged before waits for it.  Part of write_take.  Errors: ERR_UNAVAILABLE … */
+MUST_CHECK enum err_code write_check_spool(struct write *write);
+
 /* Commit what is in the batch, give up the claim, wait until searchable when asked for.  A failure
  * half-way is answered in full here: ERR_OK with *answered true. */
 MUST_CHECK enum err_code write_commit(struct write *write, bool *answered);

@@ -115,8 +115,7 @@ enum err_code ingest_check_spool(struct ingest *ingest, struct err *err)
     return err_set(err, ERR_UNAVAILABLE, "earlier writes wait in the spool for the log");
 }
 
-/* The ids are held: nothing of them goes into the spool any more. */
-static enum err_code check_spool(struct write *write)
+enum err_code write_check_spool(struct write *write)
 {
     if (write->may_spool)
         return ERR_OK;
@@ -167,7 +166,8 @@ enum err_code write_take(struct write *write, const struct wire_id *ids, size_t 
         memcmp(now.incarnation, write->collection.incarnation, INCARNATION_BYTES) != 0)
         rc = err_set(err, ERR_COLLECTION_NOT_FOUND,
                      "collection '%s' was dropped and created again meanwhile", now.name);
-    return rc == ERR_OK ? check_spool(write) : rc;
+    /* The ids are held: nothing of them goes into the spool any more. */
+    return rc == ERR_OK ? write_check_spool(write) : rc;
 }
 
 enum err_code write_add(struct write *write, uint32_t partition, struct record *record)

@@ -66,6 +66,7 @@ static void what_depends_on_the_present_state_is_refused(void **state)
         {"POST", RECORDS, "{\"records\":[{\"id\":\"a\"}],\"wait\":\"searchable\"}"},
         {"POST", RECORDS "/delete", "{\"ids\":[\"a\"]}"},
         {"POST", RECORDS "/delete", "{\"ids\":[\"a\"],\"count\":false,\"wait\":\"searchable\"}"},
+        {"POST", RECORDS "/delete", "{\"filter\":{\"x\":1},\"count\":false}"},
         {"POST", RECORDS "/delete", "{\"delete_all\":true,\"count\":false}"},
         {"DELETE", RECORDS "/a", ""},
         {"PUT", "/v1/collections/new", "{\"vector\":{\"dimension\":2}}"},

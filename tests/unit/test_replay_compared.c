@@ -217,6 +217,22 @@ static void a_spool_that_forgot_that_it_was_emptied_appends_nothing_twice(void *
     assert_int_equal(history_of("c", NULL).count, 1);
 }
 
+/* Shards know nothing of what waits: an answer that nothing matched would be wrong. */
+static void a_delete_by_filter_waits_behind_the_spool(void **state)
+{
+    static const char BY_FILTER[] = "{\"filter\":{\"kind\":\"x\"}}";
+
+    (void)state;
+    log_goes_away();
+    expect_spooled(
+        ask_json("POST", RECORDS, "{\"records\":[{\"id\":\"a\",\"metadata\":{\"kind\":\"x\"}}]}"));
+    expect_refused(ask_json("POST", RECORDS "/delete", BY_FILTER));
+    log_comes_back();
+    AWAIT(spool_is_empty());
+    assert_int_equal(status_of("POST", RECORDS "/delete", BY_FILTER), 200);
+    assert_int_equal(history_of("a", NULL).count, 2);
+}
+
 static void rows_of_another_ingest_are_appended_or_older(void **state)
 {
     struct rows rows = {0};
@@ -268,6 +284,7 @@ int main(void)
         PROMISE(rows_that_others_have_overtaken_never_come_back),
         PROMISE(what_was_truncated_since_stays_away),
         PROMISE(a_spool_that_forgot_that_it_was_emptied_appends_nothing_twice),
+        PROMISE(a_delete_by_filter_waits_behind_the_spool),
         PROMISE(rows_of_another_ingest_are_appended_or_older),
         PROMISE(whoever_takes_the_log_in_between_the_last_acknowledged_write_wins),
     };
