@@ -49,8 +49,8 @@ static uint64_t now(void)
     return env_boot_ns(env_real());
 }
 
-/* When to start a child again that has just ended. */
-static void plan_restart(struct child *child, bool was_listening)
+/* When to start a child again that has just ended: in so many milliseconds. */
+static uint32_t plan_restart(struct child *child, bool was_listening)
 {
     uint64_t at = now();
     uint32_t pause_ms = 0;
@@ -63,19 +63,22 @@ static void plan_restart(struct child *child, bool was_listening)
     child->restart_ns = at + pause_ms * NS_PER_MS;
     if (!was_listening && !child->is_port_fixed && child->failures > PORT_FAILURES_MAX)
         child->port = 0;
+    return pause_ms;
 }
 
 static void bury(struct supervisor *supervisor, struct child *child, int status)
 {
     bool was_listening = child->is_listening;
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    uint32_t pause_ms;
 
     child_ended(child);
     if (supervisor->is_ending || supervisor->failed != 0)
         return;
-    plan_restart(child, was_listening);
-    if (!supervisor->is_ready && !child->has_listened &&
-        (code == EXIT_CODE_CONFIG || child->failures >= START_FAILURES_MAX)) {
+    pause_ms = plan_restart(child, was_listening);
+    if (!supervisor->is_ready &&
+        (code == EXIT_CODE_CONFIG ||
+         (!child->has_listened && child->failures >= START_FAILURES_MAX))) {
         supervisor->failed = code == EXIT_CODE_CONFIG ? EXIT_CODE_CONFIG : 1;
         log_error(NULL, "a service could not be started", LOG_TEXT("name", child->name),
                   LOG_U64("exit_code", code < 0 ? 0 : (uint64_t)code),
@@ -85,7 +88,7 @@ static void bury(struct supervisor *supervisor, struct child *child, int status)
     log_warn(NULL, "a service has ended and is started again", LOG_TEXT("name", child->name),
              LOG_U64("exit_code", code < 0 ? 0 : (uint64_t)code),
              LOG_U64("signal", WIFSIGNALED(status) ? (uint64_t)WTERMSIG(status) : 0),
-             LOG_U64("pause_ms", (child->restart_ns - now()) / NS_PER_MS));
+             LOG_U64("pause_ms", pause_ms));
 }
 
 /* Take every child that has ended. */
@@ -126,7 +129,7 @@ static void start_due(struct supervisor *supervisor)
         if (child_start(child, now(), &err) == ERR_OK)
             continue;
         log_err(LOG_ERROR, NULL, "a service could not be started", &err);
-        plan_restart(child, false);
+        (void)plan_restart(child, false);
         if (!supervisor->is_ready && err.code == ERR_CONFIG)
             supervisor->failed = EXIT_CODE_CONFIG;
     }

@@ -9,6 +9,7 @@
 #include "backends/wal/wal.h"
 #include "cli/up.h"
 #include "common/base/checked.h"
+#include "common/base/log.h"
 #include "common/base/text.h"
 
 #define INTERNAL "127.0.0.1:0"
@@ -159,7 +160,7 @@ enum err_code up_set_regions(struct up *up, struct err *err)
 /* --- logs ------------------------------------------------------------------------------------ */
 
 /* That the URL is none of ours, and how many partitions there are.  A log that is not there yet, or
- * whose brokers do not answer yet, is for ingest to wait for. */
+ * whose brokers do not answer yet, is for ingest to wait for; the latter is told. */
 static enum err_code look_at_log(struct up_region *region, struct err *err)
 {
     struct wal *wal = NULL;
@@ -169,10 +170,14 @@ static enum err_code look_at_log(struct up_region *region, struct err *err)
 
     region->partitions = rc == ERR_OK ? wal_partitions(wal) : 0;
     wal_close(wal);
-    if (rc != ERR_CONFIG)
-        return ERR_OK;
-    *err = found;
-    return err_wrap(err, "--wal");
+    if (rc == ERR_CONFIG) {
+        *err = found;
+        return err_wrap(err, "--wal");
+    }
+    if (rc != ERR_OK && rc != ERR_NOT_FOUND)
+        log_warn(NULL, "the log does not answer; the start waits for it",
+                 LOG_TEXT("option", "--wal"), LOG_TEXT("error", found.message));
+    return ERR_OK;
 }
 
 enum err_code up_look_at_logs(struct up *up, struct err *err)

@@ -59,7 +59,8 @@ static enum err_code statement_error(const PGresult *result, struct err *err)
         code = ERR_INSUFFICIENT_STORAGE;
     else if (strncmp(state, "42501", 5) == 0)
         code = ERR_CONFIG;
-    return err_set(err, code, "postgres: %.200s (%.5s)", text == NULL ? "no answer" : text, state);
+    return err_set(err, code, "postgres: %.200s (%.5s)%s", text == NULL ? "no answer" : text, state,
+                   code == ERR_CONFIG ? ": grant the user this right" : "");
 }
 
 static enum err_code flush(struct postgres_meta *postgres, PGconn *pg, uint64_t until_ns)

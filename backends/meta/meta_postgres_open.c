@@ -164,7 +164,7 @@ static enum err_code connect_error(PGconn *pg, struct err *err)
         return url_error(message, err); /* an option's value: libpq has not gone anywhere */
     if (strstr(text, gai_strerror(EAI_NONAME)) != NULL)
         return err_set(err, ERR_CONFIG, "postgres: %s (check the host)", text);
-    if (for_ever)
+    if (for_ever || PQconnectionNeedsPassword(pg))
         return err_set(err, ERR_CONFIG, "postgres refuses: %s (check user, password and database)",
                        text);
     return err_set(err, ERR_UNAVAILABLE, "postgres: %s", text);

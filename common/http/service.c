@@ -4,9 +4,10 @@
  * takes them), open, listen, start, "listening on PORT", then wait for SIGTERM or SIGINT; not
  * ready, stop, drain, close.  Until start has come back every operation but health answers 503.
  *
- * Failure modes: a wrong configuration ends with exit code 2, anything else that hinders the start
- * with 1, both with one plain line on stderr.  A stop that takes longer than STOP_S, or a second
- * signal, ends the process at once with 1: durability never depends on a clean stop. */
+ * Failure modes: a wrong configuration ends with exit code 2, also when it is found out later;
+ * anything else that hinders the start with 1; both with one plain line on stderr.  A stop that
+ * takes longer than STOP_S, or a second signal, ends the process at once with 1: durability never
+ * depends on a clean stop. */
 #include "common/http/service.h"
 
 #include <assert.h>
@@ -45,6 +46,8 @@ struct run {
     pid_t parent;          /* 0: none to watch */
     _Atomic bool is_started;
     _Atomic bool is_stopping;
+    pthread_mutex_t lock; /* guards: */
+    struct err failure;   /* of service_give_up */
 };
 
 /* The service of this process; handlers of health find it here. */
@@ -237,6 +240,29 @@ static void wait_for_end(const struct run *run, const sigset_t *waited)
     }
 }
 
+void service_give_up(const struct err *why)
+{
+    bool is_first;
+
+    assert(running != NULL && why->code != ERR_OK);
+    pthread_mutex_lock(&running->lock);
+    is_first = running->failure.code == ERR_OK;
+    if (is_first)
+        running->failure = *why;
+    pthread_mutex_unlock(&running->lock);
+    if (is_first && !atomic_load(&running->is_stopping))
+        (void)kill(getpid(), SIGTERM);
+}
+
+/* Did it end because somebody gave up? */
+static bool has_given_up(struct run *run, struct err *why)
+{
+    pthread_mutex_lock(&run->lock);
+    *why = run->failure;
+    pthread_mutex_unlock(&run->lock);
+    return why->code != ERR_OK;
+}
+
 static struct timespec stop_began;
 
 /* Async-signal-safe: a second signal while stopping, or the time for it is up. */
@@ -338,10 +364,13 @@ static int serve(struct run *run)
         return fail(run, &err);
     }
     running = run;
-    if (bring_up(run, &err) == ERR_OK)
+    if (bring_up(run, &err) == ERR_OK) {
         wait_for_end(run, &waited);
-    else
+        if (has_given_up(run, &err))
+            exit_code = fail(run, &err);
+    } else {
         exit_code = fail(run, &err);
+    }
     limit_stop(&waited);
     log_info(NULL, "stopping");
     bring_down(run);
@@ -371,7 +400,7 @@ static void tame_malloc(void)
 
 int service_run(const struct service *service, void *state, int argc, char **argv)
 {
-    struct run run = {.service = service, .base = state};
+    struct run run = {.service = service, .base = state, .lock = PTHREAD_MUTEX_INITIALIZER};
     struct options_input input = {.table = service->options, .argc = argc, .argv = argv};
     char synopsis[64];
     struct err err = {0};

@@ -99,4 +99,8 @@ struct service {
  * --print-routes alone it prints "METHOD path operation" lines and does nothing else. */
 int service_run(const struct service *service, void *state, int argc, char **argv);
 
+/* From a thread of the service, behind start: it can never work as it is configured.  The process
+ * ends in order, then as if start had failed with this.  The first one counts. */
+void service_give_up(const struct err *why);
+
 #endif

@@ -71,8 +71,15 @@ static enum err_code open_log(void *context, struct wal **out, struct err *err)
                                   .writer = true,
                                   .partitions = (uint32_t)ingest->options.partitions,
                                   .repair = ingest->options.repair};
+    enum err_code rc = wal_open(out, &options, err);
+    struct err why;
 
-    return wal_open(out, &options, err);
+    if (rc == ERR_CONFIG) {
+        why = *err;
+        (void)err_wrap(&why, "--wal");
+        service_give_up(&why);
+    }
+    return rc;
 }
 
 /* The spool's store, or NULL: a file log is on the disk that a spool would be on. */
@@ -108,15 +115,17 @@ static enum err_code open_service(void *state, struct err *err)
                                  .log_locks = strncmp(ingest->options.wal, "file:", 5) == 0,
                                  .reserve_bytes = ingest->options.reserve,
                                  .spool_bytes = ingest->options.spool_bytes};
-    enum err_code rc = wal_check_url(ingest->options.wal, err);
+    enum err_code rc;
 
-    if (rc == ERR_OK)
-        rc = spool_url(ingest, spool, sizeof(spool), &setup.spool, err);
-
-    if (rc == ERR_OK)
-        rc = meta_open(&ingest->meta, ingest->options.meta, ingest->base.env, err);
-    if (rc == ERR_OK)
-        rc = http_client_open(&ingest->client, &client, err);
+    if ((rc = wal_check_url(ingest->options.wal, err)) != ERR_OK)
+        return err_wrap(err, "--wal");
+    rc = spool_url(ingest, spool, sizeof(spool), &setup.spool, err);
+    if (rc != ERR_OK)
+        return rc;
+    rc = meta_open(&ingest->meta, ingest->options.meta, ingest->base.env, err);
+    if (rc != ERR_OK)
+        return err_wrap(err, "--meta");
+    rc = http_client_open(&ingest->client, &client, err);
     if (rc != ERR_OK)
         return rc;
     cluster.meta = ingest->meta;

@@ -52,11 +52,10 @@ static enum err_code process_open(void *state, struct err *err)
     if (snprintf(url, sizeof(url), "lmdb:%s/store", process->data) >= (int)sizeof(url))
         return err_set(err, ERR_CONFIG, "--data is too long");
     if ((code = wal_check_url(process->wal_url, err)) != ERR_OK)
-        return code;
-    code = meta_open(&process->meta, process->meta_url, process->base.env, err);
-    if (code == ERR_OK)
-        code = store_open(&process->store, &options, err);
-    return code;
+        return err_wrap(err, "--wal");
+    if ((code = meta_open(&process->meta, process->meta_url, process->base.env, err)) != ERR_OK)
+        return err_wrap(err, "--meta");
+    return store_open(&process->store, &options, err);
 }
 
 /* Beside the index thread: by default as many that every processor has one. */

@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lib"))
 
 import engines  # noqa: E402
+from kafka_broker import KafkaBroker  # noqa: E402
 from suite import Suite  # noqa: E402
 
 
@@ -33,3 +34,11 @@ def shared():
 def name():
     """A collection name of this test's own."""
     return "c" + uuid.uuid4().hex[:12]
+
+
+@pytest.fixture(scope="session")
+def kafka():
+    """One broker for all that leave it running as it was; tests use prefixes of their own.  It
+    listens a second time, for who has the password."""
+    with KafkaBroker(sasl=("reader", "right")) as broker:
+        yield broker
