@@ -18,6 +18,7 @@ The jars are fetched by `make deps-test` (tools/kafka).
 import base64
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import socket
@@ -159,9 +160,6 @@ class KafkaBroker:
         code = struct.unpack(">h", self._ask(21, 1, body, 15)[-2:])[0]
         assert code == 0, f"topic {name} was not trimmed: error {code}"
 
-    def signal(self, number):
-        self.process.send_signal(number)
-
     def url(self, prefix=""):
         return f"kafka://{self.bootstrap}" + (f"/{prefix}" if prefix else "")
 
@@ -179,6 +177,13 @@ class KafkaBroker:
 
     def resume(self):
         self.signal(signal.SIGCONT)
+
+    def limit_files(self, room):
+        """As on a full disk: no file grows by more than `room` bytes beyond the longest log segment.
+        A broker whose only log folder fails ends itself; the next start is without the limit."""
+        longest = max(path.stat().st_size for path in self.folder.glob("data/*/*.log"))
+        _, most = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (longest + room, most))
 
     def restart(self):
         self.kill()
