@@ -3,6 +3,9 @@ link: no connection is refused or closed, bytes just do not arrive.
 
     with FaultProxy(("127.0.0.1", port)) as proxy:
         proxy.port; proxy.cut(); proxy.heal()
+        proxy.answers = lambda data: b"nonsense"    # what comes back passes through this; None: the
+                                                    # connection is closed in its place
+        proxy.drop()                                # all connections are closed
 """
 import socket
 import threading
@@ -14,6 +17,7 @@ class FaultProxy:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         self.sockets, self.lock = [], threading.Lock()
+        self.answers = None
         self.heal()
 
     def cut(self):
@@ -22,25 +26,40 @@ class FaultProxy:
     def heal(self):
         self.is_open.set()
 
+    def drop(self):
+        with self.lock:
+            dropped, self.sockets = self.sockets, []
+        for end in dropped:
+            self._shut(end)
+
+    @staticmethod
+    def _shut(end):
+        try:
+            end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
     def _keep(self, *sockets):
         with self.lock:
             self.sockets += sockets
 
-    def _pump(self, source, sink):
+    def _pump(self, source, sink, change):
         try:
             while data := source.recv(1 << 16):
                 self.is_open.wait()
-                if self.ends.is_set():
+                data = change(data)
+                if self.ends.is_set() or data is None:
                     break
                 sink.sendall(data)
         except OSError:
             pass
         self.is_open.wait()  # the end does not pass a cut link either
-        for end in (source, sink):
-            try:
-                end.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        self._shut(source)
+        self._shut(sink)
+
+    def _change(self, data):
+        change = self.answers
+        return change(data) if change else data
 
     def _serve(self):
         while True:
@@ -59,8 +78,8 @@ class FaultProxy:
             client.close()
             return
         self._keep(server)
-        threading.Thread(target=self._pump, args=(client, server), daemon=True).start()
-        self._pump(server, client)
+        threading.Thread(target=self._pump, args=(client, server, lambda data: data), daemon=True).start()
+        self._pump(server, client, self._change)
 
     def __enter__(self):
         threading.Thread(target=self._serve, daemon=True).start()
