@@ -405,7 +405,8 @@ static bool prepare_next_round(struct asking *asking)
     if (env_sleep_until(cluster->env, now + PAUSE_NS) != ERR_OK)
         return false;
     /* The last view serves on when the metadata store is away. */
-    (void)(cluster_refresh(cluster, &ignored) == ERR_OK);
+    if (!atomic_load(&cluster->store_away))
+        (void)(cluster_refresh(cluster, &ignored) == ERR_OK);
     view_put(asking->view);
     asking->view = view_get(cluster);
     return asking->view->has_map;

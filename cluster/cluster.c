@@ -66,6 +66,7 @@ static void follow(void *argument)
         rc = meta_wait(cluster->meta, seen, now + FOLLOW_WAIT_NS, &version, &err);
         if (rc == ERR_OK && version != seen)
             rc = cluster_refresh(cluster, &err);
+        atomic_store(&cluster->store_away, rc != ERR_OK);
         if (cluster->metadata_up != NULL)
             metric_set(cluster->metadata_up, rc == ERR_OK ? 1 : 0);
         if (rc == ERR_DEAD)
@@ -293,7 +294,8 @@ enum err_code cluster_check_role(struct cluster *cluster, struct err *err)
 }
 
 static enum err_code collection_from_meta(struct cluster *cluster, const char *tenant,
-                                          const char *name, struct collection *out, struct err *err)
+                                          const char *name, uint64_t until_ns,
+                                          struct collection *out, struct err *err)
 {
     char key[META_KEY_BYTES_MAX];
     struct meta_row row = {0};
@@ -301,7 +303,7 @@ static enum err_code collection_from_meta(struct cluster *cluster, const char *t
     enum err_code rc;
 
     (void)snprintf(key, sizeof(key), "collection/%s/%s", tenant, name);
-    rc = meta_get(cluster->meta, key, &row, err);
+    rc = meta_get_until(cluster->meta, key, until_ns, &row, err);
     if (rc == ERR_OK) {
         rc = view_collection_row(row.value, row.value_len, out, &active, err);
         meta_row_free(&row);
@@ -311,33 +313,56 @@ static enum err_code collection_from_meta(struct cluster *cluster, const char *t
     return rc;
 }
 
+static bool collection_from_view(struct cluster *cluster, const char *tenant, const char *name,
+                                 struct collection *out)
+{
+    struct view *view = view_get(cluster);
+    bool found = false;
+
+    for (size_t low = 0, high = view->collection_count; low < high && !found;) {
+        size_t middle = low + (high - low) / 2;
+        const struct collection *candidate = &view->collections[middle];
+        int order = strcmp(tenant, candidate->tenant);
+
+        if (order == 0)
+            order = strcmp(name, candidate->name);
+        if (order == 0) {
+            *out = *candidate;
+            found = true;
+        } else if (order < 0) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    view_put(view);
+    return found;
+}
+
 enum err_code cluster_collection(struct cluster *cluster, const char *tenant, const char *name,
                                  bool again, struct collection *out, struct err *err)
 {
-    struct view *view;
-    bool found = false;
+    if (!again && collection_from_view(cluster, tenant, name, out))
+        return ERR_OK;
+    return collection_from_meta(cluster, tenant, name, NEVER_NS, out, err);
+}
 
-    if (!again) {
-        view = view_get(cluster);
-        for (size_t low = 0, high = view->collection_count; low < high && !found;) {
-            size_t middle = low + (high - low) / 2;
-            const struct collection *candidate = &view->collections[middle];
-            int order = strcmp(tenant, candidate->tenant);
+enum err_code cluster_collection_now(struct cluster *cluster, const char *name, uint64_t until_ns,
+                                     struct collection *out, struct err *err)
+{
+    enum err_code rc;
 
-            if (order == 0)
-                order = strcmp(name, candidate->name);
-            if (order == 0) {
-                *out = *candidate;
-                found = true;
-            } else if (order < 0) {
-                high = middle;
-            } else {
-                low = middle + 1;
-            }
-        }
-        view_put(view);
-    }
-    return found ? ERR_OK : collection_from_meta(cluster, tenant, name, out, err);
+    if (atomic_load(&cluster->store_away) &&
+        collection_from_view(cluster, TENANT_DEFAULT, name, out))
+        return ERR_OK;
+    rc = collection_from_meta(cluster, TENANT_DEFAULT, name, until_ns, out, err);
+    if (rc != ERR_UNAVAILABLE && rc != ERR_IO)
+        return rc;
+    atomic_store(&cluster->store_away, true); /* until the follower has heard from it */
+    if (!collection_from_view(cluster, TENANT_DEFAULT, name, out))
+        return rc;
+    err_clear(err);
+    return ERR_OK;
 }
 
 enum err_code cluster_collections(struct cluster *cluster, const char *tenant, const char *after,

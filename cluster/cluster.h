@@ -78,6 +78,13 @@ MUST_CHECK enum err_code cluster_collection(struct cluster *cluster, const char 
                                             const char *name, bool again, struct collection *out,
                                             struct err *err);
 
+/* By name, of the default tenant, for a read that wants to see everything: from the metadata store,
+ * or, when that has not answered at until_ns or is known to be away, as it was known last.
+ * Errors: those of cluster_collection. */
+MUST_CHECK enum err_code cluster_collection_now(struct cluster *cluster, const char *name,
+                                                uint64_t until_ns, struct collection *out,
+                                                struct err *err);
+
 /* Active collections of a tenant in name order, with names above `after` ("": from the start), at
  * most max.  *more: there are further ones. */
 MUST_CHECK enum err_code cluster_collections(struct cluster *cluster, const char *tenant,

@@ -70,6 +70,7 @@ struct cluster {
     struct env_thread *watcher;
     struct metric *retries;
     struct metric *metadata_up;
+    _Atomic bool store_away; /* the last one who asked the metadata store had no answer */
 
     pthread_mutex_t mutex; /* guards all below */
     struct env_cond wake;  /* stopping */

@@ -72,13 +72,19 @@ static enum err_code check_alive(struct meta *meta, struct err *err)
 
 enum err_code meta_get(struct meta *meta, const char *key, struct meta_row *row, struct err *err)
 {
+    return meta_get_until(meta, key, NEVER_NS, row, err);
+}
+
+enum err_code meta_get_until(struct meta *meta, const char *key, uint64_t until_ns,
+                             struct meta_row *row, struct err *err)
+{
     struct meta_row got = {0};
     enum err_code code = check_key(key, err);
 
     if (code == ERR_OK)
         code = check_alive(meta, err);
     if (code == ERR_OK)
-        code = meta->ops->get(meta, key, &got, err);
+        code = meta->ops->get(meta, key, until_ns, &got, err);
     if (code != ERR_OK)
         return code;
     assert(strcmp(got.key, key) == 0);

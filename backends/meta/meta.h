@@ -56,6 +56,10 @@ void meta_close(struct meta *meta);
 /* Errors: ERR_NOT_FOUND.  The row is owned: meta_row_free. */
 MUST_CHECK enum err_code meta_get(struct meta *meta, const char *key, struct meta_row *row,
                                   struct err *err);
+/* For who cannot wait for seconds: ERR_UNAVAILABLE at until_ns, if a remote store has not answered.
+ */
+MUST_CHECK enum err_code meta_get_until(struct meta *meta, const char *key, uint64_t until_ns,
+                                        struct meta_row *row, struct err *err);
 void meta_row_free(struct meta_row *row);
 
 /* expected: the version read, META_ABSENT or META_ANY.  *version (may be NULL) is the new one.
@@ -124,7 +128,8 @@ struct meta_ops {
     const char *scheme_too; /* another name for it, or NULL */
     enum err_code (*open)(struct meta **out, const char *url, struct env *env, struct err *err);
     void (*close)(struct meta *meta);
-    enum err_code (*get)(struct meta *meta, const char *key, struct meta_row *row, struct err *err);
+    enum err_code (*get)(struct meta *meta, const char *key, uint64_t until_ns,
+                         struct meta_row *row, struct err *err);
     enum err_code (*put)(struct meta *meta, const struct meta_put *put, uint64_t *version,
                          struct err *err);
     enum err_code (*remove)(struct meta *meta, const char *key, uint64_t expected, struct err *err);

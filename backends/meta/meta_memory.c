@@ -78,9 +78,10 @@ static struct meta_put content_of(const struct meta_row *row)
     return (struct meta_put){.key = row->key, .value = row->value, .value_len = row->value_len};
 }
 
-static enum err_code memory_get(struct meta *meta, const char *key, struct meta_row *row,
-                                struct err *err)
+static enum err_code memory_get(struct meta *meta, const char *key, uint64_t until_ns,
+                                struct meta_row *row, struct err *err)
 {
+    (void)until_ns;
     struct memory_meta *memory = memory_of(meta);
     enum err_code code = ERR_NOT_FOUND;
     size_t at;

@@ -59,7 +59,7 @@ static enum err_code postgres_open(struct meta **out, const char *url, struct en
     env_cond_init(env, &postgres->given_back);
     rc = postgres_parse(postgres, url, err);
     if (rc == ERR_OK)
-        rc = postgres_take(postgres, false, &connection, err);
+        rc = postgres_take(postgres, false, NEVER_NS, &connection, err);
     if (rc == ERR_OK)
         rc = postgres_migrate(postgres, connection, err);
     if (connection != NULL)
@@ -116,12 +116,12 @@ static enum err_code row_of(const PGresult *result, int at, struct meta_put *con
     return ERR_OK;
 }
 
-static enum err_code pg_get(struct meta *meta, const char *key, struct meta_row *row,
-                            struct err *err)
+static enum err_code pg_get(struct meta *meta, const char *key, uint64_t until_ns,
+                            struct meta_row *row, struct err *err)
 {
     struct postgres_meta *postgres = postgres_of(meta);
     char sql[SQL_BYTES];
-    struct postgres_query query = {.sql = sql, .may_repeat = true};
+    struct postgres_query query = {.sql = sql, .may_repeat = true, .until_ns = until_ns};
     PGresult *result = NULL;
     struct meta_put content;
     bool is_cut;
@@ -179,7 +179,7 @@ static enum err_code look_again(struct postgres_meta *postgres, const struct met
                                 uint64_t *version, bool *is_open, struct err *err)
 {
     struct meta_row row = {0};
-    enum err_code rc = pg_get(&postgres->base, put->key, &row, err);
+    enum err_code rc = pg_get(&postgres->base, put->key, NEVER_NS, &row, err);
     uint64_t present = rc == ERR_OK ? row.version : META_ABSENT;
 
     *is_open = false;
@@ -243,7 +243,7 @@ static enum err_code pg_remove(struct meta *meta, const char *key, uint64_t expe
 
     if (rc != ERR_UNAVAILABLE || !is_cut)
         return rc;
-    rc = pg_get(meta, key, &row, err);
+    rc = pg_get(meta, key, NEVER_NS, &row, err);
     if (rc == ERR_NOT_FOUND)
         return ERR_OK;
     meta_row_free(&row);
@@ -391,7 +391,7 @@ static enum err_code pg_wait(struct meta *meta, uint64_t seen, uint64_t deadline
     while (try_again) {
         struct postgres_connection *connection;
 
-        rc = postgres_take(postgres, true, &connection, err);
+        rc = postgres_take(postgres, true, NEVER_NS, &connection, err);
         if (rc != ERR_OK)
             return rc;
         try_again = connection->is_used;

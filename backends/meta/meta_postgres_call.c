@@ -107,6 +107,8 @@ enum err_code postgres_ask(struct postgres_meta *postgres, struct postgres_conne
     uint64_t until_ns = env_boot_ns(postgres->base.env) + POSTGRES_CALL_NS + NS_PER_S;
     enum err_code rc = ERR_IO;
 
+    if (query->until_ns != 0)
+        until_ns = MIN_OF(until_ns, query->until_ns);
     *out = NULL;
     *is_cut = false;
     if (PQsendQueryParams(pg, query->sql, query->count, NULL, query->values, query->lens,
@@ -148,13 +150,13 @@ static struct postgres_connection *idle_locked(struct postgres_meta *postgres, b
 }
 
 /* NULL: a new one is to be made, and counted already. */
-static enum err_code take_idle(struct postgres_meta *postgres, bool to_wait,
+static enum err_code take_idle(struct postgres_meta *postgres, bool to_wait, uint64_t until_ns,
                                struct postgres_connection **out)
 {
-    uint64_t until_ns = env_boot_ns(postgres->base.env) + POSTGRES_CALL_NS;
     enum err_code rc = ERR_OK;
     bool is_full;
 
+    until_ns = MIN_OF(until_ns, env_boot_ns(postgres->base.env) + POSTGRES_CALL_NS);
     pthread_mutex_lock(&postgres->lock);
     while (rc == ERR_OK && postgres->idle == NULL &&
            postgres->connections == POSTGRES_CONNECTIONS_MAX)
@@ -169,17 +171,17 @@ static enum err_code take_idle(struct postgres_meta *postgres, bool to_wait,
     return rc;
 }
 
-enum err_code postgres_take(struct postgres_meta *postgres, bool to_wait,
+enum err_code postgres_take(struct postgres_meta *postgres, bool to_wait, uint64_t until_ns,
                             struct postgres_connection **out, struct err *err)
 {
-    enum err_code rc = take_idle(postgres, to_wait, out);
+    enum err_code rc = take_idle(postgres, to_wait, until_ns, out);
 
     if (rc != ERR_OK)
         return err_set(err, rc == ERR_DEAD ? ERR_DEAD : ERR_UNAVAILABLE,
                        "metadata: too many calls at once");
     if (*out != NULL)
         return ERR_OK;
-    rc = postgres_connect(postgres, out, err);
+    rc = postgres_connect(postgres, until_ns, out, err);
     if (rc != ERR_OK)
         postgres_drop(postgres, NULL);
     /* It was right once, and may be again: a name that is gone for a moment, a new password. */
@@ -231,9 +233,19 @@ void postgres_drop(struct postgres_meta *postgres, struct postgres_connection *c
     }
 }
 
+static void discard(struct postgres_meta *postgres, struct postgres_connection *connection)
+{
+    pthread_mutex_lock(&postgres->lock);
+    postgres->connections--;
+    env_cond_signal(&postgres->given_back);
+    pthread_mutex_unlock(&postgres->lock);
+    postgres_disconnect(connection);
+}
+
 enum err_code postgres_call(struct postgres_meta *postgres, const struct postgres_query *query,
                             PGresult **out, bool *is_cut, struct err *err)
 {
+    uint64_t until_ns = query->until_ns == 0 ? NEVER_NS : query->until_ns;
     bool try_again = true;
     enum err_code rc = ERR_OK;
 
@@ -242,12 +254,15 @@ enum err_code postgres_call(struct postgres_meta *postgres, const struct postgre
     while (try_again) {
         struct postgres_connection *connection;
 
-        rc = postgres_take(postgres, false, &connection, err);
+        rc = postgres_take(postgres, false, until_ns, &connection, err);
         if (rc != ERR_OK)
             return rc;
         try_again = connection->is_used && query->may_repeat;
         rc = postgres_ask(postgres, connection, query, out, is_cut, err);
-        if (*is_cut) {
+        if (*is_cut && env_boot_ns(postgres->base.env) >= until_ns) {
+            discard(postgres, connection); /* impatience says nothing about the others */
+            try_again = false;
+        } else if (*is_cut) {
             postgres_drop(postgres, connection);
         } else {
             postgres_give(postgres, connection);

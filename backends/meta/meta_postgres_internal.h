@@ -41,6 +41,7 @@ struct postgres_query {
     int lens[POSTGRES_PARAMS_MAX];
     int formats[POSTGRES_PARAMS_MAX]; /* 1: bytes */
     bool may_repeat;                  /* running it twice is the same as once */
+    uint64_t until_ns; /* 0: as long as any; earlier: who asks cannot wait, whoever is to blame */
 };
 
 /* --- meta_postgres_open.c -------------------------------------------------------------------- */
@@ -51,7 +52,7 @@ MUST_CHECK enum err_code postgres_parse(struct postgres_meta *postgres, const ch
 
 /* A connection that is ready for statements.  Errors: ERR_UNAVAILABLE (away, starting, full),
  * ERR_CONFIG (credentials, no such database), ERR_NO_MEMORY. */
-MUST_CHECK enum err_code postgres_connect(struct postgres_meta *postgres,
+MUST_CHECK enum err_code postgres_connect(struct postgres_meta *postgres, uint64_t until_ns,
                                           struct postgres_connection **out, struct err *err);
 void postgres_disconnect(struct postgres_connection *connection);
 
@@ -74,7 +75,8 @@ MUST_CHECK enum err_code postgres_ask(struct postgres_meta *postgres,
  * that nobody reads would pile up.
  * Errors: those of postgres_connect; of a store that is open never ERR_CONFIG. */
 MUST_CHECK enum err_code postgres_take(struct postgres_meta *postgres, bool to_wait,
-                                       struct postgres_connection **out, struct err *err);
+                                       uint64_t until_ns, struct postgres_connection **out,
+                                       struct err *err);
 void postgres_give(struct postgres_meta *postgres, struct postgres_connection *connection);
 /* Forget the notices that have come: the version is asked when it matters. */
 void postgres_forget_notices(PGconn *pg);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/checked.h"
 #include "common/base/text.h"
 
 #define SCHEMA_DEFAULT "vicinal"
@@ -189,18 +190,18 @@ static void ignore_notice(void *context, const char *message)
     (void)context, (void)message;
 }
 
-enum err_code postgres_connect(struct postgres_meta *postgres, struct postgres_connection **out,
-                               struct err *err)
+enum err_code postgres_connect(struct postgres_meta *postgres, uint64_t until_ns,
+                               struct postgres_connection **out, struct err *err)
 {
     char set[256];
-    struct postgres_query query = {.sql = set};
+    struct postgres_query query = {.sql = set, .until_ns = until_ns};
     struct postgres_connection *connection = calloc(1, sizeof(*connection));
-    uint64_t until_ns = env_boot_ns(postgres->base.env) + POSTGRES_CONNECT_NS;
     PGresult *result = NULL;
     bool is_cut;
     enum err_code rc;
 
     *out = NULL;
+    until_ns = MIN_OF(until_ns, env_boot_ns(postgres->base.env) + POSTGRES_CONNECT_NS);
     if (connection != NULL)
         connection->pg = PQconnectStart(postgres->conninfo);
     if (connection == NULL || connection->pg == NULL) {

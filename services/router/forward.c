@@ -177,7 +177,7 @@ enum err_code router_change_collection(struct request *req)
     enum err_code rc = router_forward(req);
 
     /* The next request here sees the change; when the metadata store is away the follower will. */
-    if (rc == ERR_OK)
+    if (rc == ERR_OK && req->reply.status < 300)
         (void)(cluster_refresh(router->cluster, &ignored) == ERR_OK);
     return rc;
 }

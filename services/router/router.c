@@ -4,6 +4,10 @@
 #include <assert.h>
 #include <string.h>
 
+#include "common/base/checked.h"
+
+#define LOOK_NS (250 * NS_PER_MS) /* for the metadata store, of a fresh read */
+
 enum err_code router_open(struct router *router, const struct router_setup *setup, struct err *err)
 {
     struct metrics *metrics = setup->metrics;
@@ -69,18 +73,21 @@ enum err_code router_collection(struct request *req, bool again, struct collecti
                               &req->err);
 }
 
+/* With the metadata store away, or slow, what was known last must do.  Whether the collection was
+ * dropped meanwhile its shards tell, at the log's end. */
 enum err_code router_read_collection(struct request *req, const struct consistency *consistency,
                                      struct collection *out)
 {
-    enum err_code rc = router_collection(req, consistency->fresh, out);
+    struct router *router = req->state;
+    uint64_t wait_ns = MIN_OF(LOOK_NS, consistency->timeout_ms * NS_PER_MS / 4);
 
-    /* The metadata store is away: what was known last must do.  Whether the collection was dropped
-     * meanwhile its shards tell, at the log's end. */
-    if (consistency->fresh && (rc == ERR_UNAVAILABLE || rc == ERR_IO)) {
-        err_clear(&req->err);
-        rc = router_collection(req, false, out);
-    }
-    return rc;
+    if (!consistency->fresh)
+        return router_collection(req, false, out);
+    req->collection = req->params[0];
+    if (collection_check_name(req->params[0], req->param_lens[0], &req->err) != ERR_OK)
+        return err_set(&req->err, ERR_COLLECTION_NOT_FOUND, "there is no such collection");
+    return cluster_collection_now(router->cluster, req->params[0],
+                                  env_boot_ns(router->env) + wait_ns, out, &req->err);
 }
 
 enum err_code router_ask(struct request *req, struct collection *collection,

@@ -40,14 +40,14 @@ static enum err_code come_back(struct meta *meta, struct err *err)
     return ERR_OK;
 }
 
-static enum err_code rows_get(struct meta *meta, const char *key, struct meta_row *row,
-                              struct err *err)
+static enum err_code rows_get(struct meta *meta, const char *key, uint64_t until_ns,
+                              struct meta_row *row, struct err *err)
 {
     struct meta *rows = region_of(meta)->rows;
     enum err_code code = go(meta, err);
 
     if (code == ERR_OK)
-        code = rows->ops->get(rows, key, row, err);
+        code = rows->ops->get(rows, key, until_ns, row, err);
     if (code == ERR_OK && (code = come_back(meta, err)) != ERR_OK)
         meta_row_free(row);
     return code;

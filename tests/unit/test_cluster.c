@@ -463,7 +463,10 @@ static void collections_are_found_at_once_and_listed_in_order(void **state)
         cluster_collections(world->cluster, "default", "b", page, 2, &count, &more, &err), ERR_OK);
     assert_true(!more && count == 1);
     assert_string_equal(page[0].name, "c");
+    assert_int_equal(cluster_collection_now(world->cluster, "b", NEVER_NS, &found, &err), ERR_OK);
     put_collection(world, "b", "dropped");
+    assert_int_equal(cluster_collection_now(world->cluster, "b", NEVER_NS, &found, &err),
+                     ERR_COLLECTION_NOT_FOUND);
     assert_int_equal(cluster_collection(world->cluster, "default", "b", true, &found, &err),
                      ERR_COLLECTION_NOT_FOUND);
     assert_int_equal(cluster_refresh(world->cluster, &err), ERR_OK);

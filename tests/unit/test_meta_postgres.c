@@ -361,6 +361,32 @@ static void a_waiter_hears_that_the_server_has_gone(void **state)
     meta_close(meta);
 }
 
+/* Who cannot wait is told in time, whether a connection was there or has to be made; the others'
+ * connections are kept. */
+static void who_cannot_wait_does_not(void **state)
+{
+    struct meta *meta = open_url(url);
+    uint64_t version = must_put(meta, "a", "one", META_ABSENT), began_ns;
+    struct meta_row row = {0};
+    struct err err = {0};
+
+    (void)state;
+    assert_int_equal(meta_get_until(meta, "a", env_boot_ns(env_real()) + WAIT_NS, &row, &err),
+                     ERR_OK);
+    meta_row_free(&row);
+    (void)server_tell(&server, "pause");
+    for (int i = 0; i < 3; i++) {
+        began_ns = env_boot_ns(env_real());
+        assert_int_equal(meta_get_until(meta, "a", began_ns + 100 * NS_PER_MS, &row, &err),
+                         ERR_UNAVAILABLE);
+        assert_in_range(env_boot_ns(env_real()) - began_ns, 0, 2 * NS_PER_S);
+    }
+    (void)server_tell(&server, "resume");
+    await_up(meta);
+    expect_row(meta, "a", "one", version);
+    meta_close(meta);
+}
+
 static void a_paused_server_holds_nobody_for_ever(void **state)
 {
     struct meta *meta = open_url(url);
@@ -691,6 +717,7 @@ int main(void)
         CASE(idle_connections_that_were_cut_are_no_error),
         CASE(a_killed_server_is_an_error_that_passes),
         CASE(a_waiter_hears_that_the_server_has_gone),
+        CASE(who_cannot_wait_does_not),
         CASE(a_paused_server_holds_nobody_for_ever),
         CASE(many_that_open_a_new_store_make_it_once),
         CASE(who_has_seen_a_version_has_seen_all_below),
