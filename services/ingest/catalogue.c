@@ -11,11 +11,14 @@
 
 static const struct log_context CONTEXT = {.operation = "catalogue"};
 
+const uint8_t CATALOGUE_NAMES[INCARNATION_BYTES];
+
 void catalogue_init(struct catalogue *catalogue, struct sequencer *sequencer, struct meta *meta,
                     struct env *env)
 {
     *catalogue = (struct catalogue){.sequencer = sequencer, .meta = meta, .env = env};
     pthread_mutex_init(&catalogue->lock, NULL);
+    env_cond_init(env, &catalogue->left.come);
 }
 
 void catalogue_free(struct catalogue *catalogue)
@@ -24,6 +27,8 @@ void catalogue_free(struct catalogue *catalogue)
         return;
     free(catalogue->entries);
     free(catalogue->told.places);
+    free(catalogue->left.changes);
+    env_cond_free(&catalogue->left.come);
     pthread_mutex_destroy(&catalogue->lock);
     *catalogue = (struct catalogue){0};
 }
@@ -325,9 +330,12 @@ enum err_code catalogue_change(struct catalogue *catalogue, const struct collect
     }
     log_err(LOG_WARN, &CONTEXT, "a change of a collection failed", err);
     /* What was pending before may stand in the log in part: it stays so. */
-    if (!nothing || (known && before.state == COLLECTION_PENDING))
+    if (!nothing || (known && before.state == COLLECTION_PENDING)) {
+        catalogue_leave_over(catalogue, collection);
         return rc;
-    catalogue_row_restore(catalogue, collection, known ? &before : NULL, version);
+    }
+    if (!catalogue_row_restore(catalogue, collection, known ? &before : NULL, version))
+        catalogue_leave_over(catalogue, collection);
     if (!known)
         catalogue_forget(catalogue, collection);
     else if (catalogue_set(catalogue, &before.collection, before.state, NULL) != ERR_OK)

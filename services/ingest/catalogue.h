@@ -5,7 +5,8 @@
  *   take-over: rows → changes of partition 0 behind the row `catalogue` → pending ones are
  *              completed
  *
- * Who finds a collection pending completes it first; doing so twice changes nothing, because equal
+ * What is left over by a change that failed is settled behind it (settle.c).  Who finds a
+ * collection pending completes it first; doing so twice changes nothing, because equal
  * change stamps are the same change.  With the metadata store lost, everything comes back from
  * partition 0.  Changes of one name are serialised by the busy-id table (the caller's business);
  * `lock` guards the list and is not held across calls that block.
@@ -37,6 +38,17 @@ struct told_changes {
     size_t count, size;
 };
 
+/* Changes that failed, of which the row may say something: settle.c.  One of each name. */
+struct left_over {
+    struct collection *changes;
+    size_t count, size;
+    struct env_cond come; /* or stopping */
+    bool stopping;
+};
+
+/* Names are keys of an incarnation that no collection has. */
+extern const uint8_t CATALOGUE_NAMES[INCARNATION_BYTES];
+
 struct catalogue {
     struct sequencer *sequencer;
     struct meta *meta;
@@ -45,6 +57,7 @@ struct catalogue {
     struct catalogue_entry *entries; /* rising by (tenant, name) */
     size_t count, size;
     struct told_changes told;
+    struct left_over left;
 };
 
 void catalogue_init(struct catalogue *catalogue, struct sequencer *sequencer, struct meta *meta,
@@ -70,6 +83,9 @@ MUST_CHECK enum err_code catalogue_active(struct catalogue *catalogue, const cha
 MUST_CHECK enum err_code catalogue_change(struct catalogue *catalogue,
                                           const struct collection *collection, uint64_t deadline_ns,
                                           struct err *err);
+
+/* It failed, and the row may not be as memory is: to be settled when that is possible. */
+void catalogue_leave_over(struct catalogue *catalogue, const struct collection *change);
 
 /* A change that came from another region: in every partition before records of it are taken.  Of
  * two definitions of one name the smaller creation stamp stays. */

@@ -118,18 +118,53 @@ enum err_code catalogue_row_put(struct catalogue *catalogue, const struct collec
     return rc;
 }
 
-void catalogue_row_restore(struct catalogue *catalogue, const struct collection *collection,
-                           const struct catalogue_entry *before, uint64_t version)
+static enum err_code put_back(struct catalogue *catalogue, const struct collection *collection,
+                              const struct catalogue_entry *before, uint64_t version,
+                              struct err *err)
 {
     char key[META_KEY_BYTES_MAX];
-    struct err err;
-    enum err_code rc;
 
     row_key(key, collection);
-    rc = before == NULL ? meta_delete(catalogue->meta, key, version, &err)
-                        : row_write(catalogue, before, version, NULL, &err);
+    return before == NULL ? meta_delete(catalogue->meta, key, version, err)
+                          : row_write(catalogue, before, version, NULL, err);
+}
+
+bool catalogue_row_restore(struct catalogue *catalogue, const struct collection *collection,
+                           const struct catalogue_entry *before, uint64_t version)
+{
+    struct err err;
+    enum err_code rc = put_back(catalogue, collection, before, version, &err);
+
     if (rc != ERR_OK)
         log_err(LOG_WARN, &CONTEXT, "the row of a change that failed stays pending", &err);
+    return rc == ERR_OK;
+}
+
+enum err_code catalogue_row_settle(struct catalogue *catalogue, const struct collection *change,
+                                   const struct catalogue_entry *before, struct err *err)
+{
+    struct meta_row row = {0};
+    struct catalogue_entry there;
+    char key[META_KEY_BYTES_MAX];
+    bool is_left;
+    enum err_code rc;
+
+    row_key(key, change);
+    rc = meta_get(catalogue->meta, key, &row, err);
+    if (rc == ERR_NOT_FOUND) {
+        err_clear(err);
+        return ERR_OK;
+    }
+    if (rc != ERR_OK)
+        return rc;
+    is_left = catalogue_row_parse(row.value, row.value_len, &there.collection, &there.state,
+                                  NULL) == ERR_OK &&
+              there.state == COLLECTION_PENDING &&
+              stamp_compare(there.collection.schema, change->schema) == 0;
+    if (is_left)
+        rc = put_back(catalogue, change, before, row.version, err);
+    meta_row_free(&row);
+    return rc;
 }
 
 enum err_code catalogue_mark_get(struct catalogue *catalogue, struct catalogue_mark *out,

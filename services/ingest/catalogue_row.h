@@ -11,9 +11,16 @@ MUST_CHECK enum err_code catalogue_row_put(struct catalogue *catalogue,
                                            enum collection_state state, uint64_t *version,
                                            struct err *err);
 
-/* Put back what was there before the row became `version`: an entry, or (NULL) nothing. */
-void catalogue_row_restore(struct catalogue *catalogue, const struct collection *collection,
+/* Put back what was there before the row became `version`: an entry, or (NULL) nothing.  False: it
+ * may stand as it is. */
+bool catalogue_row_restore(struct catalogue *catalogue, const struct collection *collection,
                            const struct catalogue_entry *before, uint64_t version);
+
+/* The same later: if the row still says that this change is pending.  Errors: the store's. */
+MUST_CHECK enum err_code catalogue_row_settle(struct catalogue *catalogue,
+                                              const struct collection *change,
+                                              const struct catalogue_entry *before,
+                                              struct err *err);
 
 /* Errors: ERR_CORRUPT. */
 MUST_CHECK enum err_code catalogue_row_parse(const void *data, size_t len, struct collection *out,

@@ -6,9 +6,6 @@
 #include "common/base/json_writer.h"
 #include "services/ingest/ingest.h"
 
-/* Names are keys of an incarnation that no collection has. */
-static const uint8_t NAMES[INCARNATION_BYTES];
-
 struct change {
     struct ingest *ingest;
     struct request *req;
@@ -24,8 +21,10 @@ struct change {
 static enum err_code change_begin(struct change *change, struct request *req)
 {
     struct ingest *ingest = req->state;
-    struct busy_key key = {
-        .incarnation = NAMES, .id = req->params[0], .len = req->param_lens[0], .mode = BUSY_ALONE};
+    struct busy_key key = {.incarnation = CATALOGUE_NAMES,
+                           .id = req->params[0],
+                           .len = req->param_lens[0],
+                           .mode = BUSY_ALONE};
     struct err *err = &req->err;
     uint64_t generation;
     enum err_code rc;

@@ -125,9 +125,8 @@ static enum err_code note_change(struct run *run, const struct record *record)
 static enum err_code take_change(struct run *run, const struct collection *collection,
                                  uint64_t deadline_ns)
 {
-    static const uint8_t NAMES[INCARNATION_BYTES];
     struct busy_claim claim = {0};
-    struct busy_key key = {.incarnation = NAMES,
+    struct busy_key key = {.incarnation = CATALOGUE_NAMES,
                            .id = collection->name,
                            .len = strlen(collection->name),
                            .mode = BUSY_ALONE};

@@ -8,6 +8,7 @@
 #include "common/base/json_writer.h"
 #include "common/base/log.h"
 #include "common/http/json_doc.h"
+#include "services/ingest/settle.h"
 
 static const struct log_context CONTEXT = {.operation = "ingest"};
 
@@ -144,6 +145,7 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
     ingest->embedders = NULL;
     ingest->spool = NULL;
     ingest->replayer = NULL;
+    ingest->settler = NULL;
     ingest->registered = false;
     open_metrics(ingest, setup->metrics);
     rc = sequencer_open(&ingest->sequencer, &sequencer, err);
@@ -176,6 +178,8 @@ enum err_code ingest_start(struct ingest *ingest, const char *url, struct err *e
     rc = sequencer_start(&ingest->sequencer, err);
     if (rc == ERR_OK && ingest->spool != NULL)
         rc = env_thread_start(ingest->env, &ingest->replayer, "spool", replay_main, ingest, err);
+    if (rc == ERR_OK)
+        rc = env_thread_start(ingest->env, &ingest->settler, "settle", settle_thread, ingest, err);
     return rc;
 }
 
@@ -185,6 +189,7 @@ void ingest_stop(struct ingest *ingest)
         return;
     sequencer_stop(&ingest->sequencer);
     spool_stop(ingest->spool);
+    settle_stop(&ingest->catalogue);
 }
 
 void ingest_close(struct ingest *ingest)
@@ -194,6 +199,8 @@ void ingest_close(struct ingest *ingest)
     ingest_stop(ingest);
     env_thread_join(ingest->replayer);
     ingest->replayer = NULL;
+    env_thread_join(ingest->settler);
+    ingest->settler = NULL;
     sequencer_close(&ingest->sequencer);
     spool_close(ingest->spool);
     ingest->spool = NULL;

@@ -7,7 +7,7 @@
  * (replay.c).
  *
  * All state is in struct ingest, so that many can live in one process.  Threads: "appender" and
- * "lease" (sequencer.h), "spool" (replay.c); handlers run on the server's.
+ * "lease" (sequencer.h), "spool" (replay.c), "settle" (settle.h); handlers run on the server's.
  */
 #ifndef VICINAL_INGEST_INGEST_H
 #define VICINAL_INGEST_INGEST_H
@@ -81,6 +81,7 @@ struct ingest {
     struct busy *busy;
     struct spool *spool; /* NULL: what the log does not take is refused */
     struct env_thread *replayer;
+    struct env_thread *settler; /* settle.h */
     struct ingest_metrics metrics;
     char url[160];
     atomic_uint writes; /* of clients, under way */

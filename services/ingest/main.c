@@ -1,7 +1,8 @@
 /* vicinal-ingest: options, back ends, the service's life.
  *
  * Threads: the server's workers run the handlers; "appender" owns the log, "lease" renews the row
- * (sequencer.h); the cluster's two follow the metadata store and the replicas. */
+ * (sequencer.h), "settle" ends what failed half-way (settle.h); the cluster's two follow the
+ * metadata store and the replicas. */
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>

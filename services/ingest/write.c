@@ -39,11 +39,12 @@ static enum err_code check_room(struct ingest *ingest, struct err *err)
  * Nothing is held meanwhile. */
 static enum err_code find_collection(struct write *write, struct collection *out)
 {
-    static const uint8_t NAMES[INCARNATION_BYTES]; /* as collections.c has it */
     struct ingest *ingest = write->ingest;
     const struct request *req = write->req;
-    struct busy_key key = {
-        .incarnation = NAMES, .id = req->params[0], .len = req->param_lens[0], .mode = BUSY_SHARED};
+    struct busy_key key = {.incarnation = CATALOGUE_NAMES,
+                           .id = req->params[0],
+                           .len = req->param_lens[0],
+                           .mode = BUSY_SHARED};
     struct err *err = &write->req->err, passing = {0};
     struct busy_claim claim = {0};
     enum err_code rc =

@@ -555,15 +555,11 @@ static void the_catalogue_comes_back_from_the_log_alone(void **state)
 
 static void a_change_cut_off_is_completed_by_the_next_holder(void **state)
 {
-    struct catalogue_entry entry;
-
     (void)state;
     wal_faulty_set(world.log, WAL_FAULT_HALF, 1, 1);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/half", "{\"vector\":{\"dimension\":2}}", NULL), 503);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "half", &entry));
-    assert_int_equal(entry.state, COLLECTION_PENDING);
-    end();
+    end(); /* pending as a rule; completed already if the settler was quick */
     begin();
     assert_int_equal(
         ask_json("PUT", "/v1/collections/half", "{\"vector\":{\"dimension\":2}}", NULL), 200);
@@ -575,19 +571,25 @@ static void a_change_cut_off_is_completed_by_the_next_holder(void **state)
     }
 }
 
-static void a_change_cut_off_is_completed_by_trying_again(void **state)
+static void a_change_cut_off_is_completed_by_itself(void **state)
 {
     static const char PATH[] = "/v1/collections/again/records", BODY[] = "{\"records\":[{}]}";
+    uint64_t end_ns = env_boot_ns(env_real()) + WAIT_NS;
 
     (void)state;
     wal_faulty_set(world.log, WAL_FAULT_HALF, 1, 1);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/again", "{\"vector\":{\"dimension\":2}}", NULL), 503);
-    wait_ready();
-    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 503);
+    while (ask_json("POST", PATH, BODY, NULL) != 200)
+        assert_true(env_boot_ns(env_real()) < end_ns);
+    for (uint32_t i = 0; i < PARTITIONS; i++) {
+        struct tally tally = {0};
+
+        look_at(i, count_record, &tally);
+        assert_true(tally.creates >= 1);
+    }
     assert_int_equal(
         ask_json("PUT", "/v1/collections/again", "{\"vector\":{\"dimension\":2}}", NULL), 200);
-    assert_int_equal(ask_json("POST", PATH, BODY, NULL), 200);
 }
 
 static void a_change_that_never_landed_leaves_nothing(void **state)
@@ -840,7 +842,7 @@ int main(void)
         PROMISE(a_change_stands_once_in_every_partition),
         PROMISE(the_catalogue_comes_back_from_the_log_alone),
         PROMISE(a_change_cut_off_is_completed_by_the_next_holder),
-        PROMISE(a_change_cut_off_is_completed_by_trying_again),
+        PROMISE(a_change_cut_off_is_completed_by_itself),
         PROMISE(a_change_that_never_landed_leaves_nothing),
         PROMISE(a_foreign_change_reaches_every_partition_and_the_smaller_stamp_wins),
         PROMISE(a_change_that_others_pass_on_is_taken),
