@@ -435,20 +435,31 @@ static enum err_code await_locked(struct sequencer *s, struct sequence_batch *ba
     return batch->err.code;
 }
 
+void sequencer_commit_all(struct sequencer *s, struct sequence_batch *const *batches, size_t count,
+                          uint64_t deadline_ns, struct err *errs)
+{
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = 0; i < count; i++) {
+        assert(batches[i]->state == BATCH_NEW);
+        err_clear(&errs[i]);
+        if (refuse_locked(s, batches[i], &errs[i]) == ERR_OK)
+            enqueue_locked(s, batches[i]);
+    }
+    for (size_t i = 0; i < count; i++)
+        if (errs[i].code == ERR_OK)
+            (void)await_locked(s, batches[i], deadline_ns, &errs[i]);
+    pthread_mutex_unlock(&s->lock);
+}
+
 enum err_code sequencer_commit(struct sequencer *s, struct sequence_batch *batch,
                                uint64_t deadline_ns, struct err *err)
 {
-    enum err_code rc;
+    struct err outcome = {0};
 
-    assert(batch->state == BATCH_NEW);
-    pthread_mutex_lock(&s->lock);
-    rc = refuse_locked(s, batch, err);
-    if (rc == ERR_OK) {
-        enqueue_locked(s, batch);
-        rc = await_locked(s, batch, deadline_ns, err);
-    }
-    pthread_mutex_unlock(&s->lock);
-    return rc;
+    sequencer_commit_all(s, &batch, 1, deadline_ns, &outcome);
+    if (outcome.code != ERR_OK)
+        *err = outcome;
+    return outcome.code;
 }
 
 enum err_code sequencer_append_now(struct sequencer *s, struct sequence_batch *batch,

@@ -227,6 +227,11 @@ void sequencer_close(struct sequencer *s); /* joins the threads; appends version
 MUST_CHECK enum err_code sequencer_commit(struct sequencer *s, struct sequence_batch *batch,
                                           uint64_t deadline_ns, struct err *err);
 
+/* The same for several, which go into one append where they fit: errs[i] (code ERR_OK: committed)
+ * is what became of batches[i]. */
+void sequencer_commit_all(struct sequencer *s, struct sequence_batch *const *batches, size_t count,
+                          uint64_t deadline_ns, struct err *errs);
+
 /* The same at once, on the appender's thread, inside `taken`. */
 MUST_CHECK enum err_code sequencer_append_now(struct sequencer *s, struct sequence_batch *batch,
                                               struct err *err);

@@ -1,9 +1,10 @@
 /* Handing runs to our ingest: see replicator.h and services/ingest/foreign.c, whose form this is.
  *
- * Runs of different partitions go out together; each is sent until it is taken, which is harmless,
- * because the ingest drops what it knows.  Failure modes: no ingest, or one that is not ready: try
- * again, for ever; a gap: somebody else moved the position back, or forward (another replicator):
- * the caller begins anew; a run refused as malformed: the caller stops, loudly. */
+ * Runs of all partitions go out in one request and into one append; each is sent until it is taken,
+ * which is harmless, because the ingest drops what it knows.  Failure modes: no ingest, or one that
+ * is not ready: try again, for ever; a gap: somebody else moved the position back, or forward
+ * (another replicator): the caller begins anew; a run refused as malformed: the caller stops,
+ * loudly. */
 #include <stdio.h>
 #include <string.h>
 
@@ -12,14 +13,13 @@
 #include "common/http/json_doc.h"
 #include "services/replicator/replicator.h"
 
-#define APPEND_VERSION 1
-#define REPLY_MAX      KIB(64)
+#define APPEND_VERSION 2
+#define REPLY_MAX      MIB(1)
 
-/* One POST under way. */
+/* One run under way. */
 struct shipment {
     uint32_t partition;
     uint64_t to;
-    struct buffer body;
     bool is_taken;
 };
 
@@ -29,18 +29,22 @@ struct shipping {
     size_t count, left;
 };
 
-static void encode(struct peer *peer, uint32_t partition, struct shipment *shipment)
+static void encode_head(const struct peer *peer, size_t runs, struct buffer *body)
 {
-    struct line *line = &peer->lines[partition];
+    buffer_append_byte(body, APPEND_VERSION);
+    buffer_append_u32(body, peer->number);
+    buffer_append_u32(body, (uint32_t)runs);
+}
 
-    *shipment = (struct shipment){.partition = partition, .to = line->read};
-    buffer_append_byte(&shipment->body, APPEND_VERSION);
-    buffer_append_u32(&shipment->body, peer->number);
-    buffer_append_u32(&shipment->body, partition);
-    buffer_append_u64(&shipment->body, line->wanted);
-    buffer_append_u64(&shipment->body, line->read);
-    buffer_append_u32(&shipment->body, line->run.count);
-    buffer_append(&shipment->body, line->run.records.data, line->run.records.len);
+static void encode_run(const struct peer *peer, uint32_t partition, struct buffer *body)
+{
+    const struct line *line = &peer->lines[partition];
+
+    buffer_append_u32(body, partition);
+    buffer_append_u64(body, line->wanted);
+    buffer_append_u64(body, line->read);
+    buffer_append_u32(body, line->run.count);
+    buffer_append(body, line->run.records.data, line->run.records.len);
 }
 
 /* Has the run's turn come?  The first contact is told also without data: from then on tokens of
@@ -56,21 +60,40 @@ static bool is_due(const struct line *line, uint64_t now_ns)
 /* --- answers -----------------------------------------------------------------------------------
  */
 
-static enum err_code read_position(const struct http_call *call, uint64_t *position,
-                                   struct err *err)
+/* What became of one run: its position, or why it was not taken. */
+static enum err_code read_answer(json_t *answer, uint64_t *position, struct err *err)
 {
-    json_t *document = NULL;
-    enum err_code rc = http_call_expect(call, err);
+    const char *word = NULL, *detail = NULL;
+    enum err_code rc = json_doc_text(answer, "code", &word, err);
 
-    if (rc == ERR_OK)
-        rc = json_doc_parse(&document, call->reply.data, call->reply.len, err);
     *position = UINT64_MAX;
     if (rc == ERR_OK)
-        rc = json_doc_u64(document, "position", 0, INT64_MAX, position, err);
+        rc = json_doc_text(answer, "detail", &detail, err);
+    if (rc == ERR_OK && word != NULL)
+        return err_set(err, err_from_word(word, strlen(word)), "%.250s",
+                       detail == NULL ? word : detail);
+    if (rc == ERR_OK)
+        rc = json_doc_u64(answer, "position", 0, INT64_MAX, position, err);
     if (rc == ERR_OK && *position == UINT64_MAX)
         rc = err_set(err, ERR_UNAVAILABLE, "the ingest answered without a position");
-    json_decref(document);
     return rc;
+}
+
+/* The answers to that many runs, to be freed with json_decref(*document). */
+static enum err_code read_answers(const struct http_call *call, size_t count, json_t **document,
+                                  json_t **answers, struct err *err)
+{
+    enum err_code rc = http_call_expect(call, err);
+
+    *document = *answers = NULL;
+    if (rc == ERR_OK)
+        rc = json_doc_parse(document, call->reply.data, call->reply.len, err);
+    if (rc != ERR_OK)
+        return rc;
+    *answers = json_object_get(*document, "runs");
+    if (json_array_size(*answers) != count)
+        return err_set(err, ERR_UNAVAILABLE, "the ingest answered something else");
+    return ERR_OK;
 }
 
 /* What is wrong about us, or about the record; anything else passes. */
@@ -124,17 +147,6 @@ static enum err_code taken(struct peer *peer, struct shipment *shipment, uint64_
 /* --- calls -------------------------------------------------------------------------------------
  */
 
-static void aim(const struct peer *peer, struct http_call *call, const struct buffer *body)
-{
-    *call = (struct http_call){.method = "POST",
-                               .base = peer->ingest_url,
-                               .path = "/internal/v1/append",
-                               .content_type = MEDIA_BINARY,
-                               .body = body->data,
-                               .body_len = body->len,
-                               .reply_max = REPLY_MAX};
-}
-
 static enum err_code find_ingest(struct peer *peer, struct err *err)
 {
     if (peer->ingest_url[0] != '\0')
@@ -143,43 +155,87 @@ static enum err_code find_ingest(struct peer *peer, struct err *err)
                              sizeof(peer->ingest_url), err);
 }
 
+/* The runs in body are sent; the call is to be freed. */
+static void send_runs(struct peer *peer, const struct buffer *body, struct http_call *call)
+{
+    const struct replicator_setup *setup = &peer->replicator->setup;
+
+    *call = (struct http_call){.method = "POST",
+                               .base = peer->ingest_url,
+                               .path = "/internal/v1/append",
+                               .content_type = MEDIA_BINARY,
+                               .body = body->data,
+                               .body_len = body->len,
+                               .reply_max = REPLY_MAX};
+    (void)http_call_one(setup->client, call, env_boot_ns(setup->env) + SHIP_DEADLINE_NS);
+}
+
+/* A failure that passes goes to *passing, another one is returned. */
+static enum err_code sort_failure(const struct err *failure, struct err *passing, struct err *err)
+{
+    if (!is_for_ever(failure->code) && failure->code != ERR_DEAD) {
+        *passing = *failure;
+        return ERR_OK;
+    }
+    *err = *failure;
+    if (failure->code != ERR_VERSION_CONFLICT && failure->code != ERR_DEAD)
+        err->code = ERR_INVALID_ARGUMENT;
+    return err->code;
+}
+
+/* The answers, in the order of what was sent. */
+static enum err_code take_answers(struct shipping *shipping, json_t *answers, struct err *passing,
+                                  struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    size_t at = 0;
+
+    for (size_t i = 0; i < shipping->count; i++) {
+        struct shipment *shipment = &shipping->shipments[i];
+        struct err failure = {0};
+        uint64_t position;
+        enum err_code code;
+
+        if (shipment->is_taken)
+            continue;
+        code = read_answer(json_array_get(answers, at++), &position, &failure);
+        if (code == ERR_OK)
+            code = taken(shipping->peer, shipment, position, &failure);
+        if (code == ERR_OK) {
+            shipping->left--;
+            continue;
+        }
+        (void)err_wrap(&failure, "partition %u", shipment->partition);
+        if (rc == ERR_OK)
+            rc = sort_failure(&failure, passing, err);
+    }
+    return rc;
+}
+
 /* Send what has not been taken; *passing is the last failure that may pass. */
 static enum err_code send_left(struct shipping *shipping, struct err *passing, struct err *err)
 {
-    struct peer *peer = shipping->peer;
-    const struct replicator_setup *setup = &peer->replicator->setup;
-    struct http_call *calls = array_alloc(shipping->left, sizeof(*calls));
-    enum err_code rc = ERR_OK;
-    size_t count = 0;
+    struct buffer body = {0};
+    struct http_call call = {0};
+    struct err failure = {0};
+    json_t *document = NULL, *answers;
+    enum err_code rc;
 
-    if (calls == NULL)
-        return err_set(err, ERR_NO_MEMORY, "no memory to ship");
+    encode_head(shipping->peer, shipping->left, &body);
     for (size_t i = 0; i < shipping->count; i++)
-        if (!shipping->shipments[i].is_taken) {
-            aim(peer, &calls[count], &shipping->shipments[i].body);
-            calls[count++].user = &shipping->shipments[i];
-        }
-    http_gather(setup->client, calls, count, env_boot_ns(setup->env) + SHIP_DEADLINE_NS, NULL,
-                NULL);
-    for (size_t i = 0; i < count; i++) {
-        struct err failure = {0};
-        uint64_t position;
-        enum err_code code = read_position(&calls[i], &position, &failure);
-
-        if (code == ERR_OK)
-            code = taken(peer, calls[i].user, position, &failure);
-        if (code == ERR_OK)
-            shipping->left--;
-        else if (!is_for_ever(code) && code != ERR_DEAD)
-            *passing = failure;
-        else if (rc == ERR_OK)
-            rc = err_set(
-                err, code == ERR_VERSION_CONFLICT || code == ERR_DEAD ? code : ERR_INVALID_ARGUMENT,
-                "partition %u: %.250s", ((struct shipment *)calls[i].user)->partition,
-                failure.message);
-        http_call_free(&calls[i]);
+        if (!shipping->shipments[i].is_taken)
+            encode_run(shipping->peer, shipping->shipments[i].partition, &body);
+    rc = buffer_check(&body, err);
+    if (rc == ERR_OK) {
+        send_runs(shipping->peer, &body, &call);
+        if (read_answers(&call, shipping->left, &document, &answers, &failure) == ERR_OK)
+            rc = take_answers(shipping, answers, passing, err);
+        else
+            rc = sort_failure(&failure, passing, err);
     }
-    free(calls);
+    json_decref(document);
+    http_call_free(&call);
+    buffer_free(&body);
     return rc;
 }
 
@@ -216,22 +272,19 @@ enum err_code ship_due(struct peer *peer, struct err *err)
     uint64_t now_ns = env_boot_ns(peer->replicator->env);
     enum err_code rc = ERR_OK;
 
-    for (uint32_t i = 0; i < peer->partitions && rc == ERR_OK; i++) {
+    for (uint32_t i = 0; i < peer->partitions; i++) {
         if (!is_due(&peer->lines[i], now_ns))
             continue;
         if (shipping == NULL && (shipping = calloc(1, sizeof(*shipping))) == NULL)
             return err_set(err, ERR_NO_MEMORY, "no memory to ship");
-        encode(peer, i, &shipping->shipments[shipping->count]);
-        rc = buffer_check(&shipping->shipments[shipping->count++].body, err);
+        shipping->shipments[shipping->count++] =
+            (struct shipment){.partition = i, .to = peer->lines[i].read};
     }
     if (shipping == NULL)
         return ERR_OK;
     shipping->peer = peer;
     shipping->left = shipping->count;
-    if (rc == ERR_OK)
-        rc = send_all(shipping, err);
-    for (size_t i = 0; i < shipping->count; i++)
-        buffer_free(&shipping->shipments[i].body);
+    rc = send_all(shipping, err);
     free(shipping);
     return rc;
 }
@@ -239,32 +292,28 @@ enum err_code ship_due(struct peer *peer, struct err *err)
 /* --- where to go on ----------------------------------------------------------------------------
  */
 
-/* A run of nothing, from nothing: the ingest answers with the position that it wants. */
+/* Runs of nothing, from nothing: the ingest answers with the positions that it wants. */
 enum err_code ship_positions(struct peer *peer, struct err *err)
 {
-    const struct replicator_setup *setup = &peer->replicator->setup;
-    struct http_call *calls = array_alloc(peer->partitions, sizeof(*calls));
-    struct shipment *questions = array_alloc(peer->partitions, sizeof(*questions));
-    enum err_code rc = calls == NULL || questions == NULL
-                           ? err_set(err, ERR_NO_MEMORY, "no memory for a peer")
-                           : find_ingest(peer, err);
-    uint32_t count = rc == ERR_OK ? peer->partitions : 0;
+    struct buffer body = {0};
+    struct http_call call = {0};
+    json_t *document = NULL, *answers;
+    enum err_code rc = find_ingest(peer, err);
 
-    for (uint32_t i = 0; i < count; i++) {
-        encode(peer, i, &questions[i]); /* all of the line is zero */
-        aim(peer, &calls[i], &questions[i].body);
+    encode_head(peer, peer->partitions, &body);
+    for (uint32_t i = 0; i < peer->partitions; i++)
+        encode_run(peer, i, &body); /* all of the line is zero */
+    if (rc == ERR_OK)
+        rc = buffer_check(&body, err);
+    if (rc == ERR_OK) {
+        send_runs(peer, &body, &call);
+        rc = read_answers(&call, peer->partitions, &document, &answers, err);
     }
-    if (count > 0)
-        http_gather(setup->client, calls, count, env_boot_ns(setup->env) + SHIP_DEADLINE_NS, NULL,
-                    NULL);
-    for (uint32_t i = 0; i < count; i++) {
-        if (rc == ERR_OK)
-            rc = read_position(&calls[i], &peer->lines[i].wanted, err);
-        http_call_free(&calls[i]);
-        buffer_free(&questions[i].body);
-    }
-    free(calls);
-    free(questions);
+    for (uint32_t i = 0; i < peer->partitions && rc == ERR_OK; i++)
+        rc = read_answer(json_array_get(answers, i), &peer->lines[i].wanted, err);
+    json_decref(document);
+    http_call_free(&call);
+    buffer_free(&body);
     if (rc != ERR_OK)
         peer->ingest_url[0] = '\0';
     return rc == ERR_OK || rc == ERR_DEAD ? rc : err_wrap(err, "our ingest");

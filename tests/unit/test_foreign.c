@@ -203,33 +203,51 @@ static struct run run_of(uint32_t partition, uint64_t from, uint64_t to, uint64_
     return run;
 }
 
-/* Send the run and free it; its position or the error's text. */
-static int send_run(struct run *run, uint64_t *position, char *detail)
+/* Send the runs in one request and free them. */
+static int send_runs(struct run *runs, uint32_t count, json_t **answer)
 {
     struct buffer body = {0};
-    json_t *answer;
     int status;
 
-    buffer_append_byte(&body, 1);
-    buffer_append_u32(&body, run->region);
-    buffer_append_u32(&body, run->partition);
-    buffer_append_u64(&body, run->from);
-    buffer_append_u64(&body, run->to);
-    buffer_append_u32(&body, run->count);
-    buffer_append(&body, run->records.data, run->records.len);
-    media = MEDIA_BINARY;
-    status = ask("POST", "/internal/v1/append", body.data, body.len, &answer);
-    assert_non_null(answer);
-    if (position != NULL)
-        *position = (uint64_t)json_integer_value(json_object_get(answer, "position"));
-    if (detail != NULL) {
-        const char *text = json_string_value(json_object_get(answer, "detail"));
-
-        (void)snprintf(detail, 320, "%s", text == NULL ? "" : text);
+    buffer_append_byte(&body, 2);
+    buffer_append_u32(&body, runs[0].region);
+    buffer_append_u32(&body, count);
+    for (uint32_t i = 0; i < count; i++) {
+        buffer_append_u32(&body, runs[i].partition);
+        buffer_append_u64(&body, runs[i].from);
+        buffer_append_u64(&body, runs[i].to);
+        buffer_append_u32(&body, runs[i].count);
+        buffer_append(&body, runs[i].records.data, runs[i].records.len);
+        buffer_free(&runs[i].records);
     }
-    json_decref(answer);
+    media = MEDIA_BINARY;
+    status = ask("POST", "/internal/v1/append", body.data, body.len, answer);
+    assert_non_null(*answer);
     buffer_free(&body);
-    buffer_free(&run->records);
+    return status;
+}
+
+/* The status of one run of an answer; its position or the error's text. */
+static int read_run(json_t *answered, uint64_t *position, char *detail)
+{
+    const char *text = json_string_value(json_object_get(answered, "detail"));
+    const char *code = json_string_value(json_object_get(answered, "code"));
+
+    if (position != NULL)
+        *position = (uint64_t)json_integer_value(json_object_get(answered, "position"));
+    if (detail != NULL)
+        (void)snprintf(detail, 320, "%s", text == NULL ? "" : text);
+    return code == NULL ? 200 : err_status(err_from_word(code, strlen(code)));
+}
+
+static int send_run(struct run *run, uint64_t *position, char *detail)
+{
+    json_t *answer;
+    int status = send_runs(run, 1, &answer);
+
+    if (status == 200)
+        status = read_run(json_array_get(json_object_get(answer, "runs"), 0), position, detail);
+    json_decref(answer);
     return status;
 }
 
@@ -829,6 +847,59 @@ static void conditions_need_a_shard_and_plain_writes_do_not(void **state)
     assert_int_equal(busy_count(world.ingest.busy), 0);
 }
 
+/* --- several runs at a time ----------------------------------------------------------------------
+ */
+
+static void runs_of_several_partitions_are_one_append(void **state)
+{
+    struct run runs[3] = {run_of(0, 0, 5, 1000), run_of(2, 0, 7, 2000), run_of(3, 0, 0, 0)};
+    unsigned before = wal_faulty_appends(world.log);
+    uint64_t position;
+    json_t *answer, *answered;
+
+    (void)state;
+    assert_int_equal(send_runs(runs, 3, &answer), 200);
+    assert_int_equal(wal_faulty_appends(world.log), before + 1);
+    answered = json_object_get(answer, "runs");
+    assert_int_equal(json_array_size(answered), 3);
+    assert_int_equal(read_run(json_array_get(answered, 0), &position, NULL), 200);
+    assert_int_equal(position, 5);
+    assert_int_equal(read_run(json_array_get(answered, 1), &position, NULL), 200);
+    assert_int_equal(position, 7);
+    assert_int_equal(read_run(json_array_get(answered, 2), &position, NULL), 200);
+    assert_int_equal(position, 0);
+    json_decref(answer);
+}
+
+static void a_gap_in_one_run_does_not_hold_up_the_others(void **state)
+{
+    struct run runs[2] = {run_of(1, 3, 6, 1000), run_of(2, 0, 4, 2000)};
+    uint64_t position;
+    json_t *answer, *answered;
+
+    (void)state;
+    assert_int_equal(send_runs(runs, 2, &answer), 200);
+    answered = json_object_get(answer, "runs");
+    assert_int_equal(read_run(json_array_get(answered, 0), &position, NULL), 409);
+    assert_int_equal(position, 0);
+    assert_int_equal(read_run(json_array_get(answered, 1), &position, NULL), 200);
+    assert_int_equal(position, 4);
+    json_decref(answer);
+}
+
+static void a_partition_stands_once_in_a_request(void **state)
+{
+    struct run runs[2] = {run_of(1, 0, 2, 1000), run_of(1, 2, 4, 2000)};
+    struct run none = run_of(1, 0, 0, 0);
+    json_t *answer;
+
+    (void)state;
+    assert_int_equal(send_runs(runs, 2, &answer), 400);
+    json_decref(answer);
+    assert_int_equal(send_runs(&none, 0, &answer), 400);
+    json_decref(answer);
+}
+
 int main(void)
 {
 #define PROMISE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -839,6 +910,9 @@ int main(void)
         PROMISE(stamps_are_kept_and_raise_the_clock),
         PROMISE(a_clock_that_cannot_be_is_refused),
         PROMISE(a_run_that_lies_is_refused_whole),
+        PROMISE(runs_of_several_partitions_are_one_append),
+        PROMISE(a_gap_in_one_run_does_not_hold_up_the_others),
+        PROMISE(a_partition_stands_once_in_a_request),
         PROMISE(a_change_stands_once_in_every_partition),
         PROMISE(the_catalogue_comes_back_from_the_log_alone),
         PROMISE(a_change_cut_off_is_completed_by_the_next_holder),

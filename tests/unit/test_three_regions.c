@@ -268,13 +268,14 @@ static struct written write_local(struct region *region, const char *id, bool is
 static void ship(struct region *from, struct region *to, size_t count)
 {
     static struct buffer body, reply;
-    json_t *answer;
+    json_t *answer, *answered;
 
     if (count == 0)
         return;
     body.len = 0;
-    buffer_append_byte(&body, 1);
+    buffer_append_byte(&body, 2);
     buffer_append_u32(&body, wal_region(from->log));
+    buffer_append_u32(&body, 1); /* run */
     buffer_append_u32(&body, 0);
     buffer_append_u64(&body, from->shipped);
     buffer_append_u64(&body, from->locals[count - 1].offset + 1);
@@ -285,7 +286,8 @@ static void ship(struct region *from, struct region *to, size_t count)
     }
     assert_int_equal(ask(to, "POST", "/internal/v1/append", &body, &reply), 200);
     answer = json_loadb((const char *)reply.data, reply.len, 0, NULL);
-    assert_true((uint64_t)json_integer_value(json_object_get(answer, "position")) >
+    answered = json_array_get(json_object_get(answer, "runs"), 0);
+    assert_true((uint64_t)json_integer_value(json_object_get(answered, "position")) >
                 from->locals[count - 1].offset);
     json_decref(answer);
 }
@@ -297,8 +299,9 @@ static void close_gap(struct region *from, struct region *to)
     static struct buffer body, reply;
 
     body.len = 0;
-    buffer_append_byte(&body, 1);
+    buffer_append_byte(&body, 2);
     buffer_append_u32(&body, wal_region(from->log));
+    buffer_append_u32(&body, 1); /* run */
     buffer_append_u32(&body, 0);
     buffer_append_u64(&body, 0);
     buffer_append_u64(&body, from->shipped);
