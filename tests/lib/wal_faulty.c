@@ -144,6 +144,8 @@ static enum err_code faulty_append(struct wal *wal, const struct wal_entry *entr
 
     if (f->late.count > 0 && !behind)
         land_late(f);
+    if (f->late.count > 0 && (fault == WAL_FAULT_LATE_BEFORE || fault == WAL_FAULT_LATE_BEHIND))
+        fault = WAL_FAULT_BEFORE; /* one is on its way already */
     switch (fault) {
     case WAL_FAULT_BEFORE:
         return err_set(err, ERR_IO, "ordered: nothing landed");

@@ -30,6 +30,7 @@
 
 struct world {
     char dir[64], url[96], spool[96];
+    char own_url[64]; /* of a server of the test's; "": there is none */
     uint64_t spool_bytes;
     bool without_spool; /* in the next life */
     struct meta *meta;
@@ -83,7 +84,7 @@ static inline void begin(void)
                                  .cluster = world.cluster,
                                  .client = world.client,
                                  .name = "0",
-                                 .url = "http://test",
+                                 .url = world.own_url[0] == '\0' ? "http://test" : world.own_url,
                                  .open_wal = open_wal,
                                  .log_locks = true,
                                  .spool = world.without_spool ? NULL : world.spool,

@@ -3,13 +3,16 @@
  * this process. */
 #include "tests/unit/replay_rig.h"
 
+#include "backends/store/store.h"
 #include "common/http/server.h"
+#include "services/ingest/spool_internal.h"
 #include "services/shard/ask.h"
 
 static struct {
     struct store *store;
     struct shard shard;
-    struct http_server *server;
+    struct http_server *server, *ingest_server;
+    struct ingest standby; /* beside world.ingest, which holds the log */
     char url[64];
 } side;
 
@@ -40,6 +43,23 @@ static bool shard_is_known(void)
     return known;
 }
 
+static struct http_server *serve(const struct route *routes, void *state, char url[64])
+{
+    struct http_server_options options = {.listen = "127.0.0.1:0",
+                                          .workers = 8,
+                                          .read_timeout_ms = 5000,
+                                          .keep_alive_ms = 60000,
+                                          .routes = routes,
+                                          .state = state,
+                                          .env = env_real()};
+    struct http_server *server;
+    struct err err = {0};
+
+    must(http_server_open(&server, &options, &err), &err);
+    (void)snprintf(url, 64, "http://127.0.0.1:%u", http_server_port(server));
+    return server;
+}
+
 static void open_shard(void)
 {
     struct store_options store = {.url = "memory:", .env = env_real()};
@@ -49,22 +69,13 @@ static void open_shard(void)
                                 .waiters_max = 4,
                                 .link_threads = 1,
                                 .poll_ms = 10};
-    struct http_server_options server = {.listen = "127.0.0.1:0",
-                                         .workers = 8,
-                                         .read_timeout_ms = 5000,
-                                         .keep_alive_ms = 60000,
-                                         .routes = shard_routes,
-                                         .state = &side.shard,
-                                         .env = env_real()};
     struct err err = {0};
 
     must(store_open(&side.store, &store, &err), &err);
     setup.store = side.store;
-    must(http_server_open(&side.server, &server, &err), &err);
-    (void)snprintf(side.url, sizeof(side.url), "http://127.0.0.1:%u",
-                   http_server_port(side.server));
-    must(cluster_register(world.meta, env_real(), "shard", "0.0", side.url, &err), &err);
     must(shard_open(&side.shard, &setup, &err), &err);
+    side.server = serve(shard_routes, &side.shard, side.url);
+    must(cluster_register(world.meta, env_real(), "shard", "0.0", side.url, &err), &err);
 }
 
 /* The first life, of set_up, has written the deployment's row. */
@@ -85,6 +96,7 @@ static int set_up_with_shard(void **state)
                                                 .status_every_ms = 10},
                       &err),
          &err);
+    side.ingest_server = serve(ingest_routes, &world.ingest, world.own_url);
     begin();
     open_shard();
     AWAIT(shard_is_ready());
@@ -95,10 +107,12 @@ static int set_up_with_shard(void **state)
 static int tear_down_with_shard(void **state)
 {
     (void)state;
+    ingest_close(&side.standby);
     if (world.open)
         end();
     cluster_stop(world.cluster);
     shard_stop(&side.shard);
+    http_server_close(side.ingest_server, 5000);
     http_server_close(side.server, 5000);
     cluster_close(world.cluster);
     http_client_close(world.client);
@@ -267,6 +281,107 @@ static void rows_of_another_ingest_are_appended_or_older(void **state)
     buffer_free(&record);
 }
 
+/* The standby's spool, while it is not open. */
+static struct spool *open_standby_spool(void)
+{
+    static char url[96];
+    struct spool_setup setup = {.env = env_real(), .url = url};
+    struct spool *spool;
+    struct err err = {0};
+
+    (void)snprintf(url, sizeof(url), "lmdb:%s/standby", world.dir);
+    must(spool_open(&spool, &setup, &err), &err);
+    return spool;
+}
+
+static uint64_t put_for_standby(const char *id, uint64_t clock)
+{
+    struct spool *spool = open_standby_spool();
+    struct buffer record = {0};
+    struct spool_row row = row_of(&record, "docs", id);
+    struct err err = {0};
+
+    row.stamp.clock = clock;
+    must(spool_put(spool, &row, 1, &err), &err);
+    buffer_free(&record);
+    spool_close(spool);
+    return row.number;
+}
+
+static void damage(uint64_t number)
+{
+    char url[96];
+    struct store_options options = {.url = url, .env = env_real()};
+    struct spool_key key = spool_key_of(false, number);
+    struct store_value nonsense = {.data = "nonsense", .len = 8};
+    struct store_txn *txn;
+    struct store *store;
+    struct err err = {0};
+
+    (void)snprintf(url, sizeof(url), "lmdb:%s/standby", world.dir);
+    must(store_open(&store, &options, &err), &err);
+    must(store_begin(&txn, store, true, &err), &err);
+    must(store_put(txn, STORE_ROWS, spool_key_value(&key), nonsense, &err), &err);
+    must(store_commit(txn, &err), &err);
+    store_close(store);
+}
+
+/* The log's lock is taken: it stands by for ever. */
+static enum err_code open_no_wal(void *context, struct wal **out, struct err *err)
+{
+    (void)context, (void)out;
+    return err_set(err, ERR_CONFLICT, "another one holds it");
+}
+
+static void begin_standby(void)
+{
+    static char url[96];
+    struct ingest_setup setup = {.env = env_real(),
+                                 .meta = world.meta,
+                                 .cluster = world.cluster,
+                                 .client = world.client,
+                                 .name = "1",
+                                 .url = "http://standby",
+                                 .open_wal = open_no_wal,
+                                 .log_locks = true,
+                                 .spool = url};
+    struct err err = {0};
+
+    (void)snprintf(url, sizeof(url), "lmdb:%s/standby", world.dir);
+    must(ingest_open(&side.standby, &setup, &err), &err);
+    must(ingest_start(&side.standby, NULL, &err), &err);
+}
+
+static void a_standby_hands_its_rows_to_the_holder(void **state)
+{
+    struct spool_status status;
+
+    (void)state;
+    assert_int_equal(upsert_status("present", "newer"), 200);
+    (void)put_for_standby("present", 5);
+    (void)put_for_standby("fresh", 6);
+    begin_standby();
+    AWAIT(!spool_waits(side.standby.spool));
+    assert_int_equal(history_of("present", NULL).count, 1);
+    assert_int_equal(history_of("fresh", NULL).count, 1);
+    spool_status(side.standby.spool, &status);
+    assert_int_equal(status.parked, 0);
+}
+
+static void a_damaged_row_of_a_standby_stops_no_other(void **state)
+{
+    struct spool_status status;
+
+    (void)state;
+    damage(put_for_standby("damaged", 5));
+    (void)put_for_standby("fresh", 6);
+    begin_standby();
+    AWAIT(!spool_waits(side.standby.spool));
+    assert_int_equal(history_of("fresh", NULL).count, 1);
+    spool_status(side.standby.spool, &status);
+    assert_int_equal(status.parked, 1);
+}
+
 static void whoever_takes_the_log_in_between_the_last_acknowledged_write_wins(void **state)
 {
     static const enum wal_fault FAULTS[] = {WAL_FAULT_BEFORE, WAL_FAULT_AFTER,
@@ -286,6 +401,8 @@ int main(void)
         PROMISE(a_spool_that_forgot_that_it_was_emptied_appends_nothing_twice),
         PROMISE(a_delete_by_filter_waits_behind_the_spool),
         PROMISE(rows_of_another_ingest_are_appended_or_older),
+        PROMISE(a_standby_hands_its_rows_to_the_holder),
+        PROMISE(a_damaged_row_of_a_standby_stops_no_other),
         PROMISE(whoever_takes_the_log_in_between_the_last_acknowledged_write_wins),
     };
 
