@@ -43,7 +43,6 @@ struct replay {
     enum spool_fate *fates;
     size_t count;
     bool ours; /* they stand in our spool */
-    bool last; /* and are all that wait there */
     uint64_t commit_ns;
     bool *in; /* still to be appended */
     struct record *records;
@@ -64,6 +63,16 @@ static void park_all(struct replay *replay, const char *why)
         replay->fates[i] = SPOOL_PARKED;
     log_warn(&CONTEXT, "records of the spool are parked", LOG_TEXT("why", why),
              LOG_TEXT("collection", replay->rows[0].collection), LOG_U64("records", replay->count));
+}
+
+/* So few wait that new writes had better wait for their end than go behind them: else those that
+ * come all the time would keep the spool from ever becoming empty. */
+static bool is_nearly_empty(struct spool *spool)
+{
+    struct spool_status status;
+
+    spool_status(spool, &status);
+    return status.waiting <= REPLAY_ROWS;
 }
 
 /* What can be said of each row by itself. */
@@ -193,7 +202,7 @@ static enum err_code append(struct replay *replay)
         return rc;
     /* Refused if anybody has held the log since the decision. */
     write->batch->generation = write->generation;
-    if (replay->last)
+    if (replay->ours && is_nearly_empty(spool))
         spool_close_door(spool);
     rc = sequencer_commit(&write->ingest->sequencer, write->batch, replay->commit_ns,
                           &write->req->err);
@@ -428,10 +437,11 @@ static enum err_code read_page(struct replay *replay)
     struct request *req = replay->write.req;
     struct spool *spool = replay->write.ingest->spool;
     enum err_code rc = spool_mend(spool, &req->err);
+    bool all;
 
     if (rc == ERR_OK)
         rc = spool_read(spool, &req->arena, REPLAY_ROWS, REPLAY_BYTES, &replay->rows,
-                        &replay->count, &replay->last, &req->err);
+                        &replay->count, &all, &req->err);
     if (rc != ERR_OK || replay->count == 0)
         return rc;
     replay->fates = arena_alloc(&req->arena, replay->count, sizeof(*replay->fates));
@@ -472,9 +482,11 @@ static enum err_code round_of(struct ingest *ingest, struct err *err)
     } else {
         *err = req.err;
     }
-    /* Ids and door are kept until the rows are gone: nobody is to pass what still waits. */
+    /* The ids are kept until the rows are gone: nobody is to pass what still waits.  The door stays
+     * closed for the rows of those that were past it already, and of other collections. */
     write_end(&replay.write);
-    spool_open_door(ingest->spool);
+    if (rc != ERR_OK || !spool_waits(ingest->spool) || !is_nearly_empty(ingest->spool))
+        spool_open_door(ingest->spool);
     request_free(&req);
     return rc;
 }

@@ -82,7 +82,8 @@ MUST_CHECK enum err_code spool_put(struct spool *spool, struct spool_row *rows, 
 bool spool_waits(struct spool *spool);
 
 /* The door: closed while the last rows that wait are being appended.  Who finds it closed waits
- * until it opens, at most until the deadline; then spool_waits says where to go. */
+ * until it opens, holding nothing, at most until the deadline; then spool_waits says where to go.
+ */
 void spool_pass_door(struct spool *spool, uint64_t deadline_ns);
 void spool_close_door(struct spool *spool);
 void spool_open_door(struct spool *spool);

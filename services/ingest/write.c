@@ -73,6 +73,10 @@ enum err_code write_begin(struct write *write, struct request *req)
     req->collection = req->params[0];
     if (req->header != NULL && req->header(req, "Idempotency-Key") != NULL)
         return err_set(err, ERR_NOT_SUPPORTED, "the header Idempotency-Key is not supported yet");
+    /* Before any id is taken: the replay waits for ids. */
+    if (ingest->spool != NULL)
+        spool_pass_door(ingest->spool,
+                        MIN_OF(write->deadline_ns, env_boot_ns(ingest->env) + DOOR_NS));
     rc = sequencer_check(&ingest->sequencer, &write->generation, err);
     if (rc != ERR_OK && ingest->spool != NULL && sequencer_is_away(&ingest->sequencer)) {
         write->away = *err;
@@ -336,12 +340,8 @@ static enum err_code append(struct write *write)
     struct err *err = &write->req->err, cause;
     enum err_code rc, put;
 
-    if (spool != NULL && spool_waits(spool)) {
-        spool_pass_door(spool,
-                        MIN_OF(write->deadline_ns, env_boot_ns(write->ingest->env) + DOOR_NS));
-        if (spool_waits(spool))
-            return put_into_spool(write);
-    }
+    if (spool != NULL && spool_waits(spool))
+        return put_into_spool(write);
     if (spool != NULL)
         write->batch->defer_ns = env_boot_ns(write->ingest->env) + DEFER_NS;
     rc = sequencer_commit(s, write->batch, write->deadline_ns, err);

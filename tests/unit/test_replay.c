@@ -223,6 +223,53 @@ static void whatever_the_log_does_the_last_acknowledged_write_wins(void **state)
     write_through_faults(FAULTS, ARRAY_COUNT(FAULTS));
 }
 
+enum { CROWD = 16 };
+
+struct member {
+    pthread_t thread;
+    unsigned number;
+    const char *path;
+};
+
+static void *write_without_end(void *argument)
+{
+    struct member *member = argument;
+    char body[64];
+
+    for (unsigned i = 0; !atomic_load(&writers_end); i++) {
+        int status;
+
+        (void)snprintf(body, sizeof(body), "{\"records\":[{\"id\":\"%u-%u\"}]}", member->number,
+                       i % 50);
+        status = status_of("POST", member->path, body);
+        if (status != 200 && status != 202)
+            atomic_store(&writers_failed, true);
+    }
+    return NULL;
+}
+
+static void many_writers_of_two_collections_do_not_keep_the_spool_from_becoming_empty(void **state)
+{
+    struct member crowd[CROWD] = {0};
+
+    (void)state;
+    atomic_store(&writers_end, false);
+    atomic_store(&writers_failed, false);
+    log_goes_away();
+    for (unsigned i = 0; i < CROWD; i++) {
+        crowd[i].number = i;
+        crowd[i].path = i % 2 == 0 ? RECORDS : "/v1/collections/other/records";
+        assert_int_equal(pthread_create(&crowd[i].thread, NULL, write_without_end, &crowd[i]), 0);
+    }
+    AWAIT(spool_number("records") > CROWD * 10);
+    log_comes_back();
+    AWAIT(spool_is_empty());
+    atomic_store(&writers_end, true);
+    for (unsigned i = 0; i < CROWD; i++)
+        assert_int_equal(pthread_join(crowd[i].thread, NULL), 0);
+    assert_false(atomic_load(&writers_failed));
+}
+
 /* --- promises: other lives -----------------------------------------------------------------------
  */
 
@@ -399,6 +446,7 @@ int main(void)
         PROMISE(a_full_spool_refuses_whole_requests),
         PROMISE(what_lands_late_never_passes_what_was_acknowledged_since),
         PROMISE(a_full_spool_does_not_call_a_doubtful_write_refused),
+        PROMISE(many_writers_of_two_collections_do_not_keep_the_spool_from_becoming_empty),
         PROMISE(whatever_the_log_does_the_last_acknowledged_write_wins),
         PROMISE(rows_of_a_collection_that_is_gone_are_parked_and_shown),
         PROMISE(rows_of_an_earlier_life_wait_until_they_can_be_compared),
