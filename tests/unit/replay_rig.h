@@ -177,12 +177,15 @@ static inline struct answer ask_json(const char *method, const char *path, const
     return ask(method, path, body, strlen(body));
 }
 
-static inline int status_of(const char *method, const char *path, const char *body)
+static inline int status_in(struct answer answer)
 {
-    struct answer answer = ask_json(method, path, body);
-
     json_decref(answer.body);
     return answer.status;
+}
+
+static inline int status_of(const char *method, const char *path, const char *body)
+{
+    return status_in(ask_json(method, path, body));
 }
 
 static inline struct answer upsert(const char *id, const char *value)

@@ -115,7 +115,7 @@ static void foreign_runs_wait_behind_the_spool(void **state)
     log_comes_back();
     AWAIT(spool_is_empty());
     media = MEDIA_BINARY;
-    assert_int_equal(ask("POST", "/internal/v1/append", body.data, body.len).status, 200);
+    assert_int_equal(status_in(ask("POST", "/internal/v1/append", body.data, body.len)), 200);
     buffer_free(&body);
 }
 
@@ -333,7 +333,7 @@ static void rows_that_are_malformed_are_refused_whole(void **state)
     media = MEDIA_BINARY;
     expect_malformed(ask("POST", "/internal/v1/replay", "", 0), "version");
     media = MEDIA_JSON;
-    assert_int_equal(ask("POST", "/internal/v1/replay", "{}", 2).status, 415);
+    assert_int_equal(status_in(ask("POST", "/internal/v1/replay", "{}", 2)), 415);
     add(&rows, "docs", "a");
     expect_malformed(send_as(&rows, 2, 1, ""), "version");
     expect_malformed(send_as(&rows, 1, 0, ""), "none, or too many");
@@ -432,7 +432,7 @@ static void rows_are_taken_neither_while_the_log_is_away_nor_after_the_end(void 
     log_comes_back();
     ingest_stop(&world.ingest);
     add(&rows, "docs", "a");
-    assert_int_equal(send_rows(&rows).status, 503);
+    assert_int_equal(status_in(send_rows(&rows)), 503);
 }
 
 int main(void)
