@@ -397,7 +397,7 @@ static enum err_code hand_over(struct replay *replay)
         call.body = body.data;
         call.body_len = body.len;
         (void)http_call_one(ingest->setup.client, &call,
-                            env_boot_ns(ingest->env) + PATIENCE_NS + OUTCOME_GRACE_NS);
+                            env_boot_ns(ingest->env) + 2 * PATIENCE_NS);
         rc = read_fates(replay, &call);
         http_call_free(&call);
     }
@@ -407,16 +407,6 @@ static enum err_code hand_over(struct replay *replay)
 
 /* --- the thread "spool" --------------------------------------------------------------------------
  */
-
-static bool holds_the_log(struct sequencer *s)
-{
-    bool holds;
-
-    pthread_mutex_lock(&s->lock);
-    holds = s->state != SEQUENCER_STANDBY;
-    pthread_mutex_unlock(&s->lock);
-    return holds;
-}
 
 static void count_fates(const struct ingest *ingest, const struct replay *replay)
 {
@@ -437,11 +427,10 @@ static enum err_code read_page(struct replay *replay)
     struct request *req = replay->write.req;
     struct spool *spool = replay->write.ingest->spool;
     enum err_code rc = spool_mend(spool, &req->err);
-    bool all;
 
     if (rc == ERR_OK)
         rc = spool_read(spool, &req->arena, REPLAY_ROWS, REPLAY_BYTES, &replay->rows,
-                        &replay->count, &all, &req->err);
+                        &replay->count, &req->err);
     if (rc != ERR_OK || replay->count == 0)
         return rc;
     replay->fates = arena_alloc(&req->arena, replay->count, sizeof(*replay->fates));
@@ -468,7 +457,7 @@ static enum err_code round_of(struct ingest *ingest, struct err *err)
     enum err_code rc = read_page(&replay), settled;
 
     if (rc == ERR_OK && replay.count > 0) {
-        rc = holds_the_log(&ingest->sequencer) ? replay_rows(&replay) : hand_over(&replay);
+        rc = sequencer_stands_by(&ingest->sequencer) ? hand_over(&replay) : replay_rows(&replay);
         *err = req.err;
         if (rc != ERR_DEAD) {
             settled =

@@ -496,6 +496,11 @@ enum err_code sequencer_check(struct sequencer *s, uint64_t *generation, struct 
     return rc;
 }
 
+bool sequencer_stands_by(struct sequencer *s)
+{
+    return state_of(s) == SEQUENCER_STANDBY;
+}
+
 bool sequencer_is_away(struct sequencer *s)
 {
     bool away;

@@ -240,6 +240,9 @@ MUST_CHECK enum err_code sequencer_append_now(struct sequencer *s, struct sequen
 MUST_CHECK enum err_code sequencer_check(struct sequencer *s, uint64_t *generation,
                                          struct err *err);
 
+/* Another one holds the log, or nobody does yet. */
+bool sequencer_stands_by(struct sequencer *s);
+
 /* The log is away, as far as is known, and this ingest holds it. */
 bool sequencer_is_away(struct sequencer *s);
 

@@ -96,10 +96,10 @@ MUST_CHECK enum err_code spool_pause(struct spool *spool, uint64_t deadline_ns);
 void spool_stop(struct spool *spool); /* wakes all who wait, for good; NULL is fine */
 
 /* The oldest row that waits and others of its collection, in the order of their numbers, into the
- * arena.  *all: nothing else waits.  One thread at a time. Errors: ERR_CORRUPT, ERR_IO … */
+ * arena.  One thread at a time.  Errors: ERR_CORRUPT, ERR_IO … */
 MUST_CHECK enum err_code spool_read(struct spool *spool, struct arena *arena, size_t count_max,
                                     size_t bytes_max, struct spool_row **rows, size_t *count,
-                                    bool *all, struct err *err);
+                                    struct err *err);
 
 enum spool_fate {
     SPOOL_WAITS,

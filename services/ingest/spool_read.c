@@ -35,7 +35,6 @@ struct selection {
     struct arena *arena;
     struct spool_row *rows;
     size_t count, count_max, bytes, bytes_max;
-    bool all;
 };
 
 static enum err_code select_rows(struct selection *sel, struct store_cursor *cursor,
@@ -45,7 +44,6 @@ static enum err_code select_rows(struct selection *sel, struct store_cursor *cur
     enum err_code rc = ERR_OK;
     bool more;
 
-    sel->all = true;
     for (size_t scanned = 0; rc == ERR_OK; scanned++) {
         struct spool_row *row = &sel->rows[sel->count];
         struct spool_row peeked = {0};
@@ -54,16 +52,12 @@ static enum err_code select_rows(struct selection *sel, struct store_cursor *cur
         if (rc != ERR_OK || !more || spool_key_is_parked(key))
             return rc;
         if (sel->count == sel->count_max || scanned == READ_SCAN_MAX ||
-            (sel->count > 0 && sel->bytes + value.len > sel->bytes_max)) {
-            sel->all = false;
+            (sel->count > 0 && sel->bytes + value.len > sel->bytes_max))
             return ERR_OK;
-        }
         if (spool_row_decode(&peeked, value.data, value.len, NULL) != ERR_OK)
             peeked = (struct spool_row){0};
-        if (sel->count > 0 && !same_collection(&sel->rows[0], &peeked)) {
-            sel->all = false;
+        if (sel->count > 0 && !same_collection(&sel->rows[0], &peeked))
             continue;
-        }
         rc = copy_row(row, sel->arena, spool_key_number(key), value, err);
         sel->bytes += value.len;
         sel->count++;
@@ -71,9 +65,20 @@ static enum err_code select_rows(struct selection *sel, struct store_cursor *cur
     return rc;
 }
 
+/* A disk that cannot be read is opened again, as one that cannot be written. */
+static enum err_code end_read(struct spool *spool, struct store_txn *txn, enum err_code rc)
+{
+    store_abort(txn);
+    if (rc != ERR_IO && rc != ERR_CORRUPT)
+        return rc;
+    pthread_mutex_lock(&spool->lock);
+    spool->status.broken = true;
+    pthread_mutex_unlock(&spool->lock);
+    return rc;
+}
+
 enum err_code spool_read(struct spool *spool, struct arena *arena, size_t count_max,
-                         size_t bytes_max, struct spool_row **rows, size_t *count, bool *all,
-                         struct err *err)
+                         size_t bytes_max, struct spool_row **rows, size_t *count, struct err *err)
 {
     struct selection sel = {.arena = arena,
                             .rows = arena_alloc(arena, count_max + 1, sizeof(*sel.rows)),
@@ -91,11 +96,9 @@ enum err_code spool_read(struct spool *spool, struct arena *arena, size_t count_
         rc = select_rows(&sel, cursor, err);
     if (cursor != NULL)
         store_cursor_close(cursor);
-    store_abort(txn);
     *rows = sel.rows;
     *count = sel.count;
-    *all = sel.all;
-    return rc;
+    return end_read(spool, txn, rc);
 }
 
 enum err_code spool_still(struct spool *spool, const struct spool_row *rows, size_t count,
@@ -113,8 +116,7 @@ enum err_code spool_still(struct spool *spool, const struct spool_row *rows, siz
         if (rc == ERR_NOT_FOUND)
             rc = ERR_OK;
     }
-    store_abort(txn);
-    return rc;
+    return end_read(spool, txn, rc);
 }
 
 /* --- settling -----------------------------------------------------------------------------------

@@ -340,7 +340,8 @@ static enum err_code append(struct write *write)
     struct err *err = &write->req->err, cause;
     enum err_code rc, put;
 
-    if (spool != NULL && spool_waits(spool))
+    /* Who has lost the log since the write began says so, as without a spool. */
+    if (spool != NULL && spool_waits(spool) && !sequencer_stands_by(s))
         return put_into_spool(write);
     if (spool != NULL)
         write->batch->defer_ns = env_boot_ns(write->ingest->env) + DEFER_NS;

@@ -102,8 +102,9 @@ static void foreign_runs_wait_behind_the_spool(void **state)
     struct buffer body = {0};
 
     (void)state;
-    buffer_append_byte(&body, 1);
+    buffer_append_byte(&body, 2);
     buffer_append_u32(&body, 77);
+    buffer_append_u32(&body, 1); /* run */
     buffer_append_u32(&body, 3);
     buffer_append_u64(&body, 0);
     buffer_append_u64(&body, 40);

@@ -226,7 +226,6 @@ struct page {
     struct arena arena;
     struct spool_row *rows;
     size_t count;
-    bool all;
 };
 
 static enum err_code try_read(struct page *page, size_t count_max, size_t bytes_max)
@@ -235,7 +234,7 @@ static enum err_code try_read(struct page *page, size_t count_max, size_t bytes_
 
     *page = (struct page){0};
     return spool_read(world.spool, &page->arena, count_max, bytes_max, &page->rows, &page->count,
-                      &page->all, &err);
+                      &err);
 }
 
 static void read_page(struct page *page, size_t count_max, size_t bytes_max)
@@ -323,7 +322,6 @@ static void what_was_put_is_there_in_the_next_life_whole(void **state)
     assert_true(spool_waits(world.spool));
     read_page(&page, 10, MIB(1));
     assert_int_equal(page.count, 2);
-    assert_true(page.all);
     for (size_t i = 0; i < 2; i++) {
         const struct spool_row *is = &page.rows[i], *was = &sample.rows[i];
 
@@ -384,13 +382,11 @@ static void one_id_of_two_collections_waits_in_both(void **state)
     assert_int_equal(look().waiting, 2);
     read_page(&page, 10, MIB(1));
     assert_int_equal(page.count, 1);
-    assert_false(page.all);
     assert_true(row_has(&page.rows[0], "a", "of one"));
     assert_int_equal(settle(&page, SPOOL_APPENDED), ERR_OK);
     arena_free(&page.arena);
     read_page(&page, 10, MIB(1));
     assert_int_equal(page.count, 1);
-    assert_true(page.all);
     assert_true(row_has(&page.rows[0], "a", "of two"));
     arena_free(&page.arena);
 }
@@ -415,21 +411,15 @@ static void rows_come_one_collection_at_a_time_in_order_and_within_limits(void *
     row_bytes = (size_t)(look().waiting_bytes / look().waiting) - SPOOL_ROW_OVERHEAD;
     read_page(&page, 7, MIB(1));
     assert_int_equal(page.count, 7);
-    assert_false(page.all);
     arena_free(&page.arena);
     read_page(&page, 1000, row_bytes * 4 + row_bytes / 2);
     assert_int_equal(page.count, 4);
-    assert_false(page.all);
     arena_free(&page.arena);
     read_page(&page, 1000, 1); /* one there is always */
     assert_int_equal(page.count, 1);
-    assert_false(page.all);
     arena_free(&page.arena);
-    /* As many as there are is all of them. */
     while (spool_waits(world.spool)) {
-        uint64_t waits = look().waiting;
-
-        read_page(&page, waits > 9 ? 9 : waits, MIB(1));
+        read_page(&page, 9, MIB(1));
         assert_true(page.count > 0);
         for (size_t i = 0; i < page.count; i++) {
             assert_memory_equal(page.rows[i].incarnation, page.rows[0].incarnation,
@@ -439,7 +429,6 @@ static void rows_come_one_collection_at_a_time_in_order_and_within_limits(void *
         }
         assert_true(page.rows[0].number > last); /* the oldest of all begins */
         last = page.rows[0].number;
-        assert_int_equal(page.all, page.count == waits);
         assert_int_equal(settle(&page, SPOOL_APPENDED), ERR_OK);
         arena_free(&page.arena);
     }
@@ -447,7 +436,6 @@ static void rows_come_one_collection_at_a_time_in_order_and_within_limits(void *
     assert_int_equal(seen[1], 20);
     read_page(&page, 9, MIB(1));
     assert_int_equal(page.count, 0);
-    assert_true(page.all);
     arena_free(&page.arena);
 }
 
@@ -479,7 +467,6 @@ static void what_was_settled_is_gone_and_what_is_parked_stays(void **state)
         assert_true(status.parked_bytes > SPOOL_ROW_OVERHEAD);
         read_page(&rest, 10, MIB(1));
         assert_int_equal(rest.count, 1);
-        assert_true(rest.all);
         assert_true(row_has(&rest.rows[0], "waits", "4"));
         arena_free(&rest.arena);
         expect_counts_of_disk(begin);
@@ -627,7 +614,6 @@ static void puts_of_many_threads_are_all_there_once(void **state)
     }
     expect_counts_of_disk(begin);
     read_page(&page, ROWS_MAX - 1, MIB(16));
-    assert_true(page.all);
     assert_int_equal(page.count, CROWD * CROWD_PUTS * 3 + 1);
     for (unsigned i = 0; i < CROWD; i++)
         for (unsigned n = 0; n < CROWD_PUTS; n++)
@@ -858,7 +844,6 @@ static void model_compare(const struct model *model)
     for (unsigned i = 0; i < IDS; i++)
         is[i] = 1;
     read_page(&page, 100, MIB(1));
-    assert_true(page.all);
     assert_int_equal(page.count, look().waiting);
     for (size_t i = 0; i < page.count; i++) {
         unsigned id = number_of(page.rows[i].id, page.rows[i].id_len);
@@ -1019,7 +1004,6 @@ static void a_damaged_row_comes_without_a_record_and_can_be_parked(void **state)
     damage(number);
     read_page(&page, 10, MIB(1));
     assert_int_equal(page.count, 1);
-    assert_false(page.all);
     assert_int_equal(page.rows[0].number, number);
     assert_null(page.rows[0].record);
     assert_int_equal(settle(&page, SPOOL_PARKED), ERR_OK);
