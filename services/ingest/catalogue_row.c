@@ -147,7 +147,7 @@ enum err_code catalogue_row_settle(struct catalogue *catalogue, const struct col
     struct catalogue_entry there;
     char key[META_KEY_BYTES_MAX];
     bool is_left;
-    enum err_code rc;
+    enum err_code rc, parsed;
 
     row_key(key, change);
     rc = meta_get(catalogue->meta, key, &row, err);
@@ -157,10 +157,12 @@ enum err_code catalogue_row_settle(struct catalogue *catalogue, const struct col
     }
     if (rc != ERR_OK)
         return rc;
-    is_left = catalogue_row_parse(row.value, row.value_len, &there.collection, &there.state,
-                                  NULL) == ERR_OK &&
-              there.state == COLLECTION_PENDING &&
-              stamp_compare(there.collection.schema, change->schema) == 0;
+    parsed = catalogue_row_parse(row.value, row.value_len, &there.collection, &there.state, NULL);
+    is_left = parsed == ERR_OK && there.state == COLLECTION_PENDING;
+    if (parsed == ERR_OK && before != NULL && there.state == before->state)
+        is_left = memcmp(there.collection.incarnation, before->collection.incarnation,
+                         INCARNATION_BYTES) == 0 &&
+                  stamp_compare(there.collection.schema, before->collection.schema) == 0;
     if (is_left)
         rc = put_back(catalogue, change, before, row.version, err);
     meta_row_free(&row);

@@ -16,7 +16,10 @@ MUST_CHECK enum err_code catalogue_row_put(struct catalogue *catalogue,
 bool catalogue_row_restore(struct catalogue *catalogue, const struct collection *collection,
                            const struct catalogue_entry *before, uint64_t version);
 
-/* The same later: if the row still says that this change is pending.  Errors: the store's. */
+/* The same later, by the holder, when nothing of the name is pending in memory: whatever the row
+ * says to be pending is void.  A row that is as it should be is written once more, so that a write
+ * that the store has not finished yet, and that expects what was there, comes too late.  Errors:
+ * the store's, ERR_CONFLICT (one has come just now). */
 MUST_CHECK enum err_code catalogue_row_settle(struct catalogue *catalogue,
                                               const struct collection *change,
                                               const struct catalogue_entry *before,

@@ -3,8 +3,8 @@
  * Two things may be left over.  A change that may stand in the log in part is pending, in the row
  * and in memory: it is carried out.  A row whose change nobody here believes in (the store did not
  * answer when it was written, or when it was put back) says pending, or not: it is put back as
- * memory has it, so that routers see the collection again.  What another holder has written since
- * is left alone, by its stamp and by compare and swap.
+ * memory has it, so that routers see the collection again.  What another holder has completed since
+ * is left alone.
  *
  * The thread "settle" sleeps until something is left over, and then tries every RETRY_NS. */
 #include "services/ingest/settle.h"

@@ -195,28 +195,39 @@ def place(kafka):
             before = definitions(suite)
             suite.stop()
         with Suite(shards=2, wal=kafka.url("store-away"), meta=meta + "anew") as suite:
-            assert definitions(suite) == before
             assert "kept" in before
+            poll("the log says the same", lambda: definitions(suite) == before, 20)
 
 
 def definitions(suite):
     return {row["name"]: row for row in suite.get("/v1/collections").body["collections"]}
 
 
+def agreed(suite, name):
+    """Is it there?  Asked of all who could think otherwise: 200 or 404; otherwise what each says."""
+    status = suite.get(f"/v1/collections/{name}").status
+    written = suite.post(f"/v1/collections/{name}/records", {
+        "records": [{"id": "x", "vector": [1, 2, 3]}, {"id": "y", "vector": [1, 2, 3]}], "wait": "searchable"})
+    found = suite.post(f"/v1/collections/{name}/search", {"vector": [1, 2, 3], "fresh": True, "timeout_ms": 10000})
+    listed = 200 if name in definitions(suite) else 404
+    same = status in (200, 404) and {written.status, found.status, listed} == {status}
+    assert not same or status == 404 or len(found.body["matches"]) == 2, (name, found)
+    return status if same else (status, written, found, listed)
+
+
 def settled(suite, name):
-    """Is it there?  Asked of all who could think otherwise."""
+    last = [None]
+
     def decided():
-        answer = suite.get(f"/v1/collections/{name}")
-        return answer if answer.status in (200, 404) else None
-    status = poll(f"{name} is there or not", decided, 15).status
-    record = {"records": [{"id": "x", "vector": [1, 2, 3]}, {"id": "y", "vector": [1, 2, 3]}], "wait": "searchable"}
-    search = {"vector": [1, 2, 3], "fresh": True, "timeout_ms": 10000}
-    answer = suite.post(f"/v1/collections/{name}/records", record)
-    assert answer.status == status, (name, answer)
-    answer = suite.post(f"/v1/collections/{name}/search", search)
-    assert answer.status == status and (status == 404 or len(answer.body["matches"]) == 2), (name, answer)
-    assert (name in definitions(suite)) == (status == 200)
-    return status == 200
+        last[0] = agreed(suite, name)
+        return last[0] in (200, 404)
+
+    try:
+        poll("it is there or not", decided, 15, 0.05)
+    except AssertionError as error:
+        suite.show_log()
+        raise AssertionError(f"{name}: {last[0]}") from error
+    return last[0] == 200
 
 
 @pytest.mark.parametrize("harm", HARMS)
