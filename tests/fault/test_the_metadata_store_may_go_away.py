@@ -274,6 +274,8 @@ def test_a_store(place, harm):
           f"{changes(changers)} changes of collections, {refusals(changers)} refused, slowest "
           f"{max(c.slowest for c in changers):.1f} s; made again within {back:.1f} s; {unsure} were in doubt")
     for worker in users + changers:
+        if worker.wrong:
+            suite.show_log()
         assert not worker.wrong, worker.wrong[:3]
     made = [identity for user in users for identity in user.made]
     for at in range(0, len(made), 500):
