@@ -3,7 +3,7 @@
 #   make test        all of CI                 make unit       C unit tests
 #   make recall      the index against exact   make service    the real suite, from outside;
 #                                              service-full: on Kafka, Redis and Postgres
-#   make fault       kills, full disks, engines   make sim        simulated clusters (SEEDS=FROM:COUNT)
+#   make fault       kills, disks, engines     make sim        simulated clusters (SEEDS=FROM:COUNT)
 #   make fuzz        short fuzzing (FUZZ_SECONDS)   make tidy   style, layers, format
 #   make deploy      compose files and alert rules, and the full stack as composed
 
