@@ -144,13 +144,17 @@ static size_t on_header(char *line, size_t one, size_t len, void *context)
     return len;
 }
 
-/* Without a function to seek this body cannot be sent a second time. */
+/* Without a function to seek this body cannot be sent a second time.  Nobody asks beyond its end,
+ * but a second attempt that libcurl makes when it believes that nothing of the first was sent: what
+ * it has handed on already would be missing. */
 static size_t on_read(char *out, size_t one, size_t room, void *context)
 {
     struct transfer *transfer = context;
     const struct http_call *call = transfer->call;
     size_t len = MIN_OF(one * room, call->body_len - transfer->body_at);
 
+    if (len == 0)
+        return CURL_READFUNC_ABORT;
     memcpy(out, (const char *)call->body + transfer->body_at, len);
     transfer->body_at += len;
     return len;

@@ -50,6 +50,9 @@ class Answer(tuple):
         return self
 
 
+IDLE_SECONDS = 5  # servers close a connection that nobody uses; a request may meet that
+
+
 class Client:
     """One keep-alive connection of one thread."""
 
@@ -57,6 +60,7 @@ class Client:
         parts = urllib.parse.urlsplit(url)
         self.host, self.port, self.timeout = parts.hostname, parts.port, timeout * SLOW
         self.connection = None
+        self.used = 0.0
 
     def request(self, method, path, body=None, headers=None):
         headers = dict(headers or {})
@@ -66,6 +70,9 @@ class Client:
             body = body.encode()
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
+        if time.monotonic() - self.used > IDLE_SECONDS:
+            self.close()
+        self.used = time.monotonic()
         if self.connection is None:
             self.connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
         try:
