@@ -158,6 +158,23 @@ enum err_code consistency_from_query(struct consistency *consistency, struct req
     return ERR_OK;
 }
 
+void consistency_from_body(struct consistency *consistency, struct request *req)
+{
+    struct json_reader reader;
+    struct json_text key;
+    struct err ignored = {0};
+    bool more = false, known = false;
+    enum err_code rc;
+
+    json_reader_init(&reader, req->body, req->body_len, &req->arena, &ignored);
+    rc = json_object_begin(&reader);
+    while (rc == ERR_OK && (rc = json_object_next(&reader, &key, &more)) == ERR_OK && more) {
+        rc = consistency_read(consistency, &reader, key, &known);
+        if (rc == ERR_OK && !known)
+            rc = json_skip(&reader, NULL, NULL);
+    }
+}
+
 void consistency_apply(const struct consistency *consistency, const struct request *req,
                        struct wire_question *question, struct cluster_ask *ask)
 {

@@ -73,21 +73,51 @@ enum err_code router_collection(struct request *req, bool again, struct collecti
                               &req->err);
 }
 
-/* With the metadata store away, or slow, what was known last must do.  Whether the collection was
- * dropped meanwhile its shards tell, at the log's end. */
-enum err_code router_read_collection(struct request *req, const struct consistency *consistency,
-                                     struct collection *out)
+/* A token may name a state, perhaps another region's, in which the collection is there already.
+ * Errors: those of cluster_ask. */
+static enum err_code await_demands(struct request *req, const struct consistency *consistency)
 {
     struct router *router = req->state;
-    uint64_t wait_ns = MIN_OF(LOOK_NS, consistency->timeout_ms * NS_PER_MS / 4);
+    struct wire_question question = {.op = WIRE_WAIT};
+    struct cluster_answer answer = {0};
+    struct cluster_ask ask;
+    enum err_code rc;
 
-    if (!consistency->fresh)
-        return router_collection(req, false, out);
+    consistency_apply(consistency, req, &question, &ask);
+    question.fresh = false;
+    question.max_staleness_ns = NEVER_NS;
+    for (size_t i = 0; i < question.demands.count; i++)
+        partition_set_add(&question.partitions, question.demands.entries[i].partition);
+    rc = cluster_ask(router->cluster, &ask, &answer, &req->err);
+    cluster_answer_free(&answer);
+    return rc;
+}
+
+/* With the metadata store away, or slow, what was known last must do.  Whether the collection was
+ * dropped meanwhile its shards tell, at the log's end. */
+static enum err_code find_now(struct request *req, uint64_t timeout_ms, struct collection *out)
+{
+    struct router *router = req->state;
+    uint64_t wait_ns = MIN_OF(LOOK_NS, timeout_ms * NS_PER_MS / 4);
+
     req->collection = req->params[0];
     if (collection_check_name(req->params[0], req->param_lens[0], &req->err) != ERR_OK)
         return err_set(&req->err, ERR_COLLECTION_NOT_FOUND, "there is no such collection");
     return cluster_collection_now(router->cluster, req->params[0],
                                   env_boot_ns(router->env) + wait_ns, out, &req->err);
+}
+
+enum err_code router_read_collection(struct request *req, const struct consistency *consistency,
+                                     struct collection *out)
+{
+    enum err_code rc = consistency->fresh ? find_now(req, consistency->timeout_ms, out)
+                                          : router_collection(req, false, out);
+
+    if (rc != ERR_COLLECTION_NOT_FOUND || consistency->demands.count == 0)
+        return rc;
+    err_clear(&req->err);
+    rc = await_demands(req, consistency);
+    return rc == ERR_OK ? router_collection(req, true, out) : rc;
 }
 
 enum err_code router_ask(struct request *req, struct collection *collection,

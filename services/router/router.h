@@ -78,6 +78,10 @@ MUST_CHECK enum err_code consistency_read(struct consistency *consistency,
                                           struct json_reader *reader, struct json_text key,
                                           bool *known);
 
+/* From a body that cannot be decoded yet: what stands there of these fields, as far as it is right;
+ * the rest is not looked at. */
+void consistency_from_body(struct consistency *consistency, struct request *req);
+
 /* The same from the query of a GET.  Errors: ERR_INVALID_ARGUMENT, ERR_NOT_SUPPORTED. */
 MUST_CHECK enum err_code consistency_from_query(struct consistency *consistency,
                                                 struct request *req);
@@ -179,7 +183,9 @@ MUST_CHECK enum err_code page_token_check(const struct page_token *token,
 MUST_CHECK enum err_code router_ask(struct request *req, struct collection *collection,
                                     struct cluster_ask *ask, struct cluster_answer *out);
 
-/* A collection to be read with these demands: fresh ones look past the view. */
+/* A collection to be read with these demands: fresh ones look past the view; one that is not known
+ * yet may be in what a token names, which is waited for.  Errors: those of router_collection and,
+ * with a token, of cluster_ask. */
 MUST_CHECK enum err_code router_read_collection(struct request *req,
                                                 const struct consistency *consistency,
                                                 struct collection *out);

@@ -316,6 +316,25 @@ static enum err_code run_search(struct search *search, struct json_reader *reade
     return answer_search(search, out);
 }
 
+/* What the fields of a search mean depends on the collection's dimension.  When that is not known
+ * here yet, only the demands are looked at. */
+static enum err_code find_collection(struct request *req, struct collection *out)
+{
+    struct consistency consistency;
+    enum err_code rc = router_collection(req, false, out);
+
+    if (rc != ERR_COLLECTION_NOT_FOUND)
+        return rc;
+    consistency_init(&consistency);
+    consistency_from_body(&consistency, req);
+    if (consistency.demands.count > 0) {
+        err_clear(&req->err);
+        rc = router_read_collection(req, &consistency, out);
+    }
+    consistency_free(&consistency);
+    return rc;
+}
+
 enum err_code router_search(struct request *req)
 {
     struct search search = {
@@ -324,7 +343,7 @@ enum err_code router_search(struct request *req)
     enum err_code rc;
 
     if ((rc = request_expect_media(req, MEDIA_JSON)) != ERR_OK ||
-        (rc = router_collection(req, false, &search.collection)) != ERR_OK)
+        (rc = find_collection(req, &search.collection)) != ERR_OK)
         return rc;
     json_reader_init(&reader, req->body, req->body_len, search.arena, &req->err);
     rc = run_search(&search, &reader, &req->reply.body);

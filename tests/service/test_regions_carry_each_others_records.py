@@ -157,6 +157,27 @@ def test_a_token_is_honoured_in_every_region(three, name):
             assert hit.status == 200 and hit.body["matches"][0]["id"] == f"t{turn}"
 
 
+def test_a_token_is_honoured_where_the_collection_is_not_known_yet(three, name):
+    for i in range(10):
+        each = f"{name}-{i}"
+        three.region("a").create(each)
+        token = three.region("a").upsert(each, [{"id": "x", "vector": [1, 2, 3]}])["read_token"]
+        for reader in ("b", "c"):
+            door = three.region(reader)
+            path, demand = f"/v1/collections/{each}", {"read_token": token, "timeout_ms": 20000}
+            kind = i % 4
+            if kind == 0:
+                assert door.get(f"{path}/records/x?timeout_ms=20000&read_token={token}").status == 200
+            elif kind == 1:
+                assert len(door.post(f"{path}/search", {"vector": [1, 2, 3], **demand}).body["matches"]) == 1
+            elif kind == 2:
+                assert door.post(f"{path}/records/count", demand).body["count"] == 1
+            else:
+                assert len(door.post(f"{path}/records/scroll", demand).body["records"]) == 1
+    token = three.region("a").upsert(each, [{"id": "y", "vector": [1, 2, 3]}])["read_token"]
+    assert three.region("b").get(f"/v1/collections/{name}-none/records/x?read_token={token}").status == 404
+
+
 def test_a_record_never_comes_before_its_collection(three, name):
     """Region a does not hear from b, which makes the collection; c, which a hears, writes into it."""
     def region(*words):
