@@ -125,6 +125,8 @@ static void questions_come_as_they_were(void **state)
     }
     question.filter = "";
     check_question(&question);
+    question = (struct wire_question){.op = WIRE_GET, .include = INCLUDE_DELETED | INCLUDE_TEXT};
+    check_question(&question);
 }
 
 static enum err_code decode_question(const void *data, size_t len)
@@ -188,6 +190,9 @@ static void bad_questions_are_refused(void **state)
     check_question_refused(&question);
     question.op = WIRE_SCROLL;
     question.limit = 0;
+    check_question_refused(&question);
+    question = full_question();
+    question.include = INCLUDE_DELETED; /* only a get finds what is gone */
     check_question_refused(&question);
 }
 
