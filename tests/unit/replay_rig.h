@@ -8,7 +8,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <ftw.h>
 #include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -21,6 +20,7 @@
 #include <cmocka.h>
 
 #include "services/ingest/ingest.h"
+#include "tests/lib/scratch.h"
 #include "tests/lib/wal_faulty.h"
 
 #define PARTITIONS 4
@@ -113,19 +113,13 @@ static inline void end(void)
     world.open = false;
 }
 
-static inline int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st, (void)type, (void)ftw;
-    return remove(path);
-}
-
 static inline int tear_down(void **state)
 {
     (void)state;
     if (world.open)
         end();
     meta_close(world.meta);
-    (void)nftw(world.dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    (void)scratch_remove(world.dir);
     return 0;
 }
 

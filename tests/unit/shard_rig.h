@@ -7,7 +7,6 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <ftw.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,6 +18,7 @@
 
 #include "common/base/bytes.h"
 #include "services/shard/ask.h"
+#include "tests/lib/scratch.h"
 #include "tests/unit/faulty_store.h"
 
 #define RIG_PARTITIONS 4u
@@ -226,14 +226,6 @@ static inline struct rig *rig_new(void)
     return rig;
 }
 
-static inline int rig_remove(const char *path, const struct stat *stat, int flag, struct FTW *ftw)
-{
-    (void)stat;
-    (void)flag;
-    (void)ftw;
-    return remove(path);
-}
-
 static inline void rig_free(struct rig *rig)
 {
     rig_close_shard(rig);
@@ -241,7 +233,7 @@ static inline void rig_free(struct rig *rig)
     store_close(rig->store);
     meta_close(rig->meta);
     metrics_free(rig->metrics);
-    nftw(rig->dir, rig_remove, 8, FTW_DEPTH | FTW_PHYS);
+    scratch_remove(rig->dir);
     free(rig);
 }
 

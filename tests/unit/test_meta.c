@@ -6,7 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +17,7 @@
 #include <sqlite3.h>
 
 #include "backends/meta/meta.h"
+#include "tests/lib/scratch.h"
 
 #define WAIT_NS (20 * NS_PER_S)
 
@@ -27,14 +27,6 @@ static char sqlite_url[310];
 static char postgres_url[300];
 static unsigned schema_number;
 static const char *url; /* of the back end under test */
-
-static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *where)
-{
-    (void)about;
-    (void)kind;
-    (void)where;
-    return remove(path);
-}
 
 static struct meta *open_meta(void)
 {
@@ -63,7 +55,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(folder);
 }
 
 static int choose_sqlite(void **state)

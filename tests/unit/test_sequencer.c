@@ -4,7 +4,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +12,7 @@
 #include <cmocka.h>
 
 #include "services/ingest/sequencer.h"
+#include "tests/lib/scratch.h"
 #include "tests/lib/wal_faulty.h"
 
 #define PARTITIONS 3
@@ -110,19 +110,13 @@ static int set_up(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st, (void)type, (void)ftw;
-    return remove(path);
-}
-
 static int tear_down(void **state)
 {
     (void)state;
     if (world.s.env != NULL)
         end();
     meta_close(world.meta);
-    (void)nftw(world.dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    (void)scratch_remove(world.dir);
     return 0;
 }
 

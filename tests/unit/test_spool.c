@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <ftw.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -19,6 +18,7 @@
 #include <cmocka.h>
 
 #include "services/ingest/spool_internal.h"
+#include "tests/lib/scratch.h"
 #include "tests/unit/faulty_store.h"
 
 #define WAIT_NS  (30 * NS_PER_S)
@@ -76,19 +76,13 @@ static int set_up(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st, (void)type, (void)ftw;
-    return remove(path);
-}
-
 static int tear_down(void **state)
 {
     (void)state;
     end();
     if (world.kept != NULL)
         store_close(world.kept);
-    (void)nftw(world.dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    (void)scratch_remove(world.dir);
     return 0;
 }
 

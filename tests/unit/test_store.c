@@ -5,7 +5,6 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,18 +18,11 @@
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/limits.h"
+#include "tests/lib/scratch.h"
 
 static char folder[256];
 static char lmdb_url[310];
 static const char *url; /* of the back end under test */
-
-static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *where)
-{
-    (void)about;
-    (void)kind;
-    (void)where;
-    return remove(path);
-}
 
 static struct store *open_limited(uint64_t map_bytes)
 {
@@ -62,7 +54,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     (void)state;
-    return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    return scratch_remove(folder);
 }
 
 static int choose_lmdb(void **state)

@@ -15,7 +15,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <ftw.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,6 +28,7 @@
 #include "services/ingest/ingest.h"
 #include "services/shard/apply.h"
 #include "services/shard/rows.h"
+#include "tests/lib/scratch.h"
 
 #define REGIONS 3u
 #define WRITES  4u
@@ -483,12 +483,6 @@ static int set_up(void **state)
     return 0;
 }
 
-static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st, (void)type, (void)ftw;
-    return remove(path);
-}
-
 static int tear_down(void **state)
 {
     (void)state;
@@ -497,7 +491,7 @@ static int tear_down(void **state)
         for (unsigned i = 0; i < WRITES; i++)
             buffer_free(&regions[r].locals[i].bytes);
     }
-    (void)nftw(folder, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    (void)scratch_remove(folder);
     return 0;
 }
 

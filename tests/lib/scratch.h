@@ -1,0 +1,21 @@
+/* The end of a folder that a test has made for itself.  Included by unit tests. */
+#ifndef VICINAL_TESTS_LIB_SCRATCH_H
+#define VICINAL_TESTS_LIB_SCRATCH_H
+
+#include <ftw.h>
+#include <stdio.h>
+
+static inline int scratch_remove_one(const char *path, const struct stat *about, int kind,
+                                     struct FTW *where)
+{
+    (void)about, (void)kind, (void)where;
+    return remove(path);
+}
+
+/* With everything in it.  0: done. */
+static inline int scratch_remove(const char *folder)
+{
+    return nftw(folder, scratch_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+#endif
