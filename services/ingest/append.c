@@ -38,9 +38,9 @@ static struct stamp next_stamp(struct sequencer *s, struct line *line, uint64_t 
     return (struct stamp){.clock = line->vector.clock, .region = s->region};
 }
 
-/* What the line holds now, as a record of its own. */
-static enum err_code stage_vector(struct sequencer *s, uint32_t partition, uint64_t wall_us,
-                                  struct err *err)
+/* What the line holds now, as a record of its own; it moves the clock no further than it must, for
+ * what waited in a spool is stamped with the time of its writing where it can be. */
+static enum err_code stage_vector(struct sequencer *s, uint32_t partition, struct err *err)
 {
     struct line *line = &s->lines[partition];
     struct record record = {.op = RECORD_VERSION_VECTOR, .epoch = line->epoch};
@@ -50,7 +50,7 @@ static enum err_code stage_vector(struct sequencer *s, uint32_t partition, uint6
 
     if (rc != ERR_OK)
         return rc;
-    record.stamp = next_stamp(s, line, wall_us);
+    record.stamp = next_stamp(s, line, 0);
     record.origin_region = s->region;
     record.origin_offset = line->next;
     version_vector_encode(&line->vector, &payload);
@@ -83,7 +83,7 @@ static enum err_code stage_item(struct sequencer *s, struct sequence_batch *batc
 
     assert(item->partition < s->partitions);
     if (line->since_vector + 1 >= VERSION_VECTOR_EVERY)
-        rc = stage_vector(s, item->partition, wall_us, err);
+        rc = stage_vector(s, item->partition, err);
     if (rc == ERR_OK)
         rc = staged_room(s, err);
     if (rc != ERR_OK)
@@ -91,7 +91,7 @@ static enum err_code stage_item(struct sequencer *s, struct sequence_batch *batc
     if (item->keeps_stamp)
         line->vector.clock = MAX_OF(line->vector.clock, item->stamp.clock);
     else
-        item->stamp = next_stamp(s, line, MAX_OF(wall_us, item->above));
+        item->stamp = next_stamp(s, line, item->at_clock != 0 ? item->at_clock : wall_us);
     item->offset = line->next++;
     item->committed = false;
     turn.stamp = item->stamp;
@@ -140,7 +140,7 @@ static enum err_code stage_run(struct sequencer *s, struct sequence_batch *batch
     }
     if (rc == ERR_OK && run->to > entry->position) {
         entry->position = run->to;
-        rc = stage_vector(s, run->partition, wall_us, err);
+        rc = stage_vector(s, run->partition, err);
     }
     if (rc == ERR_OK)
         run->position = entry->position;
@@ -391,14 +391,13 @@ enum err_code append_group(struct sequencer *s, struct sequence_batch *list, str
 
 enum err_code append_vectors(struct sequencer *s, struct err *err)
 {
-    uint64_t wall_us = env_wall_us(s->env);
     enum err_code rc = ERR_OK;
 
     s->staged_count = 0;
     buffer_reset(&s->scratch);
     for (uint32_t i = 0; i < s->partitions && rc == ERR_OK; i++)
         if (s->lines[i].since_vector > 0)
-            rc = stage_vector(s, i, wall_us, err);
+            rc = stage_vector(s, i, err);
     if (rc != ERR_OK) {
         restore_lines(s);
         return ERR_OK; /* nothing was appended */

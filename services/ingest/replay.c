@@ -185,9 +185,10 @@ static enum err_code fill_batch(struct replay *replay)
             write,
             record_partition(record->id, record->id_len, write->ingest->sequencer.partitions),
             record);
-        /* Or a round that came again would take it for older than itself, with what came after. */
+        /* Above it, or a round that came again would take the row for newer than itself, and than
+         * what came after; but not now: what other regions wrote meanwhile is newer. */
         if (rc == ERR_OK)
-            write->batch->items[replay->item_of[i]].above = replay->rows[i].stamp.clock;
+            write->batch->items[replay->item_of[i]].at_clock = replay->rows[i].stamp.clock;
     }
     return rc;
 }

@@ -49,7 +49,7 @@ struct sequence_item {
     uint32_t partition;
     size_t at, len;         /* of the encoded record in the batch's bytes */
     bool keeps_stamp;       /* a collection change, or foreign: the stamp is final already */
-    uint64_t above;         /* clock that the stamp has to be above */
+    uint64_t at_clock;      /* when it was written, of what waited in the spool; 0: now */
     uint32_t origin_region; /* of foreign ones */
     uint64_t origin_offset;
     bool skipped; /* foreign, and known already: not appended */

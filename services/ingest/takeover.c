@@ -241,7 +241,6 @@ static enum err_code append_epochs(struct sequencer *s, struct err *err)
 {
     struct wal_entry *entries = array_alloc(s->partitions, sizeof(*entries));
     uint64_t *offsets = array_alloc(s->partitions, sizeof(*offsets));
-    uint64_t wall_us = env_wall_us(s->env);
     struct buffer bytes = {0};
     enum err_code rc = entries == NULL || offsets == NULL
                            ? err_set(err, ERR_NO_MEMORY, "no memory for epoch records")
@@ -255,7 +254,7 @@ static enum err_code append_epochs(struct sequencer *s, struct err *err)
 
         line->tried = record.epoch = next_epoch(line);
         line->own_met = line->own_void = false;
-        line->vector.clock = MAX_OF(line->vector.clock, wall_us) + 1;
+        line->vector.clock++; /* no further: see stage_vector */
         record.stamp = (struct stamp){.clock = line->vector.clock, .region = s->region};
         record.origin_region = s->region;
         record.origin_offset = line->read;

@@ -27,8 +27,9 @@ def world(request, shared):
         rows[f"r{i:03}"] = {"id": f"r{i:03}", "vector": [round(chance.gauss(0, 1), 4) for _ in range(DIMENSION)],
                             "text": f"text {i} \"quoted\" é\n", "metadata": {"n": i, "even": i % 2 == 0}}
     everything = list(rows.values())
-    shared.upsert(name, everything[:150])
-    shared.upsert(name, everything[150:])
+    # A token covers the partitions of its own write only.
+    shared.upsert(name, everything[:150], wait="searchable")
+    shared.upsert(name, everything[150:], wait="searchable")
     token = shared.upsert(name, [{"id": "plain", "text": "no vector", "metadata": {"n": -1}}])["read_token"]
     return shared, name, request.param, rows, token
 
