@@ -120,6 +120,24 @@ static void foreign_runs_wait_behind_the_spool(void **state)
     buffer_free(&body);
 }
 
+/* What another region writes during the outage is newer than what was spooled before it. */
+static void what_waited_has_the_time_of_its_writing(void **state)
+{
+    uint64_t between;
+
+    (void)state;
+    log_goes_away();
+    expect_spooled(upsert("a", "1"));
+    between = env_wall_us(env_real()) + 100;
+    AWAIT(env_wall_us(env_real()) > between);
+    log_comes_back();
+    AWAIT(spool_is_empty());
+    expect_newest("a", "1");
+    assert_true(history_of("a", NULL).stamp.clock < between);
+    assert_int_equal(upsert_status("a", "2"), 200);
+    assert_true(history_of("a", NULL).stamp.clock > between);
+}
+
 static void a_full_spool_refuses_whole_requests(void **state)
 {
     char id[32];
@@ -444,6 +462,7 @@ int main(void)
         PROMISE(the_write_that_meets_the_failure_is_kept_within_seconds),
         PROMISE(what_depends_on_the_present_state_is_refused),
         PROMISE(foreign_runs_wait_behind_the_spool),
+        PROMISE(what_waited_has_the_time_of_its_writing),
         PROMISE(a_full_spool_refuses_whole_requests),
         PROMISE(what_lands_late_never_passes_what_was_acknowledged_since),
         PROMISE(a_full_spool_does_not_call_a_doubtful_write_refused),
