@@ -42,8 +42,13 @@ recall: $(RECALL_TESTS)
 	@$(run_programs) $(RECALL_TESTS)
 
 # Sanitized builds live beside the plain one.
+ASAN  := BUILD=build-asan BIN=build-asan/bin OPT=-O1 SANITIZE=address,undefined
+TSAN  := BUILD=build-tsan BIN=build-tsan/bin OPT=-O1 SANITIZE=thread
+CLANG := BUILD=build-clang BIN=build-clang/bin CC=clang-14 WERROR=1
+FUZZ  := BUILD=build-fuzz CC=clang-14 OPT=-O1
+
 unit-asan:
-	@$(MAKE) --no-print-directory BUILD=build-asan BIN=build-asan/bin OPT=-O1 SANITIZE=address,undefined unit
+	@$(MAKE) --no-print-directory $(ASAN) unit
 # Those without threads of their own, or with those of others only, would only be slow there.
 TSAN_SKIPS := three_regions engine_faults engine_graph filter_oracle wal_damage kernels model_memory hits shard_map
 TSAN_TESTS := $(filter-out $(TSAN_SKIPS:%=$(BUILD)/tests/unit/test_%),$(UNIT_TESTS))
@@ -51,11 +56,11 @@ TSAN_TESTS := $(filter-out $(TSAN_SKIPS:%=$(BUILD)/tests/unit/test_%),$(UNIT_TES
 TSAN_SETTINGS := suppressions=$(abspath tests/tsan.supp) halt_on_error=1 report_thread_leaks=0
 unit-tsan:
 	@TSAN_OPTIONS="$(TSAN_SETTINGS)" \
-	    $(MAKE) --no-print-directory BUILD=build-tsan BIN=build-tsan/bin OPT=-O1 SANITIZE=thread unit-threads
+	    $(MAKE) --no-print-directory $(TSAN) unit-threads
 unit-threads: $(TSAN_TESTS)
 	@$(run_programs) $(TSAN_TESTS)
 clang-build:
-	@$(MAKE) --no-print-directory BUILD=build-clang BIN=build-clang/bin CC=clang-14 WERROR=1 all
+	@$(MAKE) --no-print-directory $(CLANG) all
 
 pytest = $(PYTHON) -m pytest -q -x --color=no -p no:cacheprovider
 
@@ -73,10 +78,10 @@ deploy: all
 
 # The real suite under sanitizers: the service tests once more, against instrumented binaries.
 suite-asan:
-	@$(MAKE) --no-print-directory BUILD=build-asan BIN=build-asan/bin OPT=-O1 SANITIZE=address,undefined all
+	@$(MAKE) --no-print-directory $(ASAN) all
 	@VICINAL_BIN=$(abspath build-asan/bin) VICINAL_SLOW=4 $(pytest) tests/service
 suite-tsan:
-	@$(MAKE) --no-print-directory BUILD=build-tsan BIN=build-tsan/bin OPT=-O1 SANITIZE=thread all
+	@$(MAKE) --no-print-directory $(TSAN) all
 	@TSAN_OPTIONS="$(TSAN_SETTINGS)" \
 	    VICINAL_BIN=$(abspath build-tsan/bin) VICINAL_SLOW=8 $(pytest) tests/service
 
@@ -84,15 +89,17 @@ sim: $(BIN)/sim
 	$(BIN)/sim --seeds $(SEEDS)
 
 fuzz:
-	@$(MAKE) --no-print-directory BUILD=build-fuzz CC=clang-14 OPT=-O1 fuzz-run
-.PHONY: fuzz-run
+	@$(MAKE) --no-print-directory $(FUZZ) fuzz-run
+.PHONY: fuzz-run fuzz-programs
 fuzz-run: export FUZZ_RUN := 1
-fuzz-run: CFLAGS += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
-fuzz-run: LDFLAGS += -fsanitize=address,undefined
+fuzz-run fuzz-programs: CFLAGS += -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+fuzz-run fuzz-programs: LDFLAGS += -fsanitize=address,undefined
+fuzz-programs: $(FUZZERS)
 fuzz-run: $(FUZZERS)
-	@for f in $(FUZZERS); do echo "fuzz $$f"; mkdir -p $$f.corpus; \
-	    $$f -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096 -artifact_prefix=$$f- \
-	    -print_final_stats=0 -verbosity=0 $$f.corpus > $$f.log 2>&1 || { tail -40 $$f.log; exit 1; }; done
+	@printf '%s\n' $(FUZZERS) | xargs -P $(JOBS) -I FUZZER sh -c 'mkdir -p FUZZER.corpus; \
+	    FUZZER -max_total_time=$(FUZZ_SECONDS) -timeout=20 -rss_limit_mb=4096 -artifact_prefix=FUZZER- \
+	    -print_final_stats=0 -verbosity=0 FUZZER.corpus > FUZZER.log 2>&1 && echo "fuzz FUZZER" || \
+	    { tail -40 FUZZER.log; exit 255; }'
 
 tidy:
 	@python3 tests/tidy.py
@@ -101,15 +108,27 @@ test: deps-test
 	@$(MAKE) --no-print-directory tidy
 	@$(MAKE) --no-print-directory -j$(JOBS) WERROR=1 all unit-programs
 	@$(MAKE) --no-print-directory unit recall
-	@$(MAKE) --no-print-directory -j$(JOBS) clang-build
 	@$(MAKE) --no-print-directory sim
-	@$(MAKE) --no-print-directory service service-full fault clients deploy
-	@$(MAKE) --no-print-directory -j$(JOBS) unit-asan
-	@$(MAKE) --no-print-directory -j$(JOBS) suite-asan
-	@$(MAKE) --no-print-directory -j$(JOBS) unit-tsan
-	@$(MAKE) --no-print-directory -j$(JOBS) suite-tsan
+	@$(MAKE) --no-print-directory -j2 --output-sync=line outside instrumented
+	@$(MAKE) --no-print-directory fault
+	@$(MAKE) --no-print-directory unit-asan suite-asan
+	@$(MAKE) --no-print-directory unit-tsan suite-tsan
 	@$(MAKE) --no-print-directory -j$(JOBS) fuzz
 	@echo "everything passed"
+
+# The tests from outside mostly wait; meanwhile everything is built once more, by clang and for the
+# sanitizers.
+.PHONY: outside instrumented
+outside:
+	@VICINAL_SLOW=2 $(MAKE) --no-print-directory service
+	@VICINAL_SLOW=2 $(MAKE) --no-print-directory service-full
+	@VICINAL_SLOW=2 $(MAKE) --no-print-directory clients
+	@VICINAL_SLOW=2 $(MAKE) --no-print-directory deploy
+instrumented:
+	@nice $(MAKE) --no-print-directory clang-build
+	@nice $(MAKE) --no-print-directory $(ASAN) all unit-programs
+	@nice $(MAKE) --no-print-directory $(TSAN) all unit-programs
+	@nice $(MAKE) --no-print-directory $(FUZZ) fuzz-programs
 .PHONY: unit-programs
 unit-programs: $(UNIT_TESTS) $(RECALL_TESTS)
 
