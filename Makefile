@@ -43,7 +43,7 @@ TEST_LIBS    := $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,service
 
 BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/wal-bench
 
-.PHONY: all help deps deps-test run test bench bench-distributed format clean
+.PHONY: all help deps deps-test run test bench bench-engine bench-distributed format clean
 all: $(BINARIES)
 
 help:
@@ -51,6 +51,7 @@ help:
 	@echo "make run        start the suite, import text, ask (DOCS=dir ASK=question ONCE=1 LISTEN=host:port)"
 	@echo "make test       install what the tests need, then everything that CI runs"
 	@echo "make bench      the table of the README (DATA=folder with docs-100k.npy)"
+	@echo "make bench-engine       the engine beside public libraries (SETS='--make 100000x384')"
 	@echo "make bench-distributed  writes into Kafka, two regions, the cache in Redis"
 	@echo "make nightly    long fuzzing, 5,000 simulation seeds, a long kill loop"
 	@echo "make format     clang-format over all sources"
@@ -155,6 +156,17 @@ $(BUILD)/venv-bench/ready: bench/requirements.txt
 
 bench: all $(BUILD)/venv-bench/ready
 	@VICINAL_BIN=$(abspath $(BIN)) $(BUILD)/venv-bench/bin/python bench/service.py --data '$(DATA)' $(BENCH)
+
+# The engine alone beside the libraries that install from PyPI; SETS as bench/engine.py has them.
+SETS ?= --make 100000x384
+$(BUILD)/venv-engine/ready: bench/engine-requirements.txt
+	@mkdir -p $(BUILD)
+	python3 -m venv $(BUILD)/venv-engine
+	$(BUILD)/venv-engine/bin/pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+bench-engine: all $(BUILD)/venv-engine/ready
+	@VICINAL_BIN=$(abspath $(BIN)) $(BUILD)/venv-engine/bin/python bench/engine.py $(SETS) $(BENCH)
 
 # The same suite on Kafka, Redis and Postgres, and in two regions; servers of its own, of the tests.
 bench-distributed: all build/kafka/ready

@@ -2,7 +2,13 @@
  *
  * One query at a time; with --threads above one only the build uses them.  QPS at a target recall
  * is interpolated between the measured points around it.  Prints a table; with --json the last
- * line is one object.  Failure: any file or option that does not fit ends the run with code 1. */
+ * line is one object.
+ *
+ * With --serve it prints one line about the build and then, for each line on stdin with a beam (0:
+ * the default), runs all queries once and prints one object: so that somebody else can let it take
+ * turns with other engines.
+ *
+ * Failure: any file or option that does not fit ends the run with code 1. */
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
@@ -27,7 +33,7 @@ struct options {
     uint32_t k, ef, threads, repeats;
     double targets[TARGETS_MAX];
     size_t target_count;
-    bool json;
+    bool json, serve;
 };
 
 struct point {
@@ -276,6 +282,45 @@ static void report(const struct bench *bench)
     printf(",\"build_s\":%.2f,\"bytes_per_vector\":%.1f}\n", bench->build_s, bytes);
 }
 
+static bool parse_u32(const char *text, uint32_t max, uint32_t *out)
+{
+    char *end;
+
+    errno = 0;
+    unsigned long value = strtoul(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || value > max)
+        return false;
+    *out = (uint32_t)value;
+    return true;
+}
+
+static enum err_code serve(struct bench *bench, struct work *work, struct err *err)
+{
+    char line[32];
+    enum err_code code = ERR_OK;
+
+    printf("{\"kernel\":\"%s\",\"build_s\":%.2f,\"bytes_per_vector\":%.1f}\n",
+           engine_kernel(bench->engine), bench->build_s,
+           (double)engine_memory_used(bench->engine) / (double)bench->base.rows);
+    (void)fflush(stdout);
+    while (code == ERR_OK && fgets(line, sizeof(line), stdin) != NULL) {
+        struct point point = {0};
+
+        line[strcspn(line, "\n")] = '\0';
+        if (!parse_u32(line, SEARCH_EF_MAX, &point.ef))
+            return err_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is no beam", line);
+        code = run_queries(bench, work, &point, err);
+        if (code != ERR_OK)
+            break;
+        printf("{\"ef\":%u,\"recall\":%.6f,\"qps\":%.2f,\"p50_us\":%.2f,\"p99_us\":%.2f,"
+               "\"distances\":%.1f,\"hops\":%.1f}\n",
+               point.ef, point.recall, point.qps, point.p50_us, point.p99_us, point.distances,
+               point.hops);
+        (void)fflush(stdout);
+    }
+    return code;
+}
+
 static enum err_code open_files(struct bench *bench, struct err *err)
 {
     struct options *options = &bench->options;
@@ -301,6 +346,16 @@ static enum err_code open_files(struct bench *bench, struct err *err)
     return ERR_OK;
 }
 
+static void print_build(const struct bench *bench)
+{
+    printf("kernel %s, %llu x %u, m %u, ef_construction %u: copied in %.2f s, built in %.2f s, "
+           "%.1f MB, predicted %.1f MB\n",
+           engine_kernel(bench->engine), (unsigned long long)bench->base.rows, bench->base.cols,
+           bench->options.engine.m, bench->options.engine.ef_construction, bench->insert_s,
+           bench->build_s, (double)engine_memory_used(bench->engine) * 1e-6,
+           (double)engine_predict(&bench->options.engine, bench->base.rows, ENGINE_BUILD) * 1e-6);
+}
+
 static enum err_code measure(struct bench *bench, struct err *err)
 {
     struct work work = {0};
@@ -310,37 +365,21 @@ static enum err_code measure(struct bench *bench, struct err *err)
         code = build(bench, err);
     if (code != ERR_OK)
         return code;
-    printf("kernel %s, %llu x %u, m %u, ef_construction %u: copied in %.2f s, built in %.2f s, "
-           "%.1f MB, predicted %.1f MB\n",
-           engine_kernel(bench->engine), (unsigned long long)bench->base.rows, bench->base.cols,
-           bench->options.engine.m, bench->options.engine.ef_construction, bench->insert_s,
-           bench->build_s, (double)engine_memory_used(bench->engine) * 1e-6,
-           (double)engine_predict(&bench->options.engine, bench->base.rows, ENGINE_BUILD) * 1e-6);
+    if (!bench->options.serve)
+        print_build(bench);
     work.hits = array_alloc(bench->options.k, sizeof(*work.hits));
     work.truth = array_alloc(bench->truth.cols, sizeof(*work.truth));
     work.times = array_alloc(bench->queries.rows, sizeof(*work.times));
     if (work.hits == NULL || work.truth == NULL || work.times == NULL)
         code = err_set(err, ERR_NO_MEMORY, "no memory");
-    if (code == ERR_OK)
-        code = sweep(bench, &work, err);
-    if (code == ERR_OK)
+    if (code == ERR_OK && bench->options.serve)
+        code = serve(bench, &work, err);
+    else if (code == ERR_OK && (code = sweep(bench, &work, err)) == ERR_OK)
         report(bench);
     free(work.hits);
     free(work.truth);
     free(work.times);
     return code;
-}
-
-static bool parse_u32(const char *text, uint32_t max, uint32_t *out)
-{
-    char *end;
-
-    errno = 0;
-    unsigned long value = strtoul(text, &end, 10);
-    if (errno != 0 || end == text || *end != '\0' || text[0] == '-' || value > max)
-        return false;
-    *out = (uint32_t)value;
-    return true;
 }
 
 static bool parse_targets(const char *text, struct options *options)
@@ -390,6 +429,7 @@ enum {
     O_THREADS,
     O_TARGETS,
     O_JSON,
+    O_SERVE,
     O_M,
     O_EFC,
     O_KERNEL,
@@ -433,6 +473,9 @@ static bool set_option(struct options *options, int option, const char *text)
     case O_JSON:
         options->json = true;
         return true;
+    case O_SERVE:
+        options->serve = true;
+        return true;
     default:
         return false;
     }
@@ -455,6 +498,7 @@ static bool parse_options(int argc, char **argv, struct options *options)
         {"targets", required_argument, NULL, O_TARGETS},
         {"kernel", required_argument, NULL, O_KERNEL},
         {"json", no_argument, NULL, O_JSON},
+        {"serve", no_argument, NULL, O_SERVE},
         {NULL, 0, NULL, 0},
     };
     int option;
@@ -482,7 +526,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: engine-bench --base X.npy --queries Q.npy --truth T.npy\n"
                         "  [--metric cosine|ip|l2] [--index hnsw|flat] [--k N] [--ef N]\n"
                         "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
-                        "  [--m N] [--ef-construction N] [--kernel NAME] [--json]\n");
+                        "  [--m N] [--ef-construction N] [--kernel NAME] [--json] [--serve]\n");
         return 2;
     }
     enum err_code code = measure(&bench, &err);
