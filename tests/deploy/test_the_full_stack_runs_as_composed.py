@@ -54,6 +54,7 @@ class Stack:
 
     def run(self, name):
         service = self.services[name]
+        (self.folder / name).mkdir(exist_ok=True)  # where its volume is
         environment = {"PATH": f"{BIN}:{os.environ['PATH']}"}
         for key in ("ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS"):
             environment.update({key: os.environ[key]} if key in os.environ else {})
