@@ -111,8 +111,9 @@ test: deps-test
 	@$(MAKE) --no-print-directory sim
 	@$(MAKE) --no-print-directory -j2 --output-sync=line outside instrumented
 	@$(MAKE) --no-print-directory fault
-	@$(MAKE) --no-print-directory unit-asan suite-asan
-	@$(MAKE) --no-print-directory unit-tsan suite-tsan
+	@$(MAKE) --no-print-directory unit-asan
+	@$(MAKE) --no-print-directory unit-tsan
+	@$(MAKE) --no-print-directory -j2 --output-sync=line suite-asan suite-tsan
 	@$(MAKE) --no-print-directory -j$(JOBS) fuzz
 	@echo "everything passed"
 

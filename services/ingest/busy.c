@@ -86,7 +86,8 @@ static size_t unique_keys(struct busy_key *keys, size_t count)
 {
     size_t kept = 0;
 
-    qsort(keys, count, sizeof(*keys), key_compare);
+    if (count > 0) /* there may be no keys at all, nor memory for them */
+        qsort(keys, count, sizeof(*keys), key_compare);
     for (size_t i = 0; i < count; i++) {
         if (kept > 0 && key_compare(&keys[kept - 1], &keys[i]) == 0) {
             if (keys[i].mode == BUSY_ALONE)
