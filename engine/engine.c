@@ -80,7 +80,8 @@ static bool open_parts(struct engine *engine)
         return false;
     if (engine->options.kind == ENGINE_FLAT)
         return true;
-    if (!plane_init(&engine->ground, 2 * m * link) || !plane_init(&engine->upper, m * link))
+    if (!plane_init(&engine->codes, codes_stride(engine->options.dim)) ||
+        !plane_init(&engine->ground, 2 * m * link) || !plane_init(&engine->upper, m * link))
         return false;
     engine->batch = batch_new(&engine->options);
     return engine->batch != NULL;
@@ -127,6 +128,7 @@ void engine_close(struct engine *engine)
     plane_free(&engine->upper);
     plane_free(&engine->ground);
     plane_free(&engine->slots);
+    plane_free(&engine->codes);
     plane_free(&engine->vectors);
     memory_free(engine);
 }
@@ -172,7 +174,8 @@ static uint64_t planes_bytes(const struct engine_options *options, uint64_t n, u
         plane_bytes(vector_stride(options->dim), n) + plane_bytes(sizeof(struct slot), n);
 
     if (options->kind == ENGINE_HNSW)
-        bytes += plane_bytes(2 * options->m * link, n) + plane_bytes(options->m * link, rows);
+        bytes += plane_bytes(codes_stride(options->dim), n) +
+                 plane_bytes(2 * options->m * link, n) + plane_bytes(options->m * link, rows);
     return bytes;
 }
 
@@ -225,7 +228,8 @@ enum err_code engine_insert(struct engine *engine, uint32_t ordinal, const float
                        "%u vectors fill the memory budget of %llu bytes", slot,
                        (unsigned long long)budget);
     if (!plane_reserve(&engine->vectors, slot + UINT64_C(1)) ||
-        !plane_reserve(&engine->slots, slot + UINT64_C(1)))
+        !plane_reserve(&engine->slots, slot + UINT64_C(1)) ||
+        (engine->options.kind == ENGINE_HNSW && !plane_reserve(&engine->codes, slot + UINT64_C(1))))
         return err_set(err, ERR_NO_MEMORY, "no memory for vector %u", slot);
     float *row = plane_row(&engine->vectors, slot);
     if (engine->options.metric == ENGINE_COSINE) {
@@ -234,6 +238,8 @@ enum err_code engine_insert(struct engine *engine, uint32_t ordinal, const float
         for (size_t i = 0; i < dim; i++)
             row[i] = vector[i] + 0.0f; /* -0 becomes 0: equal vectors have equal bytes */
     }
+    if (engine->options.kind == ENGINE_HNSW)
+        codes_encode(engine->kernels, plane_row(&engine->codes, slot), row, dim);
     slot_of(engine, slot)->ordinal = ordinal;
     atomic_fetch_add_explicit(&engine->live, 1, memory_order_relaxed);
     /* Releasing: who sees the count sees the vector and the slot. */

@@ -11,6 +11,10 @@
  * any thread, also while another thread inserts or deletes.  The owner keeps the engine alive
  * until its last reader has returned.
  *
+ * The graph is walked, and built, by 8-bit codes of the vectors (codes.h), which are a quarter of
+ * their bytes; the nearest that a walk finds are measured on the vectors, so that every distance
+ * which is answered is exact.
+ *
  * Source: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using
  * hierarchical navigable small world graphs", arXiv 1603.09320.
  */
@@ -45,7 +49,7 @@ struct engine_options {
     uint32_t flat_below;      /* at most so many live vectors: exact scan; 0: default */
     uint64_t memory_budget;   /* bytes; 0: no limit */
     uint64_t seed;            /* of the levels; equal on all replicas */
-    const char *kernel;       /* "scalar", "avx2", "avx512"; NULL: the best of this machine */
+    const char *kernel;       /* "scalar", "avx2", "avx512", "vnni"; NULL: the best here */
 };
 
 /* dir: where segments are kept; NULL: nothing is kept (this version keeps nothing yet).  The

@@ -5,7 +5,7 @@
 
 #include <assert.h>
 
-enum { VECTORS_PER_CHECK = 4096, RUN_MAX = FRESH_MAX, LOOK_AHEAD = 2, LINE_FLOATS = 16 };
+enum { VECTORS_PER_CHECK = 4096, RUN_MAX = FRESH_MAX, LOOK_AHEAD = 2 };
 
 static void scan_one(struct search *search, uint32_t slot)
 {
@@ -32,24 +32,16 @@ bool flat_range(struct search *search, uint32_t from, uint32_t to)
     return true;
 }
 
-static void prefetch_row(const struct search *search, uint32_t slot)
-{
-    const float *vector = vector_of(search->engine, slot);
-
-    for (size_t i = 0; i < search->engine->options.dim; i += LINE_FLOATS)
-        prefetch(vector + i);
-}
-
 /* The vectors of a run are known before they are measured, so they are fetched ahead. */
 static void scan_run(struct search *search, size_t count)
 {
     const uint32_t *run = search->scratch->fresh;
 
     for (size_t i = 0; i < count && i < LOOK_AHEAD; i++)
-        prefetch_row(search, run[i]);
+        prefetch_vector(search->engine, run[i]);
     for (size_t i = 0; i < count; i++) {
         if (i + LOOK_AHEAD < count)
-            prefetch_row(search, run[i + LOOK_AHEAD]);
+            prefetch_vector(search->engine, run[i + LOOK_AHEAD]);
         scan_one(search, run[i]);
     }
 }

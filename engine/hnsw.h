@@ -11,10 +11,11 @@ struct walk {
     struct scratch *scratch;
     const struct ruler *ruler;
     const float *query;
-    uint32_t limit;       /* slots at or above this are not looked at */
-    uint64_t deadline_ns; /* 0: none */
-    uint64_t distances;   /* counted */
-    uint64_t hops;        /* counted */
+    const struct code_query *coded; /* distances are estimated by codes; NULL: they are measured */
+    uint32_t limit;                 /* slots at or above this are not looked at */
+    uint64_t deadline_ns;           /* 0: none */
+    uint64_t distances;             /* counted */
+    uint64_t hops;                  /* counted */
 };
 
 /* Go down greedily from the entry to level `to`, to the node nearest there. */

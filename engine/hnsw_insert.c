@@ -19,7 +19,7 @@
 #include "engine/hnsw.h"
 #include "engine/memory.h"
 
-enum { LINKS_MAX = 256 };
+enum { LINKS_MAX = 256, MEASURE_AHEAD = 2 };
 
 struct member {
     uint32_t slot;
@@ -159,6 +159,37 @@ static void find_twin(struct engine *engine, struct member *member, const uint64
     }
 }
 
+static void sort_keys(uint64_t *keys, size_t count)
+{
+    for (size_t i = 1; i < count; i++) {
+        uint64_t key = keys[i];
+        size_t at = i;
+
+        for (; at > 0 && keys[at - 1] > key; at--)
+            keys[at] = keys[at - 1];
+        keys[at] = key;
+    }
+}
+
+/* What an estimating walk found, measured: lists are pruned by true distances. */
+static void measure_found(const struct walk *walk, uint64_t *keys)
+{
+    const struct scratch *scratch = walk->scratch;
+    size_t count = scratch->pool_count;
+
+    for (size_t i = 0; i < count && i < MEASURE_AHEAD; i++)
+        prefetch_vector(walk->engine, pool_slot(scratch->pool[i]));
+    for (size_t i = 0; i < count; i++) {
+        uint32_t slot = pool_slot(scratch->pool[i]);
+
+        if (i + MEASURE_AHEAD < count)
+            prefetch_vector(walk->engine, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
+        keys[i] =
+            key_make(ruler_distance(walk->ruler, walk->query, vector_of(walk->engine, slot)), slot);
+    }
+    sort_keys(keys, count); /* they are nearly in order */
+}
+
 /* Phase 1. */
 static void job_search(void *argument, size_t index)
 {
@@ -179,6 +210,9 @@ static void job_search(void *argument, size_t index)
         atomic_store_explicit(&batch->failed, true, memory_order_relaxed);
         return;
     }
+    codes_query(engine->kernels, &walk.scratch->coded, walk.scratch->codes, walk.query,
+                engine->options.dim, engine->options.metric == ENGINE_L2, engine->ruler.base);
+    walk.coded = &walk.scratch->coded;
     uint32_t level = MIN_OF(member->level, entry_level(batch->entry));
     uint32_t start = walk_descend(&walk, batch->entry, level);
     for (;; level--) {
@@ -186,10 +220,7 @@ static void job_search(void *argument, size_t index)
 
         if (!walk_level(&walk, start, level, ef))
             assert(!"a walk without a deadline cannot time out");
-        for (size_t i = 0; i < walk.scratch->pool_count; i++) {
-            uint64_t key = walk.scratch->pool[i];
-            keys[i] = (key >> 32) << 32 | pool_slot(key);
-        }
+        measure_found(&walk, keys);
         member->count[level] = (uint32_t)walk.scratch->pool_count;
         start = key_number(keys[0]);
         if (level == 0)
@@ -212,18 +243,6 @@ static void find_peer_twins(struct batch *batch)
                 equal_vectors(batch->engine, peer->slot, member->slot))
                 member->twin_of = peer->twin_of != 0 ? peer->twin_of : peer->slot + 1;
         }
-    }
-}
-
-static void sort_keys(uint64_t *keys, size_t count)
-{
-    for (size_t i = 1; i < count; i++) {
-        uint64_t key = keys[i];
-        size_t at = i;
-
-        for (; at > 0 && keys[at - 1] > key; at--)
-            keys[at] = keys[at - 1];
-        keys[at] = key;
     }
 }
 

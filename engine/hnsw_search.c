@@ -2,7 +2,8 @@
  *
  * The beam is an array of 64-bit keys, ascending: finding the next node to expand, the worst one
  * and a tie's order are all plain integer work.  Of a node's links, those seen before are sorted
- * out first; the vectors of the rest are prefetched while the ones before them are computed.
+ * out first; the vectors of the rest are prefetched while the ones before them are computed.  With
+ * codes (walk.coded) it is their rows that are fetched, and the keys are estimates.
  * Failure: only a deadline, looked at every HOPS_PER_CHECK hops. */
 #include <assert.h>
 #include <string.h>
@@ -12,8 +13,10 @@
 
 enum {
     HOPS_PER_CHECK = 64,
+    LINE_BYTES = 64,
     LINE_FLOATS = 16,     /* floats of a cache line */
     LOOK_AHEAD = 2,       /* vectors being fetched while one is computed */
+    CODES_AHEAD = 6,      /* the same of codes */
     LINES_AHEAD_MAX = 48, /* the hardware's own prefetcher does the rest of a long row */
 };
 
@@ -27,21 +30,31 @@ bool deadline_passed(uint64_t deadline_ns)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec >= deadline_ns;
 }
 
-static void prefetch_vector(const struct engine *engine, uint32_t slot)
+static void prefetch_row(const struct walk *walk, uint32_t slot)
 {
-    const float *vector = vector_of(engine, slot);
-    size_t lines = (engine->options.dim + LINE_FLOATS - 1) / LINE_FLOATS;
+    const struct engine *engine = walk->engine;
+    const void *row = walk->coded != NULL ? (const void *)code_of(engine, slot)
+                                          : (const void *)vector_of(engine, slot);
+    size_t lines = walk->coded != NULL ? walk->coded->stride / LINE_BYTES
+                                       : (engine->options.dim + LINE_FLOATS - 1) / LINE_FLOATS;
 
     if (lines > LINES_AHEAD_MAX)
         lines = LINES_AHEAD_MAX;
     for (size_t i = 0; i < lines; i++)
-        prefetch(vector + i * LINE_FLOATS);
+        prefetch((const char *)row + i * LINE_BYTES);
+}
+
+static inline float distance_to(const struct walk *walk, uint32_t slot)
+{
+    if (walk->coded != NULL)
+        return codes_distance(walk->coded, code_of(walk->engine, slot));
+    return ruler_distance(walk->ruler, walk->query, vector_of(walk->engine, slot));
 }
 
 static float measure(struct walk *walk, uint32_t slot)
 {
     walk->distances++;
-    return ruler_distance(walk->ruler, walk->query, vector_of(walk->engine, slot));
+    return distance_to(walk, slot);
 }
 
 /* One greedy step: the nearest link of node, if it is nearer than node. */
@@ -135,15 +148,15 @@ static size_t absorb_fresh(struct walk *walk, size_t count, size_t ef)
 {
     struct scratch *scratch = walk->scratch;
     const uint32_t *fresh = scratch->fresh;
+    size_t ahead = walk->coded != NULL ? CODES_AHEAD : LOOK_AHEAD;
     size_t lowest = SIZE_MAX;
 
-    for (size_t i = 0; i < count && i < LOOK_AHEAD; i++)
-        prefetch_vector(walk->engine, fresh[i]);
+    for (size_t i = 0; i < count && i < ahead; i++)
+        prefetch_row(walk, fresh[i]);
     for (size_t i = 0; i < count; i++) {
-        if (i + LOOK_AHEAD < count)
-            prefetch_vector(walk->engine, fresh[i + LOOK_AHEAD]);
-        uint64_t order =
-            key_order(ruler_distance(walk->ruler, walk->query, vector_of(walk->engine, fresh[i])));
+        if (i + ahead < count)
+            prefetch_row(walk, fresh[i + ahead]);
+        uint64_t order = key_order(distance_to(walk, fresh[i]));
         uint64_t key = order << 32 | (uint64_t)fresh[i] << 1;
         if (scratch->pool_count == ef && key >= scratch->pool[ef - 1])
             continue;

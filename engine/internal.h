@@ -8,8 +8,8 @@
  * A vector whose bytes equal those of a node becomes no node of its own but that node's twin, in
  * a chain that ascends by slot: many equal vectors would else form a clique that traps a walk.
  *
- * Who writes: engine_insert the vector, the slot's ordinal and `count`; engine_delete the dead
- * bit; engine_step all the rest.  Readers learn of anything by an acquiring load of `count`,
+ * Who writes: engine_insert the vector, its code, the slot's ordinal and `count`; engine_delete the
+ * dead bit; engine_step all the rest.  Readers learn of anything by an acquiring load of `count`,
  * `linked`, `entry`, a link or a twin, each stored releasing after what it stands for. */
 #ifndef VICINAL_ENGINE_INTERNAL_H
 #define VICINAL_ENGINE_INTERNAL_H
@@ -18,6 +18,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "engine/codes.h"
 #include "engine/engine.h"
 #include "engine/kernels.h"
 #include "engine/plane.h"
@@ -58,6 +59,7 @@ struct engine {
     struct ruler ruler; /* between query and vector, and between two vectors */
 
     struct plane vectors; /* row of a slot: dim floats and padding */
+    struct plane codes;   /* row of a slot: codes.h; none without a graph */
     struct plane slots;   /* struct slot */
     struct plane ground;  /* row of a slot: 2 m links */
     struct plane upper;   /* row of (node, level above ground): m links */
@@ -82,6 +84,11 @@ static inline float ruler_distance(const struct ruler *ruler, const float *a, co
 static inline const float *vector_of(const struct engine *engine, uint32_t slot)
 {
     return plane_row(&engine->vectors, slot);
+}
+
+static inline const uint8_t *code_of(const struct engine *engine, uint32_t slot)
+{
+    return plane_row(&engine->codes, slot);
 }
 
 static inline struct slot *slot_of(const struct engine *engine, uint32_t slot)
@@ -122,6 +129,14 @@ static inline void prefetch(const void *address)
 {
     __builtin_prefetch(address, 0, 3);
     __asm__ volatile("" ::: "memory");
+}
+
+static inline void prefetch_vector(const struct engine *engine, uint32_t slot)
+{
+    const float *vector = vector_of(engine, slot);
+
+    for (size_t i = 0; i < engine->options.dim; i += 16) /* floats of a cache line */
+        prefetch(vector + i);
 }
 
 /* No NaN, no infinity.  On the bits: this is integer work that a compiler does many at a time. */

@@ -17,7 +17,8 @@
 
 const struct kernels *const *kernels_all(size_t *count)
 {
-    static const struct kernels *const tables[] = {&kernels_avx512, &kernels_avx2, &kernels_scalar};
+    static const struct kernels *const tables[] = {&kernels_vnni, &kernels_avx512, &kernels_avx2,
+                                                   &kernels_scalar};
 
     *count = ARRAY_COUNT(tables);
     return tables;

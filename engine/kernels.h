@@ -5,16 +5,22 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "common/base/err.h"
 
 typedef float kernel_fn(const float *a, const float *b, size_t dim);
 
+/* The sum of codes[i] query[i], exact; bytes: a multiple of 64, at most 16384; codes may lie
+ * anywhere, query on 64 bytes, and holds no -128. */
+typedef int32_t code_kernel_fn(const uint8_t *codes, const int8_t *query, size_t bytes);
+
 struct kernels {
-    const char *name;        /* "scalar", "avx2", "avx512" */
+    const char *name;        /* "scalar", "avx2", "avx512", "vnni" */
     bool (*supported)(void); /* by this CPU and this operating system */
     kernel_fn *dot;          /* sum of a[i] b[i] */
     kernel_fn *l2;           /* sum of (a[i] - b[i])^2 */
+    code_kernel_fn *codes;
 };
 
 /* The table of that name; NULL or "": the fastest one that this machine supports.

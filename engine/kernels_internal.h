@@ -7,5 +7,6 @@
 extern const struct kernels kernels_scalar;
 extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
+extern const struct kernels kernels_vnni; /* AVX-512 with its integer dot product */
 
 #endif

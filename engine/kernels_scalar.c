@@ -38,5 +38,17 @@ static float scalar_l2(const float *a, const float *b, size_t dim)
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-const struct kernels kernels_scalar = {
-    .name = "scalar", .supported = scalar_supported, .dot = scalar_dot, .l2 = scalar_l2};
+static int32_t scalar_codes(const uint8_t *codes, const int8_t *query, size_t bytes)
+{
+    int32_t sum = 0;
+
+    for (size_t i = 0; i < bytes; i++)
+        sum += (int32_t)codes[i] * query[i];
+    return sum;
+}
+
+const struct kernels kernels_scalar = {.name = "scalar",
+                                       .supported = scalar_supported,
+                                       .dot = scalar_dot,
+                                       .l2 = scalar_l2,
+                                       .codes = scalar_codes};

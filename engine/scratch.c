@@ -54,18 +54,22 @@ static struct scratch *scratch_new(struct engine *engine)
 {
     struct scratch *scratch = memory_alloc(1, sizeof(*scratch));
     void *query = NULL;
+    void *codes = NULL;
     void *fresh = NULL;
 
     if (scratch == NULL)
         return NULL;
     if (!grow(engine, scratch, &query, 0, engine->options.dim * sizeof(float)) ||
+        !grow(engine, scratch, &codes, 0, codes_stride(engine->options.dim)) ||
         !grow(engine, scratch, &fresh, 0, FRESH_MAX * sizeof(uint32_t))) {
         atomic_fetch_sub_explicit(&engine->scratch_bytes, scratch->bytes, memory_order_relaxed);
         memory_free(query);
+        memory_free(codes);
         memory_free(scratch);
         return NULL;
     }
     scratch->query = query;
+    scratch->codes = codes;
     scratch->fresh = fresh;
     return scratch;
 }
@@ -113,6 +117,7 @@ void scratch_free_all(struct engine *engine)
         memory_free(scratch->pool);
         memory_free(scratch->best);
         memory_free(scratch->query);
+        memory_free(scratch->codes);
         memory_free(scratch->fresh);
         memory_free(scratch);
     }
@@ -121,7 +126,7 @@ void scratch_free_all(struct engine *engine)
 uint64_t scratch_predict(const struct engine_options *options, uint64_t slots)
 {
     return slots + slots / 8 + (options->dim + FRESH_MAX) * UINT64_C(4) +
-           options->ef_construction * UINT64_C(16);
+           codes_stride(options->dim) + options->ef_construction * UINT64_C(16);
 }
 
 void scratch_begin(struct scratch *scratch)

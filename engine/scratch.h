@@ -16,7 +16,9 @@ struct scratch {
     size_t pool_count;
     uint64_t *best; /* room for the heap of a topk */
     size_t best_max;
-    float *query;    /* dim floats, normalised where the metric wants it */
+    float *query;  /* dim floats, normalised where the metric wants it */
+    int8_t *codes; /* of the query: codes_stride(dim), on 64 bytes */
+    struct code_query coded;
     uint32_t *fresh; /* slots of one hop, or of one run of a filtered scan */
     uint64_t bytes;  /* of all of the above */
     uint8_t tag;

@@ -1,7 +1,8 @@
 /* A search: choose a plan, walk or scan, merge, and make sure that nothing was missed.
  *
- * Happy path: walk the graph with a beam of ef, collect from the beam what is alive and passes
- * the filter, scan the tail that the graph does not hold yet, return the best k.
+ * Happy path: walk the graph by codes with a beam of ef, measure the nearest of the beam that are
+ * alive and pass the filter (twice k and a few: the order by codes is nearly right), scan the tail
+ * that the graph does not hold yet, return the best k.
  * The dead and the filtered are walked through but not returned, so the beam is widened by their
  * share.  When the beam still holds too few that may be returned (they lie far from the query, or
  * the share was misjudged) the walk is repeated with a wider beam, and when scanning is cheaper
@@ -15,6 +16,9 @@
 #include "engine/search.h"
 
 enum {
+    MEASURE_TIMES = 2, /* of k, and so many more, are measured after the walk */
+    MEASURE_MORE = 6,
+    MEASURE_AHEAD = 2,
     EF_FLOOR = 60,      /* default beam: recall@10 0.97 on 100,000 real passages ... */
     EF_BEYOND = 16,     /* ... and 5/4 k plus this for larger k: recall@100 0.97 */
     COST_PER_BEAM = 10, /* distances that a walk computes for each place in the beam */
@@ -33,12 +37,10 @@ static uint32_t effective_ef(const struct engine_query *query)
     return (uint32_t)MIN_OF(MAX_OF(ef, (uint64_t)query->k), PLANE_ROWS_MAX);
 }
 
-/* Add a node that the walk found, and its twins.  False: the deadline has passed. */
-static bool collect_node(struct search *search, uint64_t key, uint64_t *found)
+/* Add a node at this distance, and its twins.  False: the deadline has passed. */
+static bool collect_node(struct search *search, uint32_t slot, uint32_t order, uint64_t *found)
 {
     const struct engine *engine = search->engine;
-    uint32_t order = (uint32_t)(key >> 32);
-    uint32_t slot = pool_slot(key);
     uint64_t taken = 0;
     uint32_t seen = 0;
 
@@ -62,6 +64,61 @@ static bool collect_node(struct search *search, uint64_t key, uint64_t *found)
     return true;
 }
 
+/* The vectors of a run are known before they are measured, so they are fetched ahead.  False: the
+ * deadline has passed. */
+static bool measure_run(struct search *search, const uint32_t *run, size_t count, uint64_t *found)
+{
+    const struct engine *engine = search->engine;
+    bool in_time = true;
+
+    for (size_t i = 0; i < count && i < MEASURE_AHEAD; i++)
+        prefetch_vector(engine, run[i]);
+    for (size_t i = 0; i < count && in_time; i++) {
+        if (i + MEASURE_AHEAD < count)
+            prefetch_vector(engine, run[i + MEASURE_AHEAD]);
+        float distance =
+            ruler_distance(&engine->ruler, search->scratch->query, vector_of(engine, run[i]));
+        in_time = collect_node(search, run[i], key_order(distance), found);
+    }
+    return in_time;
+}
+
+/* Of a node and its twins, would the search return any? */
+static bool is_wanted(const struct search *search, uint32_t slot)
+{
+    const struct slot *row = slot_of(search->engine, slot);
+
+    if (atomic_load_explicit(&row->twin, memory_order_relaxed) != 0)
+        return true; /* some twin may be */
+    return slot < search->linked && (slot_state(search->engine, slot) & SLOT_DEAD) == 0 &&
+           search_admits(search, row->ordinal);
+}
+
+/* The beam was steered by estimates: the nearest of those that may be returned are measured.  The
+ * others only count as found. */
+static bool collect_measured(struct search *search, uint64_t *found)
+{
+    struct scratch *scratch = search->scratch;
+    uint32_t *run = scratch->fresh;
+    uint64_t wanted = (uint64_t)search->query->k * MEASURE_TIMES + MEASURE_MORE;
+    size_t at = 0;
+
+    while (at < scratch->pool_count && wanted > 0) {
+        size_t count = 0;
+
+        for (; at < scratch->pool_count && count < FRESH_MAX && count < wanted; at++)
+            if (is_wanted(search, pool_slot(scratch->pool[at])))
+                run[count++] = pool_slot(scratch->pool[at]);
+        wanted -= count;
+        search->counters.distances += count;
+        if (!measure_run(search, run, count, found))
+            return false;
+    }
+    for (; at < scratch->pool_count; at++)
+        *found += is_wanted(search, pool_slot(scratch->pool[at]));
+    return true;
+}
+
 static bool walk_once(struct search *search, uint32_t ef, uint64_t *found)
 {
     struct scratch *scratch = search->scratch;
@@ -69,6 +126,7 @@ static bool walk_once(struct search *search, uint32_t ef, uint64_t *found)
                         .scratch = scratch,
                         .ruler = &search->engine->ruler,
                         .query = scratch->query,
+                        .coded = &scratch->coded,
                         .limit = search->count,
                         .deadline_ns = search->query->deadline_ns};
     bool in_time = walk_level(&walk, walk_descend(&walk, search->entry, 0), 0, ef);
@@ -76,9 +134,7 @@ static bool walk_once(struct search *search, uint32_t ef, uint64_t *found)
     search->counters.distances += walk.distances;
     search->counters.hops += walk.hops;
     *found = 0;
-    for (size_t i = 0; in_time && i < scratch->pool_count; i++)
-        in_time = collect_node(search, scratch->pool[i], found);
-    return in_time;
+    return in_time && collect_measured(search, found);
 }
 
 static void best_reset(struct search *search)
@@ -204,12 +260,12 @@ static void prepare_query(struct search *search)
     const float *vector = search->query->vector;
     float *query = search->scratch->query;
 
-    if (engine->options.metric == ENGINE_COSINE) {
+    if (engine->options.metric == ENGINE_COSINE)
         (void)kernels_normalise(engine->kernels, query, vector, engine->options.dim);
-        return;
-    }
-    for (uint32_t i = 0; i < engine->options.dim; i++)
-        query[i] = vector[i];
+    else
+        memcpy(query, vector, engine->options.dim * sizeof(float));
+    codes_query(engine->kernels, &search->scratch->coded, search->scratch->codes, query,
+                engine->options.dim, engine->options.metric == ENGINE_L2, engine->ruler.base);
 }
 
 enum err_code engine_search(struct engine *engine, const struct engine_query *query,

@@ -67,6 +67,36 @@ static void all_tables_agree_with_the_scalar_one(void **state)
     }
 }
 
+/* Integers: not nearly, but equal; also where all are as large as they may be. */
+static void codes_agree_exactly(void **state)
+{
+    enum { BYTES_MAX = 16384 };
+    static uint8_t codes[BYTES_MAX + 8];
+    static _Alignas(64) int8_t query[BYTES_MAX];
+    uint64_t random = 7;
+    size_t count;
+    const struct kernels *const *tables = kernels_all(&count);
+
+    (void)state;
+    for (size_t round = 0; round < 3; round++) {
+        for (size_t i = 0; i < BYTES_MAX + 8; i++)
+            codes[i] = round == 0 ? (uint8_t)(data_random(&random) >> 40) : 255;
+        for (size_t i = 0; i < BYTES_MAX; i++)
+            query[i] = round == 0   ? (int8_t)((int64_t)(data_random(&random) >> 40) % 128 -
+                                             (int64_t)(data_random(&random) >> 40) % 128)
+                       : round == 1 ? 127
+                                    : -127;
+        for (size_t t = 0; t < count; t++) {
+            if (!tables[t]->supported())
+                continue;
+            for (size_t bytes = 64; bytes <= BYTES_MAX; bytes += bytes < 1024 ? 64 : 1024)
+                for (size_t shift = 0; shift < 8; shift += 3)
+                    assert_int_equal(tables[t]->codes(codes + shift, query, bytes),
+                                     scalar_table()->codes(codes + shift, query, bytes));
+        }
+    }
+}
+
 static void scalar_is_right(void **state)
 {
     const struct kernels *kernels = scalar_table();
@@ -130,6 +160,7 @@ static void normalising_survives_extreme_vectors(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(codes_agree_exactly),
         cmocka_unit_test(scalar_is_right),
         cmocka_unit_test(all_tables_agree_with_the_scalar_one),
         cmocka_unit_test(a_table_is_chosen_by_name_or_by_speed),
