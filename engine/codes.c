@@ -1,98 +1,230 @@
-/* See codes.h.  A vector whose numbers are all equal, or nearly, has codes of zero.  Of numbers so
- * large that a sum overflows the estimate means little, but it is a number. */
+/* See codes.h.  Numbers so large that sums overflow have codes that mean little, but every estimate
+ * is a number.  All sums are taken in one fixed order, so codes are the same on every machine. */
 #include "engine/codes.h"
 
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 
 #include "common/base/checked.h"
 
-enum { BLOCK = 16 }; /* numbers at a time: a loop of fixed length becomes one instruction or two */
+enum { LANES = 16 }; /* numbers at a time: a loop of fixed length becomes an instruction or two */
 
-/* The smallest and the largest number. */
-static void find_range(const float *vector, size_t dim, float *low, float *high)
+#define LARGEST 1e18f /* of a number that is placed: its square is far from overflowing */
+
+/* The step that loses least of a normal distribution, in standard deviations, by bits. */
+static float step_of(uint32_t bits)
 {
-    float lows[BLOCK], highs[BLOCK];
-    size_t i = 0;
+    static const float steps[9] = {
+        [1] = 1.596f, [2] = 0.9957f, [3] = 0.586f, [4] = 0.3352f, [8] = 0.0308f};
 
-    for (size_t j = 0; j < BLOCK; j++)
-        lows[j] = highs[j] = vector[j < dim ? j : 0];
-    for (; i + BLOCK <= dim; i += BLOCK)
-        for (size_t j = 0; j < BLOCK; j++) {
-            lows[j] = vector[i + j] < lows[j] ? vector[i + j] : lows[j];
-            highs[j] = vector[i + j] > highs[j] ? vector[i + j] : highs[j];
+    return steps[bits];
+}
+
+/* Counts are multiples of LANES. */
+static float largest_of(const float *numbers, size_t count)
+{
+    float lanes[LANES] = {0};
+    float largest = 0;
+
+    for (size_t i = 0; i < count; i += LANES)
+        for (size_t j = 0; j < LANES; j++) {
+            float size = fabsf(numbers[i + j]);
+
+            lanes[j] = size > lanes[j] ? size : lanes[j];
         }
-    for (; i < dim; i++) {
-        lows[0] = fminf(lows[0], vector[i]);
-        highs[0] = fmaxf(highs[0], vector[i]);
+    for (size_t j = 0; j < LANES; j++)
+        largest = lanes[j] > largest ? lanes[j] : largest;
+    return largest;
+}
+
+static float clamp(double number)
+{
+    return (float)fmin(fmax(number, -(double)FLT_MAX / 4), (double)FLT_MAX / 4);
+}
+
+/* Numbers relative to the centre, rotated; of numbers too large to be squared: zeros. */
+static void place(const struct code_frame *frame, const float *vector, float *numbers)
+{
+    size_t dim = frame->rotation.dim;
+    float largest = 0;
+
+    for (size_t i = 0; i < dim; i++) {
+        float size = fabsf(vector[i] - frame->centre[i]);
+
+        numbers[i] = vector[i] - frame->centre[i];
+        largest = size > largest ? size : largest;
     }
-    *low = lows[0];
-    *high = highs[0];
-    for (size_t j = 1; j < BLOCK; j++) {
-        *low = fminf(*low, lows[j]);
-        *high = fmaxf(*high, highs[j]);
-    }
+    if (largest > LARGEST)
+        memset(numbers, 0, frame->rotation.padded * sizeof(*numbers));
+    else
+        rotation_apply(&frame->rotation, numbers, numbers);
 }
 
-static inline uint8_t encode_one(float number, float low, float inverse)
+static double dot_with_centre(const struct code_frame *frame, const float *vector, bool relative)
 {
-    float code = (number - low) * inverse + 0.5f;
-
-    return (uint8_t)(int32_t)(code < 255.0f ? code : 255.0f);
-}
-
-void codes_encode(const struct kernels *kernels, uint8_t *row, const float *vector, size_t dim)
-{
-    struct code_tail tail = {0};
-    float high, inverse;
-    size_t i = 0;
-
-    find_range(vector, dim, &tail.low, &high);
-    tail.step = high / 255.0f - tail.low / 255.0f;
-    inverse = tail.step > FLT_MIN ? 1.0f / tail.step : 0.0f;
-    for (; i + BLOCK <= dim; i += BLOCK)
-        for (size_t j = 0; j < BLOCK; j++)
-            row[i + j] = encode_one(vector[i + j], tail.low, inverse);
-    for (; i < dim; i++)
-        row[i] = encode_one(vector[i], tail.low, inverse);
-    tail.square = fminf(kernels->dot(vector, vector, dim), FLT_MAX);
-    memcpy(row + codes_stride(dim) - sizeof(tail), &tail, sizeof(tail));
-}
-
-static inline int8_t query_one(float number, float inverse)
-{
-    return (int8_t)(int32_t)(number * inverse + (number < 0 ? -0.5f : 0.5f));
-}
-
-void codes_query(const struct kernels *kernels, struct code_query *out, int8_t *codes,
-                 const float *query, size_t dim, bool is_l2, float base)
-{
-    float low, high, inverse;
     double sum = 0;
-    size_t i = 0;
 
-    *out = (struct code_query){.kernel = kernels->codes,
+    for (size_t i = 0; i < frame->rotation.dim; i++) {
+        double number = (double)vector[i] - (relative ? (double)frame->centre[i] : 0.0);
+
+        sum += (double)frame->centre[i] * number;
+    }
+    return sum;
+}
+
+static double square_from_centre(const struct code_frame *frame, const float *vector)
+{
+    double sum = 0;
+
+    for (size_t i = 0; i < frame->rotation.dim; i++) {
+        double number = (double)vector[i] - (double)frame->centre[i];
+
+        sum += number * number;
+    }
+    return sum;
+}
+
+void codes_place_vector(const struct code_frame *frame, const float *vector, struct code_place *out)
+{
+    place(frame, vector, out->numbers);
+    out->add = clamp(frame->is_l2 ? square_from_centre(frame, vector)
+                                  : -dot_with_centre(frame, vector, true));
+}
+
+void codes_place_query(const struct code_frame *frame, const float *query, struct code_place *out)
+{
+    place(frame, query, out->numbers);
+    out->add = clamp(frame->is_l2 ? square_from_centre(frame, query)
+                                  : (double)frame->base - dot_with_centre(frame, query, false));
+}
+
+static float sum_of_lanes(float *lanes)
+{
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            lanes[j] += lanes[j + half];
+    return lanes[0];
+}
+
+static float sum_of_squares(const float *numbers, size_t count)
+{
+    float lanes[LANES] = {0};
+
+    for (size_t i = 0; i < count; i += LANES)
+        for (size_t j = 0; j < LANES; j++)
+            lanes[j] += numbers[i + j] * numbers[i + j];
+    return sum_of_lanes(lanes);
+}
+
+/* Numbers as codes.  Returns dot(y, v). */
+static float quantise(const float *numbers, size_t count, uint32_t bits, float inverse,
+                      uint8_t *codes)
+{
+    float lanes[LANES] = {0};
+    float half = (float)(1u << (bits - 1));
+    float top = 2 * half - 1;
+
+    for (size_t i = 0; i < count; i += LANES)
+        for (size_t j = 0; j < LANES; j++) {
+            float code = numbers[i + j] * inverse + half;
+
+            code = code > 0.0f ? code : 0.0f;
+            code = code < top ? code : top;
+            codes[i + j] = (uint8_t)(int32_t)code;
+            lanes[j] += numbers[i + j] * ((float)(int32_t)code - top / 2);
+        }
+    return sum_of_lanes(lanes);
+}
+
+static void pack(const uint8_t *codes, size_t bytes, uint32_t bits, uint8_t *row)
+{
+    size_t per_byte = 8 / bits;
+
+    memset(row, 0, bytes);
+    for (size_t block = 0; block < bytes; block += 64) {
+        size_t size = MIN_OF(bytes - block, (size_t)64);
+
+        for (size_t j = 0; j < per_byte; j++)
+            for (size_t i = 0; i < size; i++)
+                row[block + i] |= (uint8_t)(codes[block * per_byte + j * size + i] << (j * bits));
+    }
+}
+
+void codes_encode(const struct code_frame *frame, const struct code_place *place, uint32_t bits,
+                  uint8_t *row)
+{
+    size_t padded = frame->rotation.padded;
+    size_t bytes = padded * bits / 8;
+    uint8_t codes[DIMENSION_MAX];
+    float square = sum_of_squares(place->numbers, padded);
+    float step = sqrtf(square / (float)padded) * step_of(bits);
+    struct code_tail tail = {.add = place->add};
+
+    float inverse = step > FLT_MIN ? 1.0f / step : 0.0f;
+    float dot = quantise(place->numbers, padded, bits, inverse, codes);
+    if (step > FLT_MIN && dot > 0.0f)
+        tail.scale = square / dot;
+    pack(codes, bytes, bits, row);
+    memcpy(row + bytes, &tail, sizeof(tail));
+}
+
+/* The query's codes in the order in which a kernel meets a row's. */
+static void spread(const float *numbers, size_t bytes, uint32_t bits, float inverse, int8_t *codes)
+{
+    size_t per_byte = 8 / bits;
+
+    for (size_t block = 0; block < bytes; block += 64) {
+        size_t size = MIN_OF(bytes - block, (size_t)64);
+
+        for (size_t j = 0; j < per_byte; j++, codes += 64, numbers += size) {
+            for (size_t i = 0; i < size; i += 8)
+                for (size_t l = 0; l < 8; l++) {
+                    float number = numbers[i + l] * inverse;
+
+                    codes[i + l] = (int8_t)(int32_t)(number + (number < 0 ? -0.5f : 0.5f));
+                }
+            memset(codes + size, 0, 64 - size);
+        }
+    }
+}
+
+void codes_query(const struct kernels *kernels, const struct code_frame *frame,
+                 const struct code_place *place, uint32_t bits, int8_t *codes,
+                 struct code_query *out)
+{
+    size_t padded = frame->rotation.padded;
+    float largest = largest_of(place->numbers, padded);
+    float weight = frame->is_l2 ? 2.0f : 1.0f;
+    float middle = (float)((1u << bits) - 1) / 2;
+    float lanes[LANES] = {0};
+
+    for (size_t i = 0; i < padded; i += LANES)
+        for (size_t j = 0; j < LANES; j++)
+            lanes[j] += place->numbers[i + j];
+    *out = (struct code_query){.kernel = kernels->codes[__builtin_ctz(bits)],
                                .codes = codes,
-                               .stride = codes_stride(dim),
-                               .base = base,
-                               .scale = 1.0f,
-                               .floor = -FLT_MAX};
-    find_range(query, dim, &low, &high);
-    out->step = fmaxf(fabsf(low), fabsf(high)) / 127.0f;
-    inverse = out->step > FLT_MIN ? 1.0f / out->step : 0.0f;
-    for (; i + BLOCK <= dim; i += BLOCK)
-        for (size_t j = 0; j < BLOCK; j++)
-            codes[i + j] = query_one(query[i + j], inverse);
-    for (; i < dim; i++)
-        codes[i] = query_one(query[i], inverse);
-    memset(codes + dim, 0, out->stride - dim);
-    for (i = 0; i < dim; i++)
-        sum += (double)query[i];
-    out->sum = (float)sum;
-    if (!is_l2)
-        return;
-    out->base = fminf(kernels->dot(query, query, dim), FLT_MAX);
-    out->square = 1.0f;
-    out->scale = 2.0f;
-    out->floor = 0.0f;
+                               .bytes = padded * bits / 8,
+                               .step = weight * largest / 127.0f,
+                               .bias = -weight * middle * sum_of_lanes(lanes),
+                               .base = place->add,
+                               .floor = frame->is_l2 ? 0.0f : -FLT_MAX};
+    spread(place->numbers, out->bytes, bits, largest > FLT_MIN ? 127.0f / largest : 0.0f, codes);
+}
+
+void codes_distances(const struct code_query *query, const uint8_t *const *rows, size_t count,
+                     float *distances)
+{
+    int32_t sums[CODES_ROWS_MAX];
+
+    assert(count <= CODES_ROWS_MAX);
+    query->kernel(rows, count, query->codes, query->bytes, sums);
+    for (size_t i = 0; i < count; i++) {
+        struct code_tail tail;
+
+        memcpy(&tail, rows[i] + query->bytes, sizeof(tail));
+        float distance =
+            query->base + tail.add - tail.scale * (query->step * (float)sums[i] + query->bias);
+        distances[i] = distance > query->floor ? distance : query->floor;
+    }
 }

@@ -1,17 +1,23 @@
-/* 8-bit codes of vectors, for walking: a quarter of the bytes, and bytes are what a walk costs.
+/* Codes of a few bits a number, for walking: what a walk costs is the bytes that it fetches.
  *
- * A code row holds c[i] = round((x[i] - low) / step) in 0..255, with step and low of its own
- * vector, so that x[i] is about low + step c[i] (locally adaptive quantisation: Aguerrebere et al.,
- * VLDB 2023).  The query becomes s[i] = round(q[i] / t) in -127..127, and
+ * A vector x is placed relative to a centre and rotated (rotation.h): y = P(x - centre).  The
+ * numbers of y are then spread like those of a normal distribution, whatever x was, and each
+ * becomes one of 2^bits equal steps around zero, u[i]; a step is a fixed share of |y| / sqrt(dim).
+ * With v[i] = u[i] - (2^bits - 1) / 2 the dot product with a query z, placed alike, is estimated by
  *
- *   dot(q, x) ~ step t sum(c s) + low sum(q)
+ *   dot(z, y) ~ dot(z, v) |y|^2 / dot(y, v)
  *
- * where the integer sum is exact and the same on every machine.  Distances that are estimated so
- * steer the walk only; what is returned is measured on the vectors.
+ * which is without bias.  z itself becomes 8-bit integers, so dot(z, u) is a sum of integers, exact
+ * and the same on every machine.  Distances estimated so steer a walk; what is returned is
+ * measured.
  *
- * Row: the codes, zeros, and in its last 16 bytes struct code_tail; the row's size is a multiple of
- * 64.  The query's codes are as long and zero behind dim, so kernels need no tail and the bytes of
- * code_tail count nothing. */
+ * Row: dim (padded to a multiple of 64) codes of `bits` bits, then struct code_tail.  A byte holds
+ * codes that stand a block apart, so that one shift and one mask bring forth 64 neighbours: byte l
+ * of a block of n bytes (64; the last block: what is left) holds codes l, l + n, l + 2n ... of it.
+ *
+ * Source: Gao, Gou, Xu, Yang, Long, Wong, "Practical and asymptotically optimal quantization of
+ * high-dimensional vectors in Euclidean space for approximate nearest neighbor search" (extended
+ * RaBitQ), arXiv 2409.09913. */
 #ifndef VICINAL_ENGINE_CODES_H
 #define VICINAL_ENGINE_CODES_H
 
@@ -20,46 +26,70 @@
 #include <string.h>
 
 #include "engine/kernels.h"
+#include "engine/rotation.h"
 
 struct code_tail {
-    float step, low;
-    float square; /* of the vector: the sum of x[i]^2 */
-    float unused;
+    float scale; /* |y|^2 / dot(y, v) */
+    float add;   /* what the vector alone adds to a distance */
 };
 
-/* Bytes of a row. */
-static inline size_t codes_stride(size_t dim)
+/* How the vectors of one engine are placed.  Written once, then shared by all threads. */
+struct code_frame {
+    struct rotation rotation;
+    float *centre; /* dim floats, owned by whoever made the frame */
+    bool is_l2;    /* the squared distance; else base - dot */
+    float base;
+};
+
+/* A vector or a query in its place. */
+struct code_place {
+    float *numbers; /* rotation.padded floats: room that the caller gives */
+    float add;      /* see code_tail; of a query: the part of a distance that it alone makes */
+};
+
+void codes_place_vector(const struct code_frame *frame, const float *vector,
+                        struct code_place *place);
+void codes_place_query(const struct code_frame *frame, const float *query,
+                       struct code_place *place);
+
+/* Bytes of the codes of a row, and of a row.  bits: 1, 2, 4 or 8. */
+static inline size_t codes_bytes(size_t dim, uint32_t bits)
 {
-    return (dim + sizeof(struct code_tail) + 63) / 64 * 64;
+    return rotation_padded(dim) * bits / 8;
 }
 
-/* A vector into a row of zeros. */
-void codes_encode(const struct kernels *kernels, uint8_t *row, const float *vector, size_t dim);
+static inline size_t codes_stride(size_t dim, uint32_t bits)
+{
+    return codes_bytes(dim, bits) + sizeof(struct code_tail);
+}
 
-/* A query, made ready: distance = base + square * vector's square - scale * dot, at least floor. */
+/* Bytes that a query's codes take: as many bytes as the row's blocks have codes. */
+static inline size_t codes_query_bytes(size_t dim, uint32_t bits)
+{
+    return (codes_bytes(dim, bits) + 63) / 64 * 64 * (8 / bits);
+}
+
+/* A placed vector into a row. */
+void codes_encode(const struct code_frame *frame, const struct code_place *place, uint32_t bits,
+                  uint8_t *row);
+
+/* A query, made ready: distance = base + add - scale (step sum(u s) + bias), at least floor. */
 struct code_query {
     code_kernel_fn *kernel;
-    const int8_t *codes; /* stride of them, on 64 bytes */
-    size_t stride;
-    float step, sum; /* t, and the sum of q[i] */
-    float base, square, scale, floor;
+    const int8_t *codes; /* on 64 bytes */
+    size_t bytes;        /* codes of a row */
+    float step, bias, base, floor;
 };
 
-/* codes: room for codes_stride(dim) bytes, all written.  For the squared distance is_l2; otherwise
- * base - dot. */
-void codes_query(const struct kernels *kernels, struct code_query *out, int8_t *codes,
-                 const float *query, size_t dim, bool is_l2, float base);
+/* codes: room for codes_query_bytes(), on 64 bytes. */
+void codes_query(const struct kernels *kernels, const struct code_frame *frame,
+                 const struct code_place *place, uint32_t bits, int8_t *codes,
+                 struct code_query *out);
 
-static inline float codes_distance(const struct code_query *query, const uint8_t *row)
-{
-    struct code_tail tail;
-    float dot, distance;
+enum { CODES_ROWS_MAX = 256 };
 
-    memcpy(&tail, row + query->stride - sizeof(tail), sizeof(tail));
-    dot = tail.step * query->step * (float)query->kernel(row, query->codes, query->stride) +
-          tail.low * query->sum;
-    distance = query->base + query->square * tail.square - query->scale * dot;
-    return distance > query->floor ? distance : query->floor;
-}
+/* Estimated distances of up to CODES_ROWS_MAX rows. */
+void codes_distances(const struct code_query *query, const uint8_t *const *rows, size_t count,
+                     float *distances);
 
 #endif

@@ -13,6 +13,8 @@
 #include "engine/hnsw.h"
 #include "engine/memory.h"
 
+enum { WALK_BITS = 4 };
+
 /* Narrow vectors stand on the next power of two, so that none straddles two lines in vain. */
 static size_t vector_stride(uint32_t dim)
 {
@@ -80,7 +82,9 @@ static bool open_parts(struct engine *engine)
         return false;
     if (engine->options.kind == ENGINE_FLAT)
         return true;
-    if (!plane_init(&engine->codes, codes_stride(engine->options.dim)) ||
+    engine->frame.centre = memory_alloc(engine->options.dim, sizeof(float));
+    if (engine->frame.centre == NULL ||
+        !plane_init(&engine->codes, codes_stride(engine->options.dim, engine->bits)) ||
         !plane_init(&engine->ground, 2 * m * link) || !plane_init(&engine->upper, m * link))
         return false;
     engine->batch = batch_new(&engine->options);
@@ -109,6 +113,8 @@ enum err_code engine_open(struct engine **out, const char *dir,
     if (executor != NULL)
         engine->executor = *executor;
     set_ruler(engine);
+    engine->bits = WALK_BITS;
+    frame_init(engine);
     pthread_mutex_init(&engine->scratch_lock, NULL);
     if (!open_parts(engine)) {
         engine_close(engine);
@@ -129,6 +135,7 @@ void engine_close(struct engine *engine)
     plane_free(&engine->ground);
     plane_free(&engine->slots);
     plane_free(&engine->codes);
+    memory_free(engine->frame.centre);
     plane_free(&engine->vectors);
     memory_free(engine);
 }
@@ -166,22 +173,26 @@ bool slot_find(const struct engine *engine, uint32_t ordinal, uint32_t count, ui
     return low < count && slot_of(engine, low)->ordinal == ordinal;
 }
 
-/* Bytes of the planes for n vectors with so many rows above the ground. */
-static uint64_t planes_bytes(const struct engine_options *options, uint64_t n, uint64_t rows)
+/* Bytes of the planes for n vectors, of which the graph holds some, with so many rows above the
+ * ground. */
+static uint64_t planes_bytes(const struct engine_options *options, uint64_t n, uint64_t linked,
+                             uint64_t rows)
 {
     size_t link = sizeof(uint32_t);
     uint64_t bytes =
         plane_bytes(vector_stride(options->dim), n) + plane_bytes(sizeof(struct slot), n);
 
     if (options->kind == ENGINE_HNSW)
-        bytes += plane_bytes(codes_stride(options->dim), n) +
-                 plane_bytes(2 * options->m * link, n) + plane_bytes(options->m * link, rows);
+        bytes += plane_bytes(codes_stride(options->dim, WALK_BITS), linked) +
+                 plane_bytes(2 * options->m * link, linked) + plane_bytes(options->m * link, rows);
     return bytes;
 }
 
 static uint64_t fixed_bytes(const struct engine_options *options)
 {
-    return sizeof(struct engine) + (options->kind == ENGINE_HNSW ? batch_bytes(options) : 0);
+    if (options->kind == ENGINE_FLAT)
+        return sizeof(struct engine);
+    return sizeof(struct engine) + options->dim * sizeof(float) + batch_bytes(options);
 }
 
 uint64_t engine_predict(const struct engine_options *options, uint64_t n, enum engine_work work)
@@ -190,7 +201,8 @@ uint64_t engine_predict(const struct engine_options *options, uint64_t n, enum e
 
     (void)work; /* a load is a build as long as there are no segments */
     fill_defaults(&filled);
-    return fixed_bytes(&filled) + planes_bytes(&filled, n, n / (filled.m - 1)) +
+    uint64_t linked = n < frame_sample(&filled) ? 0 : n;
+    return fixed_bytes(&filled) + planes_bytes(&filled, n, linked, linked / (filled.m - 1)) +
            scratch_predict(&filled, n);
 }
 
@@ -199,14 +211,9 @@ uint64_t engine_memory_used(const struct engine *engine)
     uint64_t count = atomic_load_explicit(&engine->count, memory_order_relaxed);
     uint64_t linked = atomic_load_explicit(&engine->linked, memory_order_relaxed);
     uint64_t rows = atomic_load_explicit(&engine->upper_rows, memory_order_relaxed);
-    uint64_t bytes = fixed_bytes(&engine->options) + planes_bytes(&engine->options, count, rows) +
-                     atomic_load_explicit(&engine->scratch_bytes, memory_order_relaxed);
 
-    if (engine->options.kind == ENGINE_HNSW) {
-        size_t stride = engine->ground.stride;
-        bytes -= plane_bytes(stride, count) - plane_bytes(stride, linked);
-    }
-    return bytes;
+    return fixed_bytes(&engine->options) + planes_bytes(&engine->options, count, linked, rows) +
+           atomic_load_explicit(&engine->scratch_bytes, memory_order_relaxed);
 }
 
 enum err_code engine_insert(struct engine *engine, uint32_t ordinal, const float *vector,
@@ -228,8 +235,7 @@ enum err_code engine_insert(struct engine *engine, uint32_t ordinal, const float
                        "%u vectors fill the memory budget of %llu bytes", slot,
                        (unsigned long long)budget);
     if (!plane_reserve(&engine->vectors, slot + UINT64_C(1)) ||
-        !plane_reserve(&engine->slots, slot + UINT64_C(1)) ||
-        (engine->options.kind == ENGINE_HNSW && !plane_reserve(&engine->codes, slot + UINT64_C(1))))
+        !plane_reserve(&engine->slots, slot + UINT64_C(1)))
         return err_set(err, ERR_NO_MEMORY, "no memory for vector %u", slot);
     float *row = plane_row(&engine->vectors, slot);
     if (engine->options.metric == ENGINE_COSINE) {
@@ -238,8 +244,6 @@ enum err_code engine_insert(struct engine *engine, uint32_t ordinal, const float
         for (size_t i = 0; i < dim; i++)
             row[i] = vector[i] + 0.0f; /* -0 becomes 0: equal vectors have equal bytes */
     }
-    if (engine->options.kind == ENGINE_HNSW)
-        codes_encode(engine->kernels, plane_row(&engine->codes, slot), row, dim);
     slot_of(engine, slot)->ordinal = ordinal;
     atomic_fetch_add_explicit(&engine->live, 1, memory_order_relaxed);
     /* Releasing: who sees the count sees the vector and the slot. */

@@ -11,9 +11,10 @@
  * any thread, also while another thread inserts or deletes.  The owner keeps the engine alive
  * until its last reader has returned.
  *
- * The graph is walked, and built, by 8-bit codes of the vectors (codes.h), which are a quarter of
+ * The graph is walked, and built, by 4-bit codes of the vectors (codes.h), which are an eighth of
  * their bytes; the nearest that a walk finds are measured on the vectors, so that every distance
- * which is answered is exact.
+ * which is answered is exact.  A walk ends when what is left lies too far beyond the k-th nearest:
+ * ef, the effort, says how far that is and how wide the beam may grow.
  *
  * Source: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using
  * hierarchical navigable small world graphs", arXiv 1603.09320.

@@ -9,20 +9,25 @@
 struct walk {
     const struct engine *engine;
     struct scratch *scratch;
-    const struct ruler *ruler;
-    const float *query;
-    const struct code_query *coded; /* distances are estimated by codes; NULL: they are measured */
-    uint32_t limit;                 /* slots at or above this are not looked at */
-    uint64_t deadline_ns;           /* 0: none */
-    uint64_t distances;             /* counted */
-    uint64_t hops;                  /* counted */
+    const struct code_query *query;
+    uint32_t limit;       /* slots at or above this are not looked at */
+    uint32_t wanted;      /* slack counts from the wanted-th nearest one seen; at least 1 */
+    float slack;          /* see walk_level; INFINITY: none */
+    float lift;           /* makes distances positive for that, where they are not */
+    uint64_t deadline_ns; /* 0: none */
+    uint64_t distances;   /* counted */
+    uint64_t hops;        /* counted */
 };
 
 /* Go down greedily from the entry to level `to`, to the node nearest there. */
 uint32_t walk_descend(struct walk *walk, uint64_t entry, uint32_t to);
 
-/* Beam search on one level from start; the result is scratch->pool, ascending, up to ef keys
- * (decode with pool_slot).  False: the deadline has passed. */
+/* Beam search on one level from start; the result is scratch->pool, ascending, up to ef keys of
+ * estimated distances (decode with pool_slot).  With d the wanted-th nearest distance so far, nodes
+ * farther than d + slack (d + lift) are left aside: an easy query ends early, a hard one is given
+ * the whole beam.  False: the deadline has passed. Source of the stopping rule: Al-Jazzazi, Diwan,
+ * Gou, Musco, Musco, Suel, "Distance adaptive beam search for provably accurate graph-based nearest
+ * neighbor search", arXiv 2505.15636. */
 MUST_CHECK bool walk_level(struct walk *walk, uint32_t start, uint32_t level, uint32_t ef);
 
 static inline uint32_t pool_slot(uint64_t key)

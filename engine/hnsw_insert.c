@@ -11,6 +11,7 @@
  * then the entry and the number of linked vectors are published.
  * Failure: only memory, and only before phase 4; the engine is then as it was. */
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,35 +160,61 @@ static void find_twin(struct engine *engine, struct member *member, const uint64
     }
 }
 
-static void sort_keys(uint64_t *keys, size_t count)
+/* What a walk found, measured: lists are pruned by true distances. */
+static void measure_found(const struct engine *engine, const struct scratch *scratch,
+                          const float *vector, uint64_t *keys)
 {
-    for (size_t i = 1; i < count; i++) {
-        uint64_t key = keys[i];
-        size_t at = i;
-
-        for (; at > 0 && keys[at - 1] > key; at--)
-            keys[at] = keys[at - 1];
-        keys[at] = key;
-    }
-}
-
-/* What an estimating walk found, measured: lists are pruned by true distances. */
-static void measure_found(const struct walk *walk, uint64_t *keys)
-{
-    const struct scratch *scratch = walk->scratch;
     size_t count = scratch->pool_count;
 
     for (size_t i = 0; i < count && i < MEASURE_AHEAD; i++)
-        prefetch_vector(walk->engine, pool_slot(scratch->pool[i]));
+        prefetch_vector(engine, pool_slot(scratch->pool[i]));
     for (size_t i = 0; i < count; i++) {
         uint32_t slot = pool_slot(scratch->pool[i]);
 
         if (i + MEASURE_AHEAD < count)
-            prefetch_vector(walk->engine, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
-        keys[i] =
-            key_make(ruler_distance(walk->ruler, walk->query, vector_of(walk->engine, slot)), slot);
+            prefetch_vector(engine, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
+        keys[i] = key_make(ruler_distance(&engine->ruler, vector, vector_of(engine, slot)), slot);
     }
-    sort_keys(keys, count); /* they are nearly in order */
+    keys_sort(keys, count); /* they are nearly in order */
+}
+
+/* Write a vector's code; then the vector is a query that is coded too. */
+static void code_member(struct engine *engine, struct scratch *scratch, uint32_t slot)
+{
+    struct code_place place = {.numbers = scratch->placed};
+    const float *vector = vector_of(engine, slot);
+
+    codes_place_vector(&engine->frame, vector, &place);
+    codes_encode(&engine->frame, &place, engine->bits, plane_row(&engine->codes, slot));
+    codes_place_query(&engine->frame, vector, &place);
+    codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
+                &scratch->coded);
+}
+
+static void search_levels(struct batch *batch, struct member *member, struct scratch *scratch)
+{
+    struct engine *engine = batch->engine;
+    uint32_t ef = engine->options.ef_construction;
+    uint32_t level = MIN_OF(member->level, entry_level(batch->entry));
+    struct walk walk = {.engine = engine,
+                        .scratch = scratch,
+                        .query = &scratch->coded,
+                        .limit = batch->first,
+                        .wanted = 1,
+                        .slack = INFINITY};
+    uint32_t start = walk_descend(&walk, batch->entry, level);
+
+    for (;; level--) {
+        uint64_t *keys = list_of(batch, member, level);
+
+        if (!walk_level(&walk, start, level, ef))
+            assert(!"a walk without a deadline cannot time out");
+        measure_found(engine, scratch, vector_of(engine, member->slot), keys);
+        member->count[level] = (uint32_t)scratch->pool_count;
+        start = key_number(keys[0]);
+        if (level == 0)
+            break;
+    }
 }
 
 /* Phase 1. */
@@ -196,38 +223,19 @@ static void job_search(void *argument, size_t index)
     struct batch *batch = argument;
     struct engine *engine = batch->engine;
     struct member *member = &batch->members[index];
-    uint32_t ef = engine->options.ef_construction;
-    struct walk walk = {.engine = engine,
-                        .ruler = &engine->ruler,
-                        .query = vector_of(engine, member->slot),
-                        .limit = batch->first};
+    struct scratch *scratch = scratch_get(engine, batch->first, engine->options.ef_construction, 1);
 
-    member->hash = hash_vector(walk.query, engine->options.dim);
-    if (batch->entry == 0)
-        return;
-    walk.scratch = scratch_get(engine, batch->first, ef, 1);
-    if (walk.scratch == NULL) {
+    if (scratch == NULL) {
         atomic_store_explicit(&batch->failed, true, memory_order_relaxed);
         return;
     }
-    codes_query(engine->kernels, &walk.scratch->coded, walk.scratch->codes, walk.query,
-                engine->options.dim, engine->options.metric == ENGINE_L2, engine->ruler.base);
-    walk.coded = &walk.scratch->coded;
-    uint32_t level = MIN_OF(member->level, entry_level(batch->entry));
-    uint32_t start = walk_descend(&walk, batch->entry, level);
-    for (;; level--) {
-        uint64_t *keys = list_of(batch, member, level);
-
-        if (!walk_level(&walk, start, level, ef))
-            assert(!"a walk without a deadline cannot time out");
-        measure_found(&walk, keys);
-        member->count[level] = (uint32_t)walk.scratch->pool_count;
-        start = key_number(keys[0]);
-        if (level == 0)
-            break;
+    member->hash = hash_vector(vector_of(engine, member->slot), engine->options.dim);
+    code_member(engine, scratch, member->slot);
+    if (batch->entry != 0) {
+        search_levels(batch, member, scratch);
+        find_twin(engine, member, list_of(batch, member, 0));
     }
-    scratch_put(engine, walk.scratch);
-    find_twin(engine, member, list_of(batch, member, 0));
+    scratch_put(engine, scratch);
 }
 
 /* Phase 2: twins within the batch. */
@@ -243,19 +251,6 @@ static void find_peer_twins(struct batch *batch)
                 equal_vectors(batch->engine, peer->slot, member->slot))
                 member->twin_of = peer->twin_of != 0 ? peer->twin_of : peer->slot + 1;
         }
-    }
-}
-
-/* Merge two ascending lists; into has room for both. */
-static void merge_keys(uint64_t *into, size_t count, const uint64_t *more, size_t more_count)
-{
-    size_t at = count + more_count;
-
-    while (more_count > 0) {
-        if (count > 0 && into[count - 1] > more[more_count - 1])
-            into[--at] = into[--count];
-        else
-            into[--at] = more[--more_count];
     }
 }
 
@@ -282,8 +277,8 @@ static void job_select(void *argument, size_t index)
                                             vector_of(engine, peer->slot));
             peers[count++] = key_make(distance, peer->slot);
         }
-        sort_keys(peers, count);
-        merge_keys(keys, member->count[level], peers, count);
+        keys_sort(peers, count);
+        keys_merge(keys, member->count[level], peers, count);
         struct prune prune = {.engine = engine,
                               .keys = keys,
                               .count = member->count[level] + count,
@@ -345,7 +340,7 @@ static void list_parent(struct batch *batch, struct member *member)
         key_make(ruler_distance(&engine->ruler, vector_of(engine, member->slot),
                                 vector_of(engine, member->parent)),
                  member->parent);
-    sort_keys(keys, member->count[0]);
+    keys_sort(keys, member->count[0]);
 }
 
 /* Append to the chain of the node's twins; a reader finds the new one when it is complete. */
@@ -467,7 +462,7 @@ static void job_link(void *argument, size_t index)
             tree[prune.tree_count++] = pair[i].source;
         sources[i] = (uint64_t)pair[i].order << 32 | pair[i].source;
     }
-    merge_keys(keys, before, sources, incoming);
+    keys_merge(keys, before, sources, incoming);
     prune.count = before + incoming;
     prune.max = links_max(engine, batch->level);
     size_t count = prune.count <= prune.max ? prune.count : prune_select(&prune);
@@ -516,6 +511,7 @@ static bool prepare(struct batch *batch, uint32_t first, uint32_t count)
     }
     uint64_t rows = atomic_load_explicit(&engine->upper_rows, memory_order_relaxed) + lists;
     return batch_grow(batch, lists) && plane_reserve(&engine->upper, rows) &&
+           plane_reserve(&engine->codes, (uint64_t)first + count) &&
            plane_reserve(&engine->ground, (uint64_t)first + count);
 }
 
@@ -550,21 +546,30 @@ static void commit(struct batch *batch)
     atomic_store_explicit(&engine->linked, batch->first + batch->count, memory_order_release);
 }
 
+/* Vectors that the next batch takes; 0: there are not enough for one. */
+static uint32_t next_size(const struct engine *engine, uint32_t linked, uint32_t count)
+{
+    uint32_t size = batch_size(linked);
+
+    if (linked == 0 && count < frame_sample(&engine->options))
+        return 0;
+    return count - linked >= size ? size : 0;
+}
+
 enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left, struct err *err)
 {
     uint32_t linked = atomic_load_explicit(&engine->linked, memory_order_relaxed);
     uint32_t count = atomic_load_explicit(&engine->count, memory_order_acquire);
     uint32_t begun = linked;
     struct batch *batch = engine->batch;
+    uint32_t size;
 
     *left = 0;
     if (engine->options.kind == ENGINE_FLAT)
         return ERR_OK;
-    while (count - linked >= batch_size(linked)) {
-        uint32_t size = batch_size(linked);
-
-        if (linked - begun >= budget)
-            break;
+    while ((size = next_size(engine, linked, count)) > 0 && linked - begun < budget) {
+        if (linked == 0)
+            frame_fit(engine);
         batch->engine = engine;
         if (!prepare(batch, linked, size))
             return err_set(err, ERR_NO_MEMORY, "no memory to link %u vectors", size);
@@ -576,9 +581,7 @@ enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left
         commit(batch);
         linked += size;
     }
-    if (count - linked >= batch_size(linked))
-        *left = (count - linked) / BATCH_MAX * BATCH_MAX;
-    if (*left == 0 && count - linked >= batch_size(linked))
-        *left = batch_size(linked);
+    if (size > 0)
+        *left = MAX_OF((count - linked) / BATCH_MAX * BATCH_MAX, size);
     return ERR_OK;
 }

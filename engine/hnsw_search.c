@@ -2,10 +2,11 @@
  *
  * The beam is an array of 64-bit keys, ascending: finding the next node to expand, the worst one
  * and a tie's order are all plain integer work.  Of a node's links, those seen before are sorted
- * out first; the vectors of the rest are prefetched while the ones before them are computed.  With
- * codes (walk.coded) it is their rows that are fetched, and the keys are estimates.
+ * out first; then the code rows of the rest are all fetched at once, because memory answers many
+ * questions in the time of one, and their distances estimated in one go.
  * Failure: only a deadline, looked at every HOPS_PER_CHECK hops. */
 #include <assert.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -14,10 +15,8 @@
 enum {
     HOPS_PER_CHECK = 64,
     LINE_BYTES = 64,
-    LINE_FLOATS = 16,     /* floats of a cache line */
-    LOOK_AHEAD = 2,       /* vectors being fetched while one is computed */
-    CODES_AHEAD = 6,      /* the same of codes */
-    LINES_AHEAD_MAX = 48, /* the hardware's own prefetcher does the rest of a long row */
+    LINES_AHEAD_MAX = 32, /* the hardware's own prefetcher does the rest of a long row */
+    LINKS_AHEAD = 2,      /* so near to the front, a node will be expanded soon */
 };
 
 bool deadline_passed(uint64_t deadline_ns)
@@ -30,40 +29,55 @@ bool deadline_passed(uint64_t deadline_ns)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec >= deadline_ns;
 }
 
-static void prefetch_row(const struct walk *walk, uint32_t slot)
+static void prefetch_row(const uint8_t *row, size_t bytes)
 {
-    const struct engine *engine = walk->engine;
-    const void *row = walk->coded != NULL ? (const void *)code_of(engine, slot)
-                                          : (const void *)vector_of(engine, slot);
-    size_t lines = walk->coded != NULL ? walk->coded->stride / LINE_BYTES
-                                       : (engine->options.dim + LINE_FLOATS - 1) / LINE_FLOATS;
+    size_t lines = bytes / LINE_BYTES;
 
     if (lines > LINES_AHEAD_MAX)
         lines = LINES_AHEAD_MAX;
-    for (size_t i = 0; i < lines; i++)
-        prefetch((const char *)row + i * LINE_BYTES);
+    for (size_t i = 0; i <= lines; i++)
+        prefetch(row + i * LINE_BYTES);
+    prefetch(row + bytes - 1);
 }
 
-static inline float distance_to(const struct walk *walk, uint32_t slot)
+static void prefetch_links(const struct engine *engine, uint32_t slot)
 {
-    if (walk->coded != NULL)
-        return codes_distance(walk->coded, code_of(walk->engine, slot));
-    return ruler_distance(walk->ruler, walk->query, vector_of(walk->engine, slot));
+    const char *links = (const char *)links_of(engine, slot, 0);
+
+    prefetch(links);
+    prefetch(links + LINE_BYTES);
 }
 
-static float measure(struct walk *walk, uint32_t slot)
+/* Estimate the distances of scratch->fresh. */
+static void estimate(struct walk *walk, size_t count)
 {
-    walk->distances++;
-    return distance_to(walk, slot);
+    struct scratch *scratch = walk->scratch;
+    size_t bytes = walk->query->bytes + sizeof(struct code_tail);
+
+    for (size_t i = 0; i < count; i++) {
+        scratch->rows[i] = code_of(walk->engine, scratch->fresh[i]);
+        prefetch_row(scratch->rows[i], bytes);
+    }
+    codes_distances(walk->query, scratch->rows, count, scratch->distances);
+    walk->distances += count;
+}
+
+static float estimate_one(struct walk *walk, uint32_t slot)
+{
+    walk->scratch->fresh[0] = slot;
+    estimate(walk, 1);
+    return walk->scratch->distances[0];
 }
 
 /* One greedy step: the nearest link of node, if it is nearer than node. */
 static bool step_nearer(struct walk *walk, uint32_t level, uint64_t *nearest)
 {
     const struct engine *engine = walk->engine;
+    struct scratch *scratch = walk->scratch;
     _Atomic uint32_t *links = links_of(engine, key_number(*nearest), level);
     uint32_t max = links_max(engine, level);
     uint64_t before = *nearest;
+    size_t count = 0;
 
     walk->hops++;
     for (uint32_t i = 0; i < max; i++) {
@@ -71,9 +85,13 @@ static bool step_nearer(struct walk *walk, uint32_t level, uint64_t *nearest)
 
         if (link == 0)
             break;
-        if (link - 1 >= walk->limit)
-            continue;
-        uint64_t key = key_make(measure(walk, link - 1), link - 1);
+        if (link - 1 < walk->limit)
+            scratch->fresh[count++] = link - 1;
+    }
+    estimate(walk, count);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t key = key_make(scratch->distances[i], scratch->fresh[i]);
+
         if (key < *nearest)
             *nearest = key;
     }
@@ -87,36 +105,11 @@ uint32_t walk_descend(struct walk *walk, uint64_t entry, uint32_t to)
 
     if (entry_level(entry) <= to)
         return slot;
-    uint64_t nearest = key_make(measure(walk, slot), slot);
+    uint64_t nearest = key_make(estimate_one(walk, slot), slot);
     for (uint32_t level = entry_level(entry); level > to; level--)
         while (step_nearer(walk, level, &nearest))
             continue;
     return key_number(nearest);
-}
-
-/* Put a key in its place; the worst one falls out of a full beam.  Returns the place. */
-static size_t pool_insert(struct scratch *scratch, uint64_t key, size_t ef)
-{
-    uint64_t *pool = scratch->pool;
-    size_t low = 0;
-    size_t high = scratch->pool_count;
-
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-
-        if (pool[middle] < key)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    size_t moved = scratch->pool_count - low;
-    if (scratch->pool_count == ef)
-        moved--;
-    else
-        scratch->pool_count++;
-    memmove(pool + low + 1, pool + low, moved * sizeof(*pool));
-    pool[low] = key;
-    return low;
 }
 
 /* The links of a node that this walk has not seen; marks them.  Returns how many. */
@@ -135,68 +128,109 @@ static size_t collect_fresh(struct walk *walk, uint32_t slot, uint32_t level)
         if (link == 0)
             break;
         uint32_t target = link - 1;
-        if (target >= walk->limit || visited[target] == tag)
+        if (target >= walk->limit)
             continue;
+        /* Without a branch: whether a link was seen before is hard to predict. */
+        scratch->fresh[count] = target;
+        count += visited[target] != tag;
         visited[target] = tag;
-        scratch->fresh[count++] = target;
     }
     return count;
 }
 
-/* Measure what collect_fresh() found.  Returns the lowest place at which a key was inserted. */
-static size_t absorb_fresh(struct walk *walk, size_t count, size_t ef)
-{
-    struct scratch *scratch = walk->scratch;
-    const uint32_t *fresh = scratch->fresh;
-    size_t ahead = walk->coded != NULL ? CODES_AHEAD : LOOK_AHEAD;
-    size_t lowest = SIZE_MAX;
+/* The beam of one level, and the key from which on nothing is wanted. */
+struct beam {
+    uint64_t *pool; /* ascending */
+    size_t count;
+    size_t max;
+    uint64_t horizon;
+};
 
-    for (size_t i = 0; i < count && i < ahead; i++)
-        prefetch_row(walk, fresh[i]);
-    for (size_t i = 0; i < count; i++) {
-        if (i + ahead < count)
-            prefetch_row(walk, fresh[i + ahead]);
-        uint64_t order = key_order(distance_to(walk, fresh[i]));
-        uint64_t key = order << 32 | (uint64_t)fresh[i] << 1;
-        if (scratch->pool_count == ef && key >= scratch->pool[ef - 1])
-            continue;
-        size_t at = pool_insert(scratch, key, ef);
-        if (at < lowest)
-            lowest = at;
+static void beam_set_horizon(struct beam *beam, const struct walk *walk)
+{
+    beam->horizon = beam->count == beam->max ? beam->pool[beam->max - 1] : UINT64_MAX;
+    if (walk->slack == INFINITY || beam->count < walk->wanted)
+        return;
+    float nearest = key_distance(beam->pool[walk->wanted - 1]);
+    float farthest = nearest + walk->slack * fmaxf(nearest + walk->lift, 0.0f);
+    uint64_t horizon = ((uint64_t)key_order(farthest) + 1) << 32;
+    if (horizon < beam->horizon)
+        beam->horizon = horizon;
+}
+
+/* Put a key in its place; the worst one falls out of a full beam.  Returns the place. */
+static size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t key)
+{
+    uint64_t *pool = beam->pool;
+    size_t low = 0;
+    size_t high = beam->count;
+
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+
+        if (pool[middle] < key)
+            low = middle + 1;
+        else
+            high = middle;
     }
-    walk->distances += count;
-    return lowest;
+    size_t moved = beam->count - low;
+    if (beam->count == beam->max)
+        moved--;
+    else
+        beam->count++;
+    memmove(pool + low + 1, pool + low, moved * sizeof(*pool));
+    pool[low] = key;
+    if (low < walk->wanted || beam->count == beam->max)
+        beam_set_horizon(beam, walk);
+    return low;
+}
+
+/* Take in what collect_fresh() found; *at goes back to the first key that is new. */
+static void absorb_fresh(struct walk *walk, struct beam *beam, size_t count, size_t *at)
+{
+    const struct scratch *scratch = walk->scratch;
+
+    estimate(walk, count);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t key = key_make(scratch->distances[i], scratch->fresh[i] << 1);
+
+        if (key >= beam->horizon)
+            continue;
+        size_t place = beam_insert(beam, walk, key);
+        if (place < *at + LINKS_AHEAD)
+            prefetch_links(walk->engine, scratch->fresh[i]);
+        if (place < *at)
+            *at = place;
+    }
 }
 
 bool walk_level(struct walk *walk, uint32_t start, uint32_t level, uint32_t ef)
 {
     struct scratch *scratch = walk->scratch;
-    uint64_t *pool = scratch->pool;
+    struct beam beam = {.pool = scratch->pool, .max = ef, .horizon = UINT64_MAX};
     size_t at = 0;
     uint32_t hops = 0;
 
-    assert(ef > 0 && ef <= scratch->pool_max);
+    assert(ef > 0 && ef <= scratch->pool_max && walk->wanted > 0);
     assert(start < walk->limit && walk->limit <= scratch->visited_max);
     scratch_begin(scratch);
     scratch->visited[start] = scratch->tag;
-    pool[0] = (uint64_t)key_order(measure(walk, start)) << 32 | (uint64_t)start << 1;
-    scratch->pool_count = 1;
-    while (at < scratch->pool_count) {
-        if ((pool[at] & 1) != 0) {
+    (void)beam_insert(&beam, walk, key_make(estimate_one(walk, start), start << 1));
+    while (at < beam.count && beam.pool[at] < beam.horizon) {
+        if ((beam.pool[at] & 1) != 0) {
             at++;
             continue;
         }
-        pool[at] |= 1;
+        beam.pool[at] |= 1;
         if (++hops % HOPS_PER_CHECK == 0 && deadline_passed(walk->deadline_ns))
             return false;
-        size_t count = collect_fresh(walk, pool_slot(pool[at]), level);
-        if (at + 1 < scratch->pool_count && level == 0) {
-            prefetch(links_of(walk->engine, pool_slot(pool[at + 1]), 0));
-            prefetch((char *)links_of(walk->engine, pool_slot(pool[at + 1]), 0) + 64);
-        }
-        size_t lowest = absorb_fresh(walk, count, ef);
-        at = lowest <= at ? lowest : at + 1;
+        size_t count = collect_fresh(walk, pool_slot(beam.pool[at]), level);
+        at++;
+        if (at < beam.count && level == 0)
+            prefetch_links(walk->engine, pool_slot(beam.pool[at]));
+        absorb_fresh(walk, &beam, count, &at);
     }
+    scratch->pool_count = beam.count;
     walk->hops += hops;
     return true;
 }

@@ -8,7 +8,7 @@
  * A vector whose bytes equal those of a node becomes no node of its own but that node's twin, in
  * a chain that ascends by slot: many equal vectors would else form a clique that traps a walk.
  *
- * Who writes: engine_insert the vector, its code, the slot's ordinal and `count`; engine_delete the
+ * Who writes: engine_insert the vector, the slot's ordinal and `count`; engine_delete the
  * dead bit; engine_step all the rest.  Readers learn of anything by an acquiring load of `count`,
  * `linked`, `entry`, a link or a twin, each stored releasing after what it stands for. */
 #ifndef VICINAL_ENGINE_INTERNAL_H
@@ -56,10 +56,13 @@ struct engine {
     struct engine_options options; /* defaults filled in; kernel: NULL */
     struct engine_executor executor;
     const struct kernels *kernels;
-    struct ruler ruler; /* between query and vector, and between two vectors */
+    struct ruler ruler;      /* between query and vector, and between two vectors */
+    struct code_frame frame; /* fitted by the first linking: frame.c */
+    uint32_t bits;           /* of a number's code */
+    float length;            /* of a typical vector; fitted too */
 
     struct plane vectors; /* row of a slot: dim floats and padding */
-    struct plane codes;   /* row of a slot: codes.h; none without a graph */
+    struct plane codes;   /* row of a node: codes.h; none without a graph */
     struct plane slots;   /* struct slot */
     struct plane ground;  /* row of a slot: 2 m links */
     struct plane upper;   /* row of (node, level above ground): m links */
@@ -164,5 +167,11 @@ MUST_CHECK struct batch *batch_new(const struct engine_options *options);
 void batch_free(struct batch *batch);
 uint64_t batch_bytes(const struct engine_options *options);
 uint32_t batch_size(uint32_t linked);
+
+/* frame.c: where vectors are placed when they are coded (codes.h).  The frame is fitted to the
+ * first vectors, so many of them; the graph does not begin before they are there. */
+void frame_init(struct engine *engine);
+void frame_fit(struct engine *engine);
+uint32_t frame_sample(const struct engine_options *options);
 
 #endif

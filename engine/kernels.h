@@ -11,16 +11,19 @@
 
 typedef float kernel_fn(const float *a, const float *b, size_t dim);
 
-/* The sum of codes[i] query[i], exact; bytes: a multiple of 64, at most 16384; codes may lie
- * anywhere, query on 64 bytes, and holds no -128. */
-typedef int32_t code_kernel_fn(const uint8_t *codes, const int8_t *query, size_t bytes);
+/* For each of count rows of codes (codes.h: `bytes` bytes, a multiple of 8, which may lie anywhere)
+ * the sum of codes[i] query[i], exact.  query: on 64 bytes, no -128 in it.  There is one kernel for
+ * each number of bits, 1 << index: 1, 2, 4, 8. */
+typedef void code_kernel_fn(const uint8_t *const *rows, size_t count, const int8_t *query,
+                            size_t bytes, int32_t *sums);
+enum { CODE_WIDTHS = 4 };
 
 struct kernels {
     const char *name;        /* "scalar", "avx2", "avx512", "vnni" */
     bool (*supported)(void); /* by this CPU and this operating system */
     kernel_fn *dot;          /* sum of a[i] b[i] */
     kernel_fn *l2;           /* sum of (a[i] - b[i])^2 */
-    code_kernel_fn *codes;
+    code_kernel_fn *codes[CODE_WIDTHS];
 };
 
 /* The table of that name; NULL or "": the fastest one that this machine supports.

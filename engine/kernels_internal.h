@@ -9,4 +9,16 @@ extern const struct kernels kernels_avx2;
 extern const struct kernels kernels_avx512;
 extern const struct kernels kernels_vnni; /* AVX-512 with its integer dot product */
 
+/* kernels_codes_x86.c: the sums over codes for each table and number of bits. */
+#define DECLARE_CODE_KERNELS(table)                                                                \
+    code_kernel_fn table##_codes_1, table##_codes_2, table##_codes_4, table##_codes_8
+#define CODE_KERNELS(table)                                                                        \
+    {                                                                                              \
+        table##_codes_1, table##_codes_2, table##_codes_4, table##_codes_8                         \
+    }
+
+DECLARE_CODE_KERNELS(avx2);
+DECLARE_CODE_KERNELS(avx512);
+DECLARE_CODE_KERNELS(vnni);
+
 #endif

@@ -38,17 +38,37 @@ static float scalar_l2(const float *a, const float *b, size_t dim)
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-static int32_t scalar_codes(const uint8_t *codes, const int8_t *query, size_t bytes)
+static inline void scalar_codes(const uint8_t *const *rows, size_t count, const int8_t *query,
+                                size_t bytes, int32_t *sums, uint32_t bits)
 {
-    int32_t sum = 0;
+    uint32_t mask = (1u << bits) - 1;
 
-    for (size_t i = 0; i < bytes; i++)
-        sum += (int32_t)codes[i] * query[i];
-    return sum;
+    for (size_t r = 0; r < count; r++) {
+        const int8_t *part = query;
+
+        sums[r] = 0;
+        for (size_t block = 0; block < bytes; block += 64)
+            for (uint32_t shift = 0; shift < 8; shift += bits, part += 64)
+                for (size_t i = 0; i < 64 && block + i < bytes; i++)
+                    sums[r] += (int32_t)(rows[r][block + i] >> shift & mask) * part[i];
+    }
 }
 
-const struct kernels kernels_scalar = {.name = "scalar",
-                                       .supported = scalar_supported,
-                                       .dot = scalar_dot,
-                                       .l2 = scalar_l2,
-                                       .codes = scalar_codes};
+#define SCALAR_CODES(bits)                                                                         \
+    static void scalar_codes_##bits(const uint8_t *const *rows, size_t count, const int8_t *query, \
+                                    size_t bytes, int32_t *sums)                                   \
+    {                                                                                              \
+        scalar_codes(rows, count, query, bytes, sums, bits);                                       \
+    }
+
+SCALAR_CODES(1)
+SCALAR_CODES(2)
+SCALAR_CODES(4)
+SCALAR_CODES(8)
+
+const struct kernels kernels_scalar = {
+    .name = "scalar",
+    .supported = scalar_supported,
+    .dot = scalar_dot,
+    .l2 = scalar_l2,
+    .codes = {scalar_codes_1, scalar_codes_2, scalar_codes_4, scalar_codes_8}};

@@ -11,9 +11,7 @@
 
 #include <immintrin.h>
 
-#define TARGET_AVX2 __attribute__((target("avx2,fma")))
-#define TARGET_VNNI                                                                                \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
+#define TARGET_AVX2   __attribute__((target("avx2,fma")))
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 
 static bool avx2_supported(void)
@@ -133,78 +131,26 @@ TARGET_AVX512 static float avx512_l2(const float *a, const float *b, size_t dim)
     return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(s0, s1), _mm512_add_ps(s2, s3)));
 }
 
-/* Widened to 16 bits first: the instruction that multiplies bytes saturates. */
-TARGET_AVX2 static int32_t avx2_codes(const uint8_t *codes, const int8_t *query, size_t bytes)
-{
-    __m256i s0 = _mm256_setzero_si256(), s1 = s0;
-
-    for (size_t i = 0; i < bytes; i += 32) {
-        __m256i c0 = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(codes + i)));
-        __m256i c1 = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(codes + i + 16)));
-        __m256i q0 = _mm256_cvtepi8_epi16(_mm_load_si128((const void *)(query + i)));
-        __m256i q1 = _mm256_cvtepi8_epi16(_mm_load_si128((const void *)(query + i + 16)));
-
-        s0 = _mm256_add_epi32(s0, _mm256_madd_epi16(c0, q0));
-        s1 = _mm256_add_epi32(s1, _mm256_madd_epi16(c1, q1));
-    }
-    s0 = _mm256_add_epi32(s0, s1);
-    __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(s0), _mm256_extracti128_si256(s0, 1));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
-    sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1));
-    return _mm_cvtsi128_si32(sum);
-}
-
-TARGET_AVX512 static int32_t avx512_codes(const uint8_t *codes, const int8_t *query, size_t bytes)
-{
-    __m512i s0 = _mm512_setzero_si512(), s1 = s0;
-
-    for (size_t i = 0; i < bytes; i += 64) {
-        __m512i c0 = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(codes + i)));
-        __m512i c1 = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(codes + i + 32)));
-        __m512i q0 = _mm512_cvtepi8_epi16(_mm256_load_si256((const void *)(query + i)));
-        __m512i q1 = _mm512_cvtepi8_epi16(_mm256_load_si256((const void *)(query + i + 32)));
-
-        s0 = _mm512_add_epi32(s0, _mm512_madd_epi16(c0, q0));
-        s1 = _mm512_add_epi32(s1, _mm512_madd_epi16(c1, q1));
-    }
-    return _mm512_reduce_add_epi32(_mm512_add_epi32(s0, s1));
-}
-
 static bool vnni_supported(void)
 {
     return __builtin_cpu_supports("avx512vnni") && avx512_supported();
-}
-
-TARGET_VNNI static int32_t vnni_codes(const uint8_t *codes, const int8_t *query, size_t bytes)
-{
-    __m512i s0 = _mm512_setzero_si512(), s1 = s0;
-    size_t i = 0;
-
-    for (; i + 128 <= bytes; i += 128) {
-        s0 = _mm512_dpbusd_epi32(s0, _mm512_loadu_si512(codes + i), _mm512_load_si512(query + i));
-        s1 = _mm512_dpbusd_epi32(s1, _mm512_loadu_si512(codes + i + 64),
-                                 _mm512_load_si512(query + i + 64));
-    }
-    if (i < bytes)
-        s0 = _mm512_dpbusd_epi32(s0, _mm512_loadu_si512(codes + i), _mm512_load_si512(query + i));
-    return _mm512_reduce_add_epi32(_mm512_add_epi32(s0, s1));
 }
 
 const struct kernels kernels_avx2 = {.name = "avx2",
                                      .supported = avx2_supported,
                                      .dot = avx2_dot,
                                      .l2 = avx2_l2,
-                                     .codes = avx2_codes};
+                                     .codes = CODE_KERNELS(avx2)};
 const struct kernels kernels_avx512 = {.name = "avx512",
                                        .supported = avx512_supported,
                                        .dot = avx512_dot,
                                        .l2 = avx512_l2,
-                                       .codes = avx512_codes};
+                                       .codes = CODE_KERNELS(avx512)};
 const struct kernels kernels_vnni = {.name = "vnni",
                                      .supported = vnni_supported,
                                      .dot = avx512_dot,
                                      .l2 = avx512_l2,
-                                     .codes = vnni_codes};
+                                     .codes = CODE_KERNELS(vnni)};
 
 #else
 

@@ -50,27 +50,51 @@ static bool grow_visited(struct engine *engine, struct scratch *scratch, size_t 
     return true;
 }
 
+/* All arrays whose size the engine's options fix. */
+static bool grow_fixed(struct engine *engine, struct scratch *scratch)
+{
+    const size_t dim = engine->options.dim;
+    const struct {
+        void **array;
+        size_t bytes;
+    } arrays[] = {
+        {(void **)&scratch->query, dim * sizeof(float)},
+        {(void **)&scratch->placed, rotation_padded(dim) * sizeof(float)},
+        {(void **)&scratch->codes, codes_query_bytes(dim, engine->bits)},
+        {(void **)&scratch->fresh, FRESH_MAX * sizeof(uint32_t)},
+        {(void **)&scratch->rows, FRESH_MAX * sizeof(uint8_t *)},
+        {(void **)&scratch->distances, FRESH_MAX * sizeof(float)},
+    };
+
+    for (size_t i = 0; i < ARRAY_COUNT(arrays); i++)
+        if (!grow(engine, scratch, arrays[i].array, 0, arrays[i].bytes))
+            return false;
+    return true;
+}
+
+static void scratch_free(struct engine *engine, struct scratch *scratch)
+{
+    atomic_fetch_sub_explicit(&engine->scratch_bytes, scratch->bytes, memory_order_relaxed);
+    memory_free(scratch->visited);
+    memory_free(scratch->pool);
+    memory_free(scratch->best);
+    memory_free(scratch->query);
+    memory_free(scratch->placed);
+    memory_free(scratch->codes);
+    memory_free(scratch->fresh);
+    memory_free(scratch->rows);
+    memory_free(scratch->distances);
+    memory_free(scratch);
+}
+
 static struct scratch *scratch_new(struct engine *engine)
 {
     struct scratch *scratch = memory_alloc(1, sizeof(*scratch));
-    void *query = NULL;
-    void *codes = NULL;
-    void *fresh = NULL;
 
-    if (scratch == NULL)
-        return NULL;
-    if (!grow(engine, scratch, &query, 0, engine->options.dim * sizeof(float)) ||
-        !grow(engine, scratch, &codes, 0, codes_stride(engine->options.dim)) ||
-        !grow(engine, scratch, &fresh, 0, FRESH_MAX * sizeof(uint32_t))) {
-        atomic_fetch_sub_explicit(&engine->scratch_bytes, scratch->bytes, memory_order_relaxed);
-        memory_free(query);
-        memory_free(codes);
-        memory_free(scratch);
+    if (scratch != NULL && !grow_fixed(engine, scratch)) {
+        scratch_free(engine, scratch);
         return NULL;
     }
-    scratch->query = query;
-    scratch->codes = codes;
-    scratch->fresh = fresh;
     return scratch;
 }
 
@@ -113,20 +137,14 @@ void scratch_free_all(struct engine *engine)
         struct scratch *scratch = engine->scratch_free;
 
         engine->scratch_free = scratch->next;
-        memory_free(scratch->visited);
-        memory_free(scratch->pool);
-        memory_free(scratch->best);
-        memory_free(scratch->query);
-        memory_free(scratch->codes);
-        memory_free(scratch->fresh);
-        memory_free(scratch);
+        scratch_free(engine, scratch);
     }
 }
 
 uint64_t scratch_predict(const struct engine_options *options, uint64_t slots)
 {
-    return slots + slots / 8 + (options->dim + FRESH_MAX) * UINT64_C(4) +
-           codes_stride(options->dim) + options->ef_construction * UINT64_C(16);
+    return slots + slots / 8 + (2 * options->dim + 4 * FRESH_MAX) * UINT64_C(4) +
+           codes_query_bytes(options->dim, 8) + options->ef_construction * UINT64_C(16);
 }
 
 void scratch_begin(struct scratch *scratch)

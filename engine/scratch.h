@@ -17,10 +17,13 @@ struct scratch {
     uint64_t *best; /* room for the heap of a topk */
     size_t best_max;
     float *query;  /* dim floats, normalised where the metric wants it */
-    int8_t *codes; /* of the query: codes_stride(dim), on 64 bytes */
+    float *placed; /* the query, or a vector that is being linked, in its place (codes.h) */
+    int8_t *codes; /* and coded: codes_query_bytes(), on 64 bytes */
     struct code_query coded;
-    uint32_t *fresh; /* slots of one hop, or of one run of a filtered scan */
-    uint64_t bytes;  /* of all of the above */
+    uint32_t *fresh;      /* slots of one hop, or of one run of a filtered scan */
+    const uint8_t **rows; /* code rows of fresh */
+    float *distances;     /* estimated, of fresh */
+    uint64_t bytes;       /* of all of the above */
     uint8_t tag;
 };
 

@@ -16,17 +16,21 @@
 #include "engine/search.h"
 
 enum {
-    MEASURE_TIMES = 2, /* of k, and so many more, are measured after the walk */
-    MEASURE_MORE = 6,
-    MEASURE_AHEAD = 2,
+    MEASURE_RUN = 4,    /* vectors fetched ahead of measuring */
+    MEASURE_LEAST = 8,  /* errors from which their spread is known */
     EF_FLOOR = 60,      /* default beam: recall@10 0.97 on 100,000 real passages ... */
     EF_BEYOND = 16,     /* ... and 5/4 k plus this for larger k: recall@100 0.97 */
     COST_PER_BEAM = 10, /* distances that a walk computes for each place in the beam */
     MOVES_PER_DISTANCE = 128,
     FILTER_FLAT_MAX = 2000, /* a filter that names no more is always scanned */
+    BEAM_OF_SLACK = 3,      /* a hard query may fill so many beams of ef */
     WIDEN_BY = 4,           /* the beam, when it held too few */
     CHAIN_PER_CHECK = 4096,
 };
+
+#define MEASURE_DEVIATIONS 2.5
+#define SLACK_LEAST        0.03f
+#define SLACK_PER_PLACE    0.0085f
 
 static uint32_t effective_ef(const struct engine_query *query)
 {
@@ -64,25 +68,6 @@ static bool collect_node(struct search *search, uint32_t slot, uint32_t order, u
     return true;
 }
 
-/* The vectors of a run are known before they are measured, so they are fetched ahead.  False: the
- * deadline has passed. */
-static bool measure_run(struct search *search, const uint32_t *run, size_t count, uint64_t *found)
-{
-    const struct engine *engine = search->engine;
-    bool in_time = true;
-
-    for (size_t i = 0; i < count && i < MEASURE_AHEAD; i++)
-        prefetch_vector(engine, run[i]);
-    for (size_t i = 0; i < count && in_time; i++) {
-        if (i + MEASURE_AHEAD < count)
-            prefetch_vector(engine, run[i + MEASURE_AHEAD]);
-        float distance =
-            ruler_distance(&engine->ruler, search->scratch->query, vector_of(engine, run[i]));
-        in_time = collect_node(search, run[i], key_order(distance), found);
-    }
-    return in_time;
-}
-
 /* Of a node and its twins, would the search return any? */
 static bool is_wanted(const struct search *search, uint32_t slot)
 {
@@ -94,40 +79,115 @@ static bool is_wanted(const struct search *search, uint32_t slot)
            search_admits(search, row->ordinal);
 }
 
-/* The beam was steered by estimates: the nearest of those that may be returned are measured.  The
- * others only count as found. */
+/* How far true distances lie from estimated ones, seen so far. */
+struct error {
+    double sum, square;
+    uint32_t count;
+};
+
+static void error_add(struct error *error, float difference)
+{
+    error->sum += (double)difference;
+    error->square += (double)difference * (double)difference;
+    error->count++;
+}
+
+/* Can a node whose distance is estimated so still be among the best? */
+static bool is_hopeful(const struct search *search, const struct error *error, float estimated)
+{
+    const struct topk *best = &search->best;
+
+    if (best->count < best->max || error->count < MEASURE_LEAST)
+        return true;
+    double mean = error->sum / error->count;
+    double deviation = sqrt(fmax(error->square / error->count - mean * mean, 0.0));
+    double hoped = (double)estimated + mean - MEASURE_DEVIATIONS * deviation;
+
+    return hoped <= (double)key_distance(best->keys[0]);
+}
+
+/* Nodes of the beam that may be returned, from *at on: up to max, into run. */
+static size_t take_run(const struct search *search, size_t *at, uint64_t *run, size_t max)
+{
+    const struct scratch *scratch = search->scratch;
+    size_t count = 0;
+
+    for (; *at < scratch->pool_count && count < max; (*at)++)
+        if (is_wanted(search, pool_slot(scratch->pool[*at]))) {
+            run[count++] = scratch->pool[*at];
+            prefetch_vector(search->engine, pool_slot(scratch->pool[*at]));
+        }
+    return count;
+}
+
+/* The beam was steered by estimates: the nearest of those that may be returned are measured, until
+ * by the errors seen so far no other can be among the best.  The others only count as found. */
 static bool collect_measured(struct search *search, uint64_t *found)
 {
+    const struct engine *engine = search->engine;
     struct scratch *scratch = search->scratch;
-    uint32_t *run = scratch->fresh;
-    uint64_t wanted = (uint64_t)search->query->k * MEASURE_TIMES + MEASURE_MORE;
-    size_t at = 0;
+    struct error error = {0};
+    uint64_t run[MEASURE_RUN];
+    size_t at = 0, count;
 
-    while (at < scratch->pool_count && wanted > 0) {
-        size_t count = 0;
+    while ((count = take_run(search, &at, run, MEASURE_RUN)) > 0) {
+        if (!is_hopeful(search, &error, key_distance(run[0])))
+            break;
+        for (size_t i = 0; i < count; i++) {
+            float distance = ruler_distance(&engine->ruler, scratch->query,
+                                            vector_of(engine, pool_slot(run[i])));
 
-        for (; at < scratch->pool_count && count < FRESH_MAX && count < wanted; at++)
-            if (is_wanted(search, pool_slot(scratch->pool[at])))
-                run[count++] = pool_slot(scratch->pool[at]);
-        wanted -= count;
+            error_add(&error, distance - key_distance(run[i]));
+            if (!collect_node(search, pool_slot(run[i]), key_order(distance), found))
+                return false;
+        }
         search->counters.distances += count;
-        if (!measure_run(search, run, count, found))
-            return false;
     }
-    for (; at < scratch->pool_count; at++)
+    for (*found += count; at < scratch->pool_count; at++)
         *found += is_wanted(search, pool_slot(scratch->pool[at]));
     return true;
 }
 
-static bool walk_once(struct search *search, uint32_t ef, uint64_t *found)
+/* The k-th nearest that is alive is about the so many-th nearest of all. */
+static uint64_t wanted_of(const struct search *search)
+{
+    uint64_t k = search->query->k;
+
+    return MIN_OF(k * search->count / MAX_OF(search->live, UINT64_C(1)), (uint64_t)UINT32_MAX);
+}
+
+/* Inner products have no zero to count distances from; what a vector of typical length could reach
+ * stands for it. */
+static float lift_of(const struct search *search)
+{
+    const struct engine *engine = search->engine;
+    const float *query = search->scratch->query;
+
+    if (engine->options.metric != ENGINE_IP)
+        return 0.0f;
+    return sqrtf(engine->kernels->dot(query, query, engine->options.dim)) * engine->length;
+}
+
+/* The effort: how much farther than the k-th nearest a node may lie and still be expanded. */
+static float slack_of(const struct search *search, uint32_t ef)
+{
+    float places = (float)ef / (float)search->query->k;
+
+    if (search->query->filter != NULL)
+        return INFINITY;
+    return SLACK_LEAST + SLACK_PER_PLACE * places;
+}
+
+static bool walk_once(struct search *search, uint32_t ef, float slack, uint64_t *found)
 {
     struct scratch *scratch = search->scratch;
     struct walk walk = {.engine = search->engine,
                         .scratch = scratch,
-                        .ruler = &search->engine->ruler,
-                        .query = scratch->query,
-                        .coded = &scratch->coded,
+                        .query = &scratch->coded,
                         .limit = search->count,
+                        .wanted = (uint32_t)wanted_of(search),
+                        .slack = slack,
+                        .lift = lift_of(search),
                         .deadline_ns = search->query->deadline_ns};
     bool in_time = walk_level(&walk, walk_descend(&walk, search->entry, 0), 0, ef);
 
@@ -189,32 +249,50 @@ static bool is_flat(const struct search *search, uint32_t ef)
 
 /* Enough of the beam may be returned to trust it.  Duplicates may have made the graph smaller
  * than the beam; then the walk has seen every node. */
-static bool is_plenty(const struct search *search, uint64_t found, uint32_t ef, uint64_t beam)
+static bool is_plenty(const struct search *search, uint64_t found, uint32_t ef, uint64_t beam,
+                      float slack)
 {
+    if (slack != INFINITY)
+        return found >= search->query->k;
     uint64_t wanted = MAX_OF((uint64_t)search->query->k, (uint64_t)ef / 2);
 
     return found >= wanted || search->scratch->pool_count < beam;
 }
 
+/* Only when the graph is there: its first linking fixes the frame. */
+static void code_query(struct search *search)
+{
+    struct engine *engine = search->engine;
+    struct scratch *scratch = search->scratch;
+    struct code_place place = {.numbers = scratch->placed};
+
+    codes_place_query(&engine->frame, scratch->query, &place);
+    codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
+                &scratch->coded);
+}
+
 static bool walk_and_merge(struct search *search, uint32_t ef, bool *starved)
 {
-    uint64_t beam = widened(search, ef);
+    float slack = slack_of(search, ef);
+    uint64_t beam = widened(search, ef) * (slack == INFINITY ? 1 : BEAM_OF_SLACK);
 
     search->counters.plan = search->query->filter != NULL ? "hnsw_filter" : "hnsw";
+    code_query(search);
     for (;;) {
         uint64_t found;
 
-        if (walk_cost(beam) >= search->candidates + walk_cost(ef) ||
+        if ((slack == INFINITY && walk_cost(beam) >= search->candidates + walk_cost(ef)) ||
             !scratch_beam(search->engine, search->scratch, beam)) {
             *starved = true;
             return true;
         }
         best_reset(search);
-        if (!walk_once(search, (uint32_t)beam, &found))
+        if (!walk_once(search, (uint32_t)MIN_OF(beam, (uint64_t)search->count), slack, &found))
             return false;
-        if (is_plenty(search, found, ef, beam))
+        if (is_plenty(search, found, ef, beam, slack))
             break;
-        beam *= WIDEN_BY;
+        beam = slack == INFINITY ? beam * WIDEN_BY : widened(search, ef);
+        slack = INFINITY;
     }
     return flat_range(search, search->linked, search->count);
 }
@@ -264,8 +342,6 @@ static void prepare_query(struct search *search)
         (void)kernels_normalise(engine->kernels, query, vector, engine->options.dim);
     else
         memcpy(query, vector, engine->options.dim * sizeof(float));
-    codes_query(engine->kernels, &search->scratch->coded, search->scratch->codes, query,
-                engine->options.dim, engine->options.metric == ENGINE_L2, engine->ruler.base);
 }
 
 enum err_code engine_search(struct engine *engine, const struct engine_query *query,

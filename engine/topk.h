@@ -44,6 +44,32 @@ static inline float key_distance(uint64_t key)
     return distance;
 }
 
+/* Sort ascending; quick when they are nearly in order. */
+static inline void keys_sort(uint64_t *keys, size_t count)
+{
+    for (size_t i = 1; i < count; i++) {
+        uint64_t key = keys[i];
+        size_t at = i;
+
+        for (; at > 0 && keys[at - 1] > key; at--)
+            keys[at] = keys[at - 1];
+        keys[at] = key;
+    }
+}
+
+/* Merge two ascending lists; into has room for both. */
+static inline void keys_merge(uint64_t *into, size_t count, const uint64_t *more, size_t more_count)
+{
+    size_t at = count + more_count;
+
+    while (more_count > 0) {
+        if (count > 0 && into[count - 1] > more[more_count - 1])
+            into[--at] = into[--count];
+        else
+            into[--at] = more[--more_count];
+    }
+}
+
 struct topk {
     uint64_t *keys; /* max-heap: the worst one first */
     size_t count;   /* keys held */

@@ -1,0 +1,46 @@
+/* The frame of the codes: a rotation that the options fix, and a centre that the data does.
+ *
+ * Embeddings of one model often lie in one direction, far from zero.  Codes relative to their mean
+ * lose less, and a mean of a thousand vectors is as good as that of all.  It must be there before
+ * the first vector is coded and never changes, so the graph waits for those vectors; collections so
+ * small are searched without it. */
+#include <float.h>
+#include <math.h>
+
+#include "common/base/checked.h"
+#include "engine/internal.h"
+
+enum { SAMPLE_MAX = 1000 };
+
+uint32_t frame_sample(const struct engine_options *options)
+{
+    return MAX_OF(MIN_OF(options->flat_below / 2, (uint32_t)SAMPLE_MAX), UINT32_C(1));
+}
+
+void frame_init(struct engine *engine)
+{
+    engine->frame.is_l2 = engine->options.metric == ENGINE_L2;
+    engine->frame.base = engine->ruler.base;
+    rotation_init(&engine->frame.rotation, engine->options.dim, engine->options.seed,
+                  engine->kernels);
+}
+
+/* Sums are taken in order, in double precision: the same on every machine. */
+void frame_fit(struct engine *engine)
+{
+    uint32_t count = frame_sample(&engine->options);
+    double square = 0;
+
+    for (size_t i = 0; i < engine->options.dim; i++) {
+        double sum = 0;
+
+        for (uint32_t slot = 0; slot < count; slot++) {
+            double number = (double)vector_of(engine, slot)[i];
+
+            sum += number;
+            square += number * number;
+        }
+        engine->frame.centre[i] = (float)(sum / count);
+    }
+    engine->length = (float)fmin(sqrt(square / count), (double)FLT_MAX);
+}
