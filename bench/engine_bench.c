@@ -432,6 +432,7 @@ enum {
     O_SERVE,
     O_M,
     O_EFC,
+    O_BITS,
     O_KERNEL,
     O_REPEATS,
     O_INDEX
@@ -465,6 +466,8 @@ static bool set_option(struct options *options, int option, const char *text)
         return parse_u32(text, HNSW_M_MAX, &options->engine.m);
     case O_EFC:
         return parse_u32(text, HNSW_EF_CONSTRUCTION_MAX, &options->engine.ef_construction);
+    case O_BITS:
+        return parse_u32(text, 8, &options->engine.bits);
     case O_TARGETS:
         return parse_targets(text, options);
     case O_KERNEL:
@@ -495,6 +498,7 @@ static bool parse_options(int argc, char **argv, struct options *options)
         {"repeats", required_argument, NULL, O_REPEATS},
         {"m", required_argument, NULL, O_M},
         {"ef-construction", required_argument, NULL, O_EFC},
+        {"bits", required_argument, NULL, O_BITS},
         {"targets", required_argument, NULL, O_TARGETS},
         {"kernel", required_argument, NULL, O_KERNEL},
         {"json", no_argument, NULL, O_JSON},
@@ -523,10 +527,11 @@ int main(int argc, char **argv)
     struct err err;
 
     if (!parse_options(argc, argv, &bench.options)) {
-        fprintf(stderr, "usage: engine-bench --base X.npy --queries Q.npy --truth T.npy\n"
-                        "  [--metric cosine|ip|l2] [--index hnsw|flat] [--k N] [--ef N]\n"
-                        "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
-                        "  [--m N] [--ef-construction N] [--kernel NAME] [--json] [--serve]\n");
+        fprintf(stderr,
+                "usage: engine-bench --base X.npy --queries Q.npy --truth T.npy\n"
+                "  [--metric cosine|ip|l2] [--index hnsw|flat] [--k N] [--ef N]\n"
+                "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
+                "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n");
         return 2;
     }
     enum err_code code = measure(&bench, &err);

@@ -137,17 +137,30 @@ static float quantise(const float *numbers, size_t count, uint32_t bits, float i
     return sum_of_lanes(lanes);
 }
 
-static void pack(const uint8_t *codes, size_t bytes, uint32_t bits, uint8_t *row)
+static uint64_t load_eight(const uint8_t *bytes)
 {
-    size_t per_byte = 8 / bits;
+    uint64_t eight;
 
-    memset(row, 0, bytes);
-    for (size_t block = 0; block < bytes; block += 64) {
+    memcpy(&eight, bytes, sizeof(eight));
+    return eight;
+}
+
+/* Eight bytes at a time: codes do not reach into the next byte.  Of each code the bits above `from`
+ * that mask lets through are packed. */
+static void pack(const uint8_t *codes, size_t bytes, uint32_t bits, uint32_t from, uint64_t mask,
+                 uint8_t *row, size_t row_step)
+{
+    for (size_t block = 0; block < bytes; block += 64, row += row_step) {
         size_t size = MIN_OF(bytes - block, (size_t)64);
 
-        for (size_t j = 0; j < per_byte; j++)
-            for (size_t i = 0; i < size; i++)
-                row[block + i] |= (uint8_t)(codes[block * per_byte + j * size + i] << (j * bits));
+        for (size_t i = 0; i < size; i += 8) {
+            uint64_t eight = 0;
+
+            for (size_t j = 0; j < 8 / bits; j++)
+                eight |= (load_eight(codes + j * size + i) >> from & mask) << (j * bits);
+            memcpy(row + i, &eight, sizeof(eight));
+        }
+        codes += size * (8 / bits);
     }
 }
 
@@ -165,7 +178,7 @@ void codes_encode(const struct code_frame *frame, const struct code_place *place
     float dot = quantise(place->numbers, padded, bits, inverse, codes);
     if (step > FLT_MIN && dot > 0.0f)
         tail.scale = square / dot;
-    pack(codes, bytes, bits, row);
+    pack(codes, bytes, bits, 0, UINT64_MAX, row, 64);
     memcpy(row + bytes, &tail, sizeof(tail));
 }
 
@@ -189,6 +202,21 @@ static void spread(const float *numbers, size_t bytes, uint32_t bits, float inve
     }
 }
 
+/* The query's numbers as 0..15, a plane for each bit, packed as rows are. */
+static void spread_planes(const float *numbers, size_t count, float inverse, int8_t *planes)
+{
+    uint8_t codes[DIMENSION_MAX];
+    size_t bytes = count / 8;
+
+    for (size_t i = 0; i < count; i += LANES)
+        for (size_t j = 0; j < LANES; j++)
+            codes[i + j] = (uint8_t)(int32_t)(numbers[i + j] * inverse + 8.0f);
+    memset(planes, 0, (bytes + 63) / 64 * 64 * CODE_PLANES);
+    for (uint32_t j = 0; j < CODE_PLANES; j++)
+        pack(codes, bytes, 1, j, UINT64_C(0x0101010101010101), (uint8_t *)planes + (size_t)j * 64,
+             (size_t)64 * CODE_PLANES);
+}
+
 void codes_query(const struct kernels *kernels, const struct code_frame *frame,
                  const struct code_place *place, uint32_t bits, int8_t *codes,
                  struct code_query *out)
@@ -205,11 +233,15 @@ void codes_query(const struct kernels *kernels, const struct code_frame *frame,
     *out = (struct code_query){.kernel = kernels->codes[__builtin_ctz(bits)],
                                .codes = codes,
                                .bytes = padded * bits / 8,
-                               .step = weight * largest / 127.0f,
+                               .step = weight * largest / (bits == 1 ? 15.0f : 127.0f),
                                .bias = -weight * middle * sum_of_lanes(lanes),
                                .base = place->add,
                                .floor = frame->is_l2 ? 0.0f : -FLT_MAX};
-    spread(place->numbers, out->bytes, bits, largest > FLT_MIN ? 127.0f / largest : 0.0f, codes);
+    float inverse = largest > FLT_MIN ? 1.0f / largest : 0.0f;
+    if (bits == 1)
+        spread_planes(place->numbers, padded, inverse * 7.5f, codes);
+    else
+        spread(place->numbers, out->bytes, bits, inverse * 127.0f, codes);
 }
 
 void codes_distances(const struct code_query *query, const uint8_t *const *rows, size_t count,

@@ -7,9 +7,9 @@
  *
  *   dot(z, y) ~ dot(z, v) |y|^2 / dot(y, v)
  *
- * which is without bias.  z itself becomes 8-bit integers, so dot(z, u) is a sum of integers, exact
- * and the same on every machine.  Distances estimated so steer a walk; what is returned is
- * measured.
+ * which is without bias.  z itself becomes integers of 8 bits (against codes of 1 bit: of 4, one
+ * bit plane each, so that bits are counted), so dot(z, u) is a sum of integers, exact and the same
+ * on every machine.  Distances estimated so steer a walk; what is returned is measured.
  *
  * Row: dim (padded to a multiple of 64) codes of `bits` bits, then struct code_tail.  A byte holds
  * codes that stand a block apart, so that one shift and one mask bring forth 64 neighbours: byte l
@@ -63,10 +63,11 @@ static inline size_t codes_stride(size_t dim, uint32_t bits)
     return codes_bytes(dim, bits) + sizeof(struct code_tail);
 }
 
-/* Bytes that a query's codes take: as many bytes as the row's blocks have codes. */
+/* Bytes that a query's codes take: for each 64 bytes of a row, 64 for each code that a byte holds,
+ * or for each plane. */
 static inline size_t codes_query_bytes(size_t dim, uint32_t bits)
 {
-    return (codes_bytes(dim, bits) + 63) / 64 * 64 * (8 / bits);
+    return (codes_bytes(dim, bits) + 63) / 64 * 64 * (bits == 1 ? CODE_PLANES : 8 / bits);
 }
 
 /* A placed vector into a row. */

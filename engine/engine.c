@@ -13,8 +13,6 @@
 #include "engine/hnsw.h"
 #include "engine/memory.h"
 
-enum { WALK_BITS = 4 };
-
 /* Narrow vectors stand on the next power of two, so that none straddles two lines in vain. */
 static size_t vector_stride(uint32_t dim)
 {
@@ -33,6 +31,9 @@ static enum err_code check_options(const struct engine_options *options, struct 
     if (options->dim < 1 || options->dim > DIMENSION_MAX)
         return err_set(err, ERR_INVALID_ARGUMENT, "dimension %u is not in 1..%d", options->dim,
                        DIMENSION_MAX);
+    if (options->bits > 8 || (options->bits & (options->bits - 1)) != 0)
+        return err_set(err, ERR_INVALID_ARGUMENT, "codes of %u bits are not 1, 2, 4 or 8",
+                       options->bits);
     if (options->metric > ENGINE_L2 || options->kind > ENGINE_FLAT)
         return err_set(err, ERR_INVALID_ARGUMENT, "unknown metric or kind of index");
     if (options->m < HNSW_M_MIN || options->m > HNSW_M_MAX)
@@ -44,6 +45,20 @@ static enum err_code check_options(const struct engine_options *options, struct 
                        options->ef_construction, HNSW_EF_CONSTRUCTION_MIN,
                        HNSW_EF_CONSTRUCTION_MAX);
     return ERR_OK;
+}
+
+/* Few numbers need more bits each to steer a walk as well.  Codes that steer badly order badly too:
+ * they are followed by finer ones. */
+uint32_t walk_bits(const struct engine_options *options)
+{
+    if (options->bits != 0)
+        return options->bits;
+    return options->dim <= 512 ? 4 : 2;
+}
+
+uint32_t fine_bits(const struct engine_options *options)
+{
+    return walk_bits(options) < 4 ? FINE_BITS : 0;
 }
 
 static void fill_defaults(struct engine_options *options)
@@ -85,6 +100,8 @@ static bool open_parts(struct engine *engine)
     engine->frame.centre = memory_alloc(engine->options.dim, sizeof(float));
     if (engine->frame.centre == NULL ||
         !plane_init(&engine->codes, codes_stride(engine->options.dim, engine->bits)) ||
+        (engine->fine_bits != 0 &&
+         !plane_init(&engine->fine, codes_stride(engine->options.dim, engine->fine_bits))) ||
         !plane_init(&engine->ground, 2 * m * link) || !plane_init(&engine->upper, m * link))
         return false;
     engine->batch = batch_new(&engine->options);
@@ -113,7 +130,8 @@ enum err_code engine_open(struct engine **out, const char *dir,
     if (executor != NULL)
         engine->executor = *executor;
     set_ruler(engine);
-    engine->bits = WALK_BITS;
+    engine->bits = walk_bits(&filled);
+    engine->fine_bits = fine_bits(&filled);
     frame_init(engine);
     pthread_mutex_init(&engine->scratch_lock, NULL);
     if (!open_parts(engine)) {
@@ -135,6 +153,7 @@ void engine_close(struct engine *engine)
     plane_free(&engine->ground);
     plane_free(&engine->slots);
     plane_free(&engine->codes);
+    plane_free(&engine->fine);
     memory_free(engine->frame.centre);
     plane_free(&engine->vectors);
     memory_free(engine);
@@ -183,8 +202,11 @@ static uint64_t planes_bytes(const struct engine_options *options, uint64_t n, u
         plane_bytes(vector_stride(options->dim), n) + plane_bytes(sizeof(struct slot), n);
 
     if (options->kind == ENGINE_HNSW)
-        bytes += plane_bytes(codes_stride(options->dim, WALK_BITS), linked) +
-                 plane_bytes(2 * options->m * link, linked) + plane_bytes(options->m * link, rows);
+        bytes +=
+            plane_bytes(codes_stride(options->dim, walk_bits(options)), linked) +
+            (fine_bits(options) == 0 ? 0
+                                     : plane_bytes(codes_stride(options->dim, FINE_BITS), linked)) +
+            plane_bytes(2 * options->m * link, linked) + plane_bytes(options->m * link, rows);
     return bytes;
 }
 

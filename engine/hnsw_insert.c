@@ -186,6 +186,8 @@ static void code_member(struct engine *engine, struct scratch *scratch, uint32_t
 
     codes_place_vector(&engine->frame, vector, &place);
     codes_encode(&engine->frame, &place, engine->bits, plane_row(&engine->codes, slot));
+    if (engine->fine_bits != 0)
+        codes_encode(&engine->frame, &place, engine->fine_bits, plane_row(&engine->fine, slot));
     codes_place_query(&engine->frame, vector, &place);
     codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
                 &scratch->coded);
@@ -512,6 +514,7 @@ static bool prepare(struct batch *batch, uint32_t first, uint32_t count)
     uint64_t rows = atomic_load_explicit(&engine->upper_rows, memory_order_relaxed) + lists;
     return batch_grow(batch, lists) && plane_reserve(&engine->upper, rows) &&
            plane_reserve(&engine->codes, (uint64_t)first + count) &&
+           (engine->fine_bits == 0 || plane_reserve(&engine->fine, (uint64_t)first + count)) &&
            plane_reserve(&engine->ground, (uint64_t)first + count);
 }
 

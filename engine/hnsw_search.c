@@ -14,9 +14,7 @@
 
 enum {
     HOPS_PER_CHECK = 64,
-    LINE_BYTES = 64,
-    LINES_AHEAD_MAX = 32, /* the hardware's own prefetcher does the rest of a long row */
-    LINKS_AHEAD = 2,      /* so near to the front, a node will be expanded soon */
+    LINKS_AHEAD = 2, /* so near to the front, a node will be expanded soon */
 };
 
 bool deadline_passed(uint64_t deadline_ns)
@@ -29,23 +27,12 @@ bool deadline_passed(uint64_t deadline_ns)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec >= deadline_ns;
 }
 
-static void prefetch_row(const uint8_t *row, size_t bytes)
-{
-    size_t lines = bytes / LINE_BYTES;
-
-    if (lines > LINES_AHEAD_MAX)
-        lines = LINES_AHEAD_MAX;
-    for (size_t i = 0; i <= lines; i++)
-        prefetch(row + i * LINE_BYTES);
-    prefetch(row + bytes - 1);
-}
-
 static void prefetch_links(const struct engine *engine, uint32_t slot)
 {
     const char *links = (const char *)links_of(engine, slot, 0);
 
     prefetch(links);
-    prefetch(links + LINE_BYTES);
+    prefetch(links + CACHE_LINE);
 }
 
 /* Estimate the distances of scratch->fresh. */

@@ -28,6 +28,7 @@ enum {
     BATCH_MAX = 64, /* vectors linked together */
     SLOT_DEAD = 1,  /* bits of slot.state */
     SLOT_TWIN = 2,
+    FINE_BITS = 8,
     FLAT_BELOW_DEFAULT = 2000,
 };
 
@@ -59,10 +60,12 @@ struct engine {
     struct ruler ruler;      /* between query and vector, and between two vectors */
     struct code_frame frame; /* fitted by the first linking: frame.c */
     uint32_t bits;           /* of a number's code */
+    uint32_t fine_bits;      /* of the finer code; 0: there is none */
     float length;            /* of a typical vector; fitted too */
 
     struct plane vectors; /* row of a slot: dim floats and padding */
     struct plane codes;   /* row of a node: codes.h; none without a graph */
+    struct plane fine;    /* row of a node: finer codes; none where the vectors themselves follow */
     struct plane slots;   /* struct slot */
     struct plane ground;  /* row of a slot: 2 m links */
     struct plane upper;   /* row of (node, level above ground): m links */
@@ -134,12 +137,29 @@ static inline void prefetch(const void *address)
     __asm__ volatile("" ::: "memory");
 }
 
+enum {
+    CACHE_LINE = 64,
+    LINES_AHEAD_MAX = 48, /* the hardware's own prefetcher does the rest of a long row */
+};
+
+/* Into the second level only: far more lines can be under way there than into the first. */
+static inline void prefetch_row(const void *row, size_t bytes)
+{
+    size_t lines = bytes / CACHE_LINE;
+
+    if (lines > LINES_AHEAD_MAX)
+        lines = LINES_AHEAD_MAX;
+    for (size_t i = 0; i < lines; i++) {
+        __builtin_prefetch((const char *)row + i * CACHE_LINE, 0, 2);
+        __asm__ volatile("" ::: "memory");
+    }
+    __builtin_prefetch((const char *)row + bytes - 1, 0, 2); /* rows need not begin on a line */
+    __asm__ volatile("" ::: "memory");
+}
+
 static inline void prefetch_vector(const struct engine *engine, uint32_t slot)
 {
-    const float *vector = vector_of(engine, slot);
-
-    for (size_t i = 0; i < engine->options.dim; i += 16) /* floats of a cache line */
-        prefetch(vector + i);
+    prefetch_row(vector_of(engine, slot), engine->options.dim * sizeof(float));
 }
 
 /* No NaN, no infinity.  On the bits: this is integer work that a compiler does many at a time. */
@@ -161,6 +181,10 @@ uint32_t level_of(const struct engine *engine, uint32_t ordinal);
 
 /* Slot of an ordinal; false: there is none among the first count slots. */
 bool slot_find(const struct engine *engine, uint32_t ordinal, uint32_t count, uint32_t *slot);
+
+/* engine.c: bits of the codes that these options, defaults filled in, ask for. */
+uint32_t walk_bits(const struct engine_options *options);
+uint32_t fine_bits(const struct engine_options *options);
 
 /* hnsw_insert.c: the workspace, and how many vectors the next batch takes. */
 MUST_CHECK struct batch *batch_new(const struct engine_options *options);

@@ -11,15 +11,18 @@
 
 typedef float kernel_fn(const float *a, const float *b, size_t dim);
 
-/* For each of count rows of codes (codes.h: `bytes` bytes, a multiple of 8, which may lie anywhere)
- * the sum of codes[i] query[i], exact.  query: on 64 bytes, no -128 in it.  There is one kernel for
- * each number of bits, 1 << index: 1, 2, 4, 8. */
+/* For each of count rows of codes u (codes.h: `bytes` bytes, a multiple of 8, which may lie
+ * anywhere) an exact sum with a query s, which stands on 64 bytes.  There is a kernel for each
+ * number of bits, 1 << index.  2, 4, 8: the sum of u[i] s[i], s being bytes other than -128.  1:
+ * the sum of u[i] (2 s[i] - 15), s being numbers of CODE_PLANES bits: for each 64 bytes of a row, a
+ * plane of 64 bytes for each bit of s, lowest first. */
 typedef void code_kernel_fn(const uint8_t *const *rows, size_t count, const int8_t *query,
                             size_t bytes, int32_t *sums);
+enum { CODE_PLANES = 4 };
 enum { CODE_WIDTHS = 4 };
 
 struct kernels {
-    const char *name;        /* "scalar", "avx2", "avx512", "vnni" */
+    const char *name;        /* "scalar", "avx2", "avx512", "vnni" (with bit counts) */
     bool (*supported)(void); /* by this CPU and this operating system */
     kernel_fn *dot;          /* sum of a[i] b[i] */
     kernel_fn *l2;           /* sum of (a[i] - b[i])^2 */

@@ -1,8 +1,9 @@
-/* Sums over codes of 1, 2, 4 and 8 bits: AVX2, AVX-512 with and without its integer dot product.
+/* Sums over codes of 1, 2, 4 and 8 bits: AVX2, AVX-512, and AVX-512 with its integer dot product
+ * and its count of bits.
  *
  * A register of codes is shifted and masked once for each code that a byte holds, and multiplied
- * with the query's bytes for those.  Codes below 16 times bytes of a query fit 16-bit sums, eight
- * times over; 8-bit codes do not (the instruction saturates) and are widened first.
+ * with the query's bytes for those.  Codes below 16 times bytes of a query fit 16-bit sums,
+ * four times over; 8-bit codes do not (the instruction saturates) and are widened first.
  * Rows end at any multiple of 8 bytes: AVX-512 masks the last load, AVX2 copies the last block. */
 #include "engine/kernels_internal.h"
 
@@ -14,7 +15,8 @@
 #define TARGET_AVX2   __attribute__((target("avx2,fma")))
 #define TARGET_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")))
 #define TARGET_VNNI                                                                                \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")))
+    __attribute__((                                                                                \
+        target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vpopcntdq,avx2,fma")))
 #define INLINED static inline __attribute__((always_inline))
 
 enum { BLOCK = 64 }; /* bytes of a row that share their part of the query */
@@ -133,6 +135,94 @@ INLINED TARGET_AVX2 int32_t avx2_row(const uint8_t *row, const int8_t *query, si
     return avx2_sum(sum);
 }
 
+/* 1 bit: how many bits are set in common with each of the query's planes, twice its weight, and in
+ * the row alone. */
+INLINED TARGET_VNNI int32_t vnni_bits(const uint8_t *row, const int8_t *planes, size_t bytes)
+{
+    __m512i sums[CODE_PLANES + 1];
+
+    for (size_t j = 0; j <= CODE_PLANES; j++)
+        sums[j] = _mm512_setzero_si512();
+    for (size_t at = 0; at < bytes; at += BLOCK, planes += CODE_PLANES * BLOCK) {
+        size_t left = bytes - at;
+        __mmask64 valid = left >= BLOCK ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
+        __m512i codes = _mm512_maskz_loadu_epi8(valid, row + at);
+
+        for (size_t j = 0; j < CODE_PLANES; j++) {
+            __m512i plane = _mm512_load_si512((const void *)(planes + j * BLOCK));
+
+            sums[j] =
+                _mm512_add_epi64(sums[j], _mm512_popcnt_epi64(_mm512_and_si512(codes, plane)));
+        }
+        sums[CODE_PLANES] = _mm512_add_epi64(sums[CODE_PLANES], _mm512_popcnt_epi64(codes));
+    }
+    __m512i sum = _mm512_slli_epi64(sums[CODE_PLANES], CODE_PLANES); /* 16 times: 15 and 1 */
+    sum = _mm512_sub_epi64(sums[CODE_PLANES], sum);
+    for (unsigned j = 0; j < CODE_PLANES; j++)
+        sum = _mm512_add_epi64(sum, _mm512_slli_epi64(sums[j], j + 1));
+    return (int32_t)_mm512_reduce_add_epi64(sum);
+}
+
+/* Bits that are set, in each byte. */
+INLINED TARGET_AVX2 __m256i avx2_popcount(__m256i bits)
+{
+    const __m256i counts = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1,
+                                            2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+    const __m256i nibble = _mm256_set1_epi8(15);
+
+    return _mm256_add_epi8(
+        _mm256_shuffle_epi8(counts, _mm256_and_si256(bits, nibble)),
+        _mm256_shuffle_epi8(counts, _mm256_and_si256(_mm256_srli_epi16(bits, 4), nibble)));
+}
+
+INLINED TARGET_AVX2 int32_t avx2_bits(const uint8_t *row, const int8_t *planes, size_t bytes)
+{
+    uint8_t last[BLOCK] = {0};
+    __m256i sum = _mm256_setzero_si256();
+
+    for (size_t at = 0; at < bytes; at += BLOCK, planes += CODE_PLANES * BLOCK) {
+        const uint8_t *codes = row + at;
+
+        if (bytes - at < BLOCK) {
+            memcpy(last, codes, bytes - at);
+            codes = last;
+        }
+        for (size_t half = 0; half < BLOCK; half += 32) {
+            __m256i bits = _mm256_loadu_si256((const void *)(codes + half));
+            __m256i weighted = _mm256_setzero_si256(); /* at most 15 * 8 in a byte */
+
+            for (int j = 0; j < CODE_PLANES; j++) {
+                __m256i plane =
+                    _mm256_load_si256((const void *)(planes + (size_t)j * BLOCK + half));
+                __m256i count = avx2_popcount(_mm256_and_si256(bits, plane));
+
+                weighted = _mm256_add_epi8(weighted, _mm256_slli_epi16(count, j));
+            }
+            /* 2 weighted - 15 count, in pairs of bytes */
+            __m256i both = _mm256_unpacklo_epi8(weighted, avx2_popcount(bits));
+            __m256i factors = _mm256_set1_epi16((short)(((-15 & 0xff) << 8) | 2));
+            __m256i pairs = _mm256_maddubs_epi16(both, factors);
+
+            both = _mm256_unpackhi_epi8(weighted, avx2_popcount(bits));
+            pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(both, factors));
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        }
+    }
+    return avx2_sum(sum);
+}
+
+#define BIT_KERNEL(table, target, row_kernel)                                                      \
+    target void table##_codes_1(const uint8_t *const *rows, size_t count, const int8_t *query,     \
+                                size_t bytes, int32_t *sums)                                       \
+    {                                                                                              \
+        for (size_t i = 0; i < count; i++)                                                         \
+            sums[i] = row_kernel(rows[i], query, bytes);                                           \
+    }
+
+BIT_KERNEL(avx2, TARGET_AVX2, avx2_bits)
+BIT_KERNEL(avx512, TARGET_AVX512, avx2_bits)
+BIT_KERNEL(vnni, TARGET_VNNI, vnni_bits)
+
 #define CODE_KERNEL(table, target, bits)                                                           \
     target void table##_codes_##bits(const uint8_t *const *rows, size_t count,                     \
                                      const int8_t *query, size_t bytes, int32_t *sums)             \
@@ -141,15 +231,12 @@ INLINED TARGET_AVX2 int32_t avx2_row(const uint8_t *row, const int8_t *query, si
             sums[i] = table##_row(rows[i], query, bytes, bits);                                    \
     }
 
-CODE_KERNEL(avx2, TARGET_AVX2, 1)
 CODE_KERNEL(avx2, TARGET_AVX2, 2)
 CODE_KERNEL(avx2, TARGET_AVX2, 4)
 CODE_KERNEL(avx2, TARGET_AVX2, 8)
-CODE_KERNEL(avx512, TARGET_AVX512, 1)
 CODE_KERNEL(avx512, TARGET_AVX512, 2)
 CODE_KERNEL(avx512, TARGET_AVX512, 4)
 CODE_KERNEL(avx512, TARGET_AVX512, 8)
-CODE_KERNEL(vnni, TARGET_VNNI, 1)
 CODE_KERNEL(vnni, TARGET_VNNI, 2)
 CODE_KERNEL(vnni, TARGET_VNNI, 4)
 CODE_KERNEL(vnni, TARGET_VNNI, 8)

@@ -54,6 +54,21 @@ static inline void scalar_codes(const uint8_t *const *rows, size_t count, const 
     }
 }
 
+static void scalar_codes_1(const uint8_t *const *rows, size_t count, const int8_t *planes,
+                           size_t bytes, int32_t *sums)
+{
+    for (size_t r = 0; r < count; r++) {
+        sums[r] = 0;
+        for (size_t i = 0; i < bytes; i++) {
+            const int8_t *plane = planes + i / 64 * 64 * CODE_PLANES + i % 64;
+
+            for (size_t j = 0; j < CODE_PLANES; j++)
+                sums[r] += __builtin_popcount(rows[r][i] & (uint8_t)plane[j * 64]) << (j + 1);
+            sums[r] -= 15 * __builtin_popcount(rows[r][i]);
+        }
+    }
+}
+
 #define SCALAR_CODES(bits)                                                                         \
     static void scalar_codes_##bits(const uint8_t *const *rows, size_t count, const int8_t *query, \
                                     size_t bytes, int32_t *sums)                                   \
@@ -61,7 +76,6 @@ static inline void scalar_codes(const uint8_t *const *rows, size_t count, const 
         scalar_codes(rows, count, query, bytes, sums, bits);                                       \
     }
 
-SCALAR_CODES(1)
 SCALAR_CODES(2)
 SCALAR_CODES(4)
 SCALAR_CODES(8)

@@ -133,7 +133,8 @@ TARGET_AVX512 static float avx512_l2(const float *a, const float *b, size_t dim)
 
 static bool vnni_supported(void)
 {
-    return __builtin_cpu_supports("avx512vnni") && avx512_supported();
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vpopcntdq") &&
+           avx512_supported();
 }
 
 const struct kernels kernels_avx2 = {.name = "avx2",

@@ -61,6 +61,7 @@ static bool grow_fixed(struct engine *engine, struct scratch *scratch)
         {(void **)&scratch->query, dim * sizeof(float)},
         {(void **)&scratch->placed, rotation_padded(dim) * sizeof(float)},
         {(void **)&scratch->codes, codes_query_bytes(dim, engine->bits)},
+        {(void **)&scratch->fine_codes, codes_query_bytes(dim, FINE_BITS)},
         {(void **)&scratch->fresh, FRESH_MAX * sizeof(uint32_t)},
         {(void **)&scratch->rows, FRESH_MAX * sizeof(uint8_t *)},
         {(void **)&scratch->distances, FRESH_MAX * sizeof(float)},
@@ -81,6 +82,7 @@ static void scratch_free(struct engine *engine, struct scratch *scratch)
     memory_free(scratch->query);
     memory_free(scratch->placed);
     memory_free(scratch->codes);
+    memory_free(scratch->fine_codes);
     memory_free(scratch->fresh);
     memory_free(scratch->rows);
     memory_free(scratch->distances);
@@ -144,7 +146,7 @@ void scratch_free_all(struct engine *engine)
 uint64_t scratch_predict(const struct engine_options *options, uint64_t slots)
 {
     return slots + slots / 8 + (2 * options->dim + 4 * FRESH_MAX) * UINT64_C(4) +
-           codes_query_bytes(options->dim, 8) + options->ef_construction * UINT64_C(16);
+           2 * codes_query_bytes(options->dim, 8) + options->ef_construction * UINT64_C(16);
 }
 
 void scratch_begin(struct scratch *scratch)

@@ -25,12 +25,10 @@ enum {
     FILTER_FLAT_MAX = 2000, /* a filter that names no more is always scanned */
     BEAM_OF_SLACK = 3,      /* a hard query may fill so many beams of ef */
     WIDEN_BY = 4,           /* the beam, when it held too few */
-    CHAIN_PER_CHECK = 4096,
 };
 
-#define MEASURE_DEVIATIONS 2.5
-#define SLACK_LEAST        0.03f
-#define SLACK_PER_PLACE    0.0085f
+#define SLACK_LEAST     0.03f
+#define SLACK_PER_PLACE 0.0085f
 
 static uint32_t effective_ef(const struct engine_query *query)
 {
@@ -39,113 +37,6 @@ static uint32_t effective_ef(const struct engine_query *query)
     if (ef == 0)
         ef = MAX_OF((uint64_t)EF_FLOOR, query->k + (uint64_t)query->k / 4 + EF_BEYOND);
     return (uint32_t)MIN_OF(MAX_OF(ef, (uint64_t)query->k), PLANE_ROWS_MAX);
-}
-
-/* Add a node at this distance, and its twins.  False: the deadline has passed. */
-static bool collect_node(struct search *search, uint32_t slot, uint32_t order, uint64_t *found)
-{
-    const struct engine *engine = search->engine;
-    uint64_t taken = 0;
-    uint32_t seen = 0;
-
-    for (;;) {
-        const struct slot *row = slot_of(engine, slot);
-
-        if (slot >= search->linked)
-            break; /* linked while we walked; the scan of the tail sees it */
-        if ((slot_state(engine, slot) & SLOT_DEAD) == 0 && search_admits(search, row->ordinal)) {
-            topk_push(&search->best, (uint64_t)order << 32 | row->ordinal);
-            taken++;
-        }
-        uint32_t next = atomic_load_explicit(&row->twin, memory_order_acquire);
-        if (next == 0 || taken >= search->query->k)
-            break; /* later twins lie no nearer and have larger ordinals */
-        if (++seen % CHAIN_PER_CHECK == 0 && deadline_passed(search->query->deadline_ns))
-            return false;
-        slot = next - 1;
-    }
-    *found += taken;
-    return true;
-}
-
-/* Of a node and its twins, would the search return any? */
-static bool is_wanted(const struct search *search, uint32_t slot)
-{
-    const struct slot *row = slot_of(search->engine, slot);
-
-    if (atomic_load_explicit(&row->twin, memory_order_relaxed) != 0)
-        return true; /* some twin may be */
-    return slot < search->linked && (slot_state(search->engine, slot) & SLOT_DEAD) == 0 &&
-           search_admits(search, row->ordinal);
-}
-
-/* How far true distances lie from estimated ones, seen so far. */
-struct error {
-    double sum, square;
-    uint32_t count;
-};
-
-static void error_add(struct error *error, float difference)
-{
-    error->sum += (double)difference;
-    error->square += (double)difference * (double)difference;
-    error->count++;
-}
-
-/* Can a node whose distance is estimated so still be among the best? */
-static bool is_hopeful(const struct search *search, const struct error *error, float estimated)
-{
-    const struct topk *best = &search->best;
-
-    if (best->count < best->max || error->count < MEASURE_LEAST)
-        return true;
-    double mean = error->sum / error->count;
-    double deviation = sqrt(fmax(error->square / error->count - mean * mean, 0.0));
-    double hoped = (double)estimated + mean - MEASURE_DEVIATIONS * deviation;
-
-    return hoped <= (double)key_distance(best->keys[0]);
-}
-
-/* Nodes of the beam that may be returned, from *at on: up to max, into run. */
-static size_t take_run(const struct search *search, size_t *at, uint64_t *run, size_t max)
-{
-    const struct scratch *scratch = search->scratch;
-    size_t count = 0;
-
-    for (; *at < scratch->pool_count && count < max; (*at)++)
-        if (is_wanted(search, pool_slot(scratch->pool[*at]))) {
-            run[count++] = scratch->pool[*at];
-            prefetch_vector(search->engine, pool_slot(scratch->pool[*at]));
-        }
-    return count;
-}
-
-/* The beam was steered by estimates: the nearest of those that may be returned are measured, until
- * by the errors seen so far no other can be among the best.  The others only count as found. */
-static bool collect_measured(struct search *search, uint64_t *found)
-{
-    const struct engine *engine = search->engine;
-    struct scratch *scratch = search->scratch;
-    struct error error = {0};
-    uint64_t run[MEASURE_RUN];
-    size_t at = 0, count;
-
-    while ((count = take_run(search, &at, run, MEASURE_RUN)) > 0) {
-        if (!is_hopeful(search, &error, key_distance(run[0])))
-            break;
-        for (size_t i = 0; i < count; i++) {
-            float distance = ruler_distance(&engine->ruler, scratch->query,
-                                            vector_of(engine, pool_slot(run[i])));
-
-            error_add(&error, distance - key_distance(run[i]));
-            if (!collect_node(search, pool_slot(run[i]), key_order(distance), found))
-                return false;
-        }
-        search->counters.distances += count;
-    }
-    for (*found += count; at < scratch->pool_count; at++)
-        *found += is_wanted(search, pool_slot(scratch->pool[at]));
-    return true;
 }
 
 /* The k-th nearest that is alive is about the so many-th nearest of all. */
@@ -194,7 +85,7 @@ static bool walk_once(struct search *search, uint32_t ef, float slack, uint64_t 
     search->counters.distances += walk.distances;
     search->counters.hops += walk.hops;
     *found = 0;
-    return in_time && collect_measured(search, found);
+    return in_time && refine_beam(search, found);
 }
 
 static void best_reset(struct search *search)
@@ -269,6 +160,9 @@ static void code_query(struct search *search)
     codes_place_query(&engine->frame, scratch->query, &place);
     codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
                 &scratch->coded);
+    if (engine->fine_bits != 0)
+        codes_query(engine->kernels, &engine->frame, &place, engine->fine_bits, scratch->fine_codes,
+                    &scratch->fine);
 }
 
 static bool walk_and_merge(struct search *search, uint32_t ef, bool *starved)
@@ -320,6 +214,7 @@ static void look(struct search *search)
     search->candidates = search->live;
     if (filter != NULL)
         search->candidates = MIN_OF(search->live, filter->cardinality);
+    search->wants_all = filter == NULL && search->live == search->count;
     search->counters.linked = search->linked;
 }
 

@@ -1,4 +1,4 @@
-/* One search under way, for search.c and flat.c. */
+/* One search under way, for search.c, refine.c and flat.c. */
 #ifndef VICINAL_ENGINE_SEARCH_H
 #define VICINAL_ENGINE_SEARCH_H
 
@@ -13,6 +13,7 @@ struct search {
     uint32_t count;   /* slots below exist for this search */
     uint64_t entry;
     uint64_t live;       /* when the search began */
+    bool wants_all;      /* no filter, and all are alive */
     uint64_t candidates; /* about as many vectors may be returned */
     struct engine_counters counters;
 };
@@ -26,6 +27,10 @@ static inline bool search_admits(const struct search *search, uint32_t ordinal)
     size_t word = ordinal / 64;
     return word < filter->word_count && (filter->words[word] >> ordinal % 64 & 1) != 0;
 }
+
+/* Measure the nearest of the beam that may be returned, into search->best; *found says how many of
+ * the beam may be returned.  False: the deadline has passed. */
+MUST_CHECK bool refine_beam(struct search *search, uint64_t *found);
 
 /* Exact scan of the slots from..to-1.  False: the deadline has passed. */
 MUST_CHECK bool flat_range(struct search *search, uint32_t from, uint32_t to);
