@@ -164,8 +164,58 @@ static void pack(const uint8_t *codes, size_t bytes, uint32_t bits, uint32_t fro
     }
 }
 
-void codes_encode(const struct code_frame *frame, const struct code_place *place, uint32_t bits,
-                  uint8_t *row)
+/* Dot product of what two rows of 8 bits stand for. */
+static float dot_of_pair(const struct kernels *kernels, size_t padded, const uint8_t *a,
+                         const uint8_t *b)
+{
+    struct code_tail x, y;
+    struct code_pair_tail xs, ys;
+
+    memcpy(&x, a + padded, sizeof(x));
+    memcpy(&y, b + padded, sizeof(y));
+    memcpy(&xs, a + padded + sizeof(x), sizeof(xs));
+    memcpy(&ys, b + padded + sizeof(y), sizeof(ys));
+    /* v = u - 128 + 1/2 */
+    float sum = (float)kernels->pair(a, b, padded) + 0.5f * (float)(xs.sum + ys.sum) +
+                0.25f * (float)padded;
+    return x.scale * y.scale * sum;
+}
+
+static void finish_pair_tail(const struct kernels *kernels, size_t padded, uint8_t *row)
+{
+    struct code_pair_tail tail = {0};
+    uint8_t *at = row + padded + sizeof(struct code_tail);
+
+    for (size_t i = 0; i < padded; i++)
+        tail.sum += (int32_t)row[i] - 128;
+    memcpy(at, &tail, sizeof(tail));
+    tail.square = clamp((double)dot_of_pair(kernels, padded, row, row));
+    memcpy(at, &tail, sizeof(tail));
+}
+
+float codes_pair(const struct kernels *kernels, const struct code_frame *frame, const uint8_t *a,
+                 const uint8_t *b)
+{
+    size_t padded = frame->rotation.padded;
+    float dot = dot_of_pair(kernels, padded, a, b);
+
+    if (frame->pair_weight == 0.0f) {
+        struct code_tail x, y;
+
+        memcpy(&x, a + padded, sizeof(x));
+        memcpy(&y, b + padded, sizeof(y));
+        return frame->pair_base + (x.add + y.add) - dot;
+    }
+    struct code_pair_tail x, y;
+
+    memcpy(&x, a + padded + sizeof(struct code_tail), sizeof(x));
+    memcpy(&y, b + padded + sizeof(struct code_tail), sizeof(y));
+    float distance = frame->pair_weight * ((x.square + y.square) - 2.0f * dot);
+    return distance > 0.0f ? distance : 0.0f;
+}
+
+void codes_encode(const struct kernels *kernels, const struct code_frame *frame,
+                  const struct code_place *place, uint32_t bits, uint8_t *row)
 {
     size_t padded = frame->rotation.padded;
     size_t bytes = padded * bits / 8;
@@ -180,6 +230,8 @@ void codes_encode(const struct code_frame *frame, const struct code_place *place
         tail.scale = square / dot;
     pack(codes, bytes, bits, 0, UINT64_MAX, row, 64);
     memcpy(row + bytes, &tail, sizeof(tail));
+    if (bits == 8)
+        finish_pair_tail(kernels, padded, row);
 }
 
 /* The query's codes in the order in which a kernel meets a row's. */

@@ -33,12 +33,20 @@ struct code_tail {
     float add;   /* what the vector alone adds to a distance */
 };
 
+/* Behind that in a row of 8-bit codes, so that two rows can be compared. */
+struct code_pair_tail {
+    int32_t sum;  /* of u[i] - 128 */
+    float square; /* of what the codes stand for: scale^2 dot(v, v) */
+};
+
 /* How the vectors of one engine are placed.  Written once, then shared by all threads. */
 struct code_frame {
     struct rotation rotation;
     float *centre; /* dim floats, owned by whoever made the frame */
     bool is_l2;    /* the squared distance; else base - dot */
     float base;
+    float pair_weight; /* between two rows: this times the squared distance; 0: base - dot */
+    float pair_base;   /* base less the centre's square */
 };
 
 /* A vector or a query in its place. */
@@ -60,7 +68,9 @@ static inline size_t codes_bytes(size_t dim, uint32_t bits)
 
 static inline size_t codes_stride(size_t dim, uint32_t bits)
 {
-    return codes_bytes(dim, bits) + sizeof(struct code_tail);
+    size_t tails = sizeof(struct code_tail) + (bits == 8 ? sizeof(struct code_pair_tail) : 0);
+
+    return codes_bytes(dim, bits) + tails;
 }
 
 /* Bytes that a query's codes take: for each 64 bytes of a row, 64 for each code that a byte holds,
@@ -71,8 +81,13 @@ static inline size_t codes_query_bytes(size_t dim, uint32_t bits)
 }
 
 /* A placed vector into a row. */
-void codes_encode(const struct code_frame *frame, const struct code_place *place, uint32_t bits,
-                  uint8_t *row);
+void codes_encode(const struct kernels *kernels, const struct code_frame *frame,
+                  const struct code_place *place, uint32_t bits, uint8_t *row);
+
+/* Estimated distance of two rows of 8 bits: symmetric, the same on every machine; 0 between equal
+ * rows unless for inner products. */
+float codes_pair(const struct kernels *kernels, const struct code_frame *frame, const uint8_t *a,
+                 const uint8_t *b);
 
 /* A query, made ready: distance = base + add - scale (step sum(u s) + bias), at least floor. */
 struct code_query {

@@ -47,20 +47,6 @@ static enum err_code check_options(const struct engine_options *options, struct 
     return ERR_OK;
 }
 
-/* Few numbers need more bits each to steer a walk as well.  Codes that steer badly order badly too:
- * they are followed by finer ones. */
-uint32_t walk_bits(const struct engine_options *options)
-{
-    if (options->bits != 0)
-        return options->bits;
-    return options->dim <= 512 ? 4 : 2;
-}
-
-uint32_t fine_bits(const struct engine_options *options)
-{
-    return walk_bits(options) < 4 ? FINE_BITS : 0;
-}
-
 static void fill_defaults(struct engine_options *options)
 {
     options->kernel = NULL;
@@ -68,6 +54,8 @@ static void fill_defaults(struct engine_options *options)
         options->m = HNSW_M_DEFAULT;
     if (options->ef_construction == 0)
         options->ef_construction = HNSW_EF_CONSTRUCTION_DEFAULT;
+    if (options->bits == 0)
+        options->bits = BITS_DEFAULT;
     if (options->flat_below == 0)
         options->flat_below = FLAT_BELOW_DEFAULT;
 }
@@ -100,8 +88,8 @@ static bool open_parts(struct engine *engine)
     engine->frame.centre = memory_alloc(engine->options.dim, sizeof(float));
     if (engine->frame.centre == NULL ||
         !plane_init(&engine->codes, codes_stride(engine->options.dim, engine->bits)) ||
-        (engine->fine_bits != 0 &&
-         !plane_init(&engine->fine, codes_stride(engine->options.dim, engine->fine_bits))) ||
+        (engine->bits != FINE_BITS &&
+         !plane_init(&engine->fine, codes_stride(engine->options.dim, FINE_BITS))) ||
         !plane_init(&engine->ground, 2 * m * link) || !plane_init(&engine->upper, m * link))
         return false;
     engine->batch = batch_new(&engine->options);
@@ -130,8 +118,7 @@ enum err_code engine_open(struct engine **out, const char *dir,
     if (executor != NULL)
         engine->executor = *executor;
     set_ruler(engine);
-    engine->bits = walk_bits(&filled);
-    engine->fine_bits = fine_bits(&filled);
+    engine->bits = filled.bits;
     frame_init(engine);
     pthread_mutex_init(&engine->scratch_lock, NULL);
     if (!open_parts(engine)) {
@@ -202,11 +189,10 @@ static uint64_t planes_bytes(const struct engine_options *options, uint64_t n, u
         plane_bytes(vector_stride(options->dim), n) + plane_bytes(sizeof(struct slot), n);
 
     if (options->kind == ENGINE_HNSW)
-        bytes +=
-            plane_bytes(codes_stride(options->dim, walk_bits(options)), linked) +
-            (fine_bits(options) == 0 ? 0
-                                     : plane_bytes(codes_stride(options->dim, FINE_BITS), linked)) +
-            plane_bytes(2 * options->m * link, linked) + plane_bytes(options->m * link, rows);
+        bytes += plane_bytes(codes_stride(options->dim, options->bits), linked) +
+                 plane_bytes(2 * options->m * link, linked) + plane_bytes(options->m * link, rows);
+    if (options->kind == ENGINE_HNSW && options->bits != FINE_BITS)
+        bytes += plane_bytes(codes_stride(options->dim, FINE_BITS), linked);
     return bytes;
 }
 

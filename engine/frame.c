@@ -21,6 +21,9 @@ void frame_init(struct engine *engine)
 {
     engine->frame.is_l2 = engine->options.metric == ENGINE_L2;
     engine->frame.base = engine->ruler.base;
+    engine->frame.pair_weight = engine->options.metric == ENGINE_L2       ? 1.0f
+                                : engine->options.metric == ENGINE_COSINE ? 0.5f
+                                                                          : 0.0f;
     rotation_init(&engine->frame.rotation, engine->options.dim, engine->options.seed,
                   engine->kernels);
 }
@@ -29,7 +32,7 @@ void frame_init(struct engine *engine)
 void frame_fit(struct engine *engine)
 {
     uint32_t count = frame_sample(&engine->options);
-    double square = 0;
+    double square = 0, centre_square = 0;
 
     for (size_t i = 0; i < engine->options.dim; i++) {
         double sum = 0;
@@ -41,6 +44,9 @@ void frame_fit(struct engine *engine)
             square += number * number;
         }
         engine->frame.centre[i] = (float)(sum / count);
+        centre_square += (double)engine->frame.centre[i] * (double)engine->frame.centre[i];
     }
+    engine->frame.pair_base =
+        (float)fmax((double)engine->frame.base - centre_square, -(double)FLT_MAX / 4);
     engine->length = (float)fmin(sqrt(square / count), (double)FLT_MAX);
 }

@@ -20,7 +20,7 @@
 #include "engine/hnsw.h"
 #include "engine/memory.h"
 
-enum { LINKS_MAX = 256, MEASURE_AHEAD = 2 };
+enum { LINKS_MAX = 256, MEASURE_AHEAD = 4 };
 
 struct member {
     uint32_t slot;
@@ -146,11 +146,10 @@ static void run_jobs(struct engine *engine, void (*job)(void *, size_t), size_t 
         job(engine->batch, i);
 }
 
-/* A node with the same bytes lies at the same distance as the vector from itself. */
+/* A node with the same bytes has the same code, hence lies where the vector itself does. */
 static void find_twin(struct engine *engine, struct member *member, const uint64_t *keys)
 {
-    const float *vector = vector_of(engine, member->slot);
-    uint32_t self = key_order(ruler_distance(&engine->ruler, vector, vector));
+    uint32_t self = key_order(pair_distance(engine, member->slot, member->slot));
 
     for (uint32_t i = 0; i < member->count[0] && (uint32_t)(keys[i] >> 32) <= self; i++) {
         if (equal_vectors(engine, key_number(keys[i]), member->slot)) {
@@ -160,20 +159,20 @@ static void find_twin(struct engine *engine, struct member *member, const uint64
     }
 }
 
-/* What a walk found, measured: lists are pruned by true distances. */
-static void measure_found(const struct engine *engine, const struct scratch *scratch,
-                          const float *vector, uint64_t *keys)
+/* What a walk found, by the finer codes. */
+static void measure_found(const struct engine *engine, const struct scratch *scratch, uint32_t slot,
+                          uint64_t *keys)
 {
     size_t count = scratch->pool_count;
 
     for (size_t i = 0; i < count && i < MEASURE_AHEAD; i++)
-        prefetch_vector(engine, pool_slot(scratch->pool[i]));
+        prefetch_fine(engine, pool_slot(scratch->pool[i]));
     for (size_t i = 0; i < count; i++) {
-        uint32_t slot = pool_slot(scratch->pool[i]);
+        uint32_t found = pool_slot(scratch->pool[i]);
 
         if (i + MEASURE_AHEAD < count)
-            prefetch_vector(engine, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
-        keys[i] = key_make(ruler_distance(&engine->ruler, vector, vector_of(engine, slot)), slot);
+            prefetch_fine(engine, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
+        keys[i] = key_make(pair_distance(engine, slot, found), found);
     }
     keys_sort(keys, count); /* they are nearly in order */
 }
@@ -185,9 +184,11 @@ static void code_member(struct engine *engine, struct scratch *scratch, uint32_t
     const float *vector = vector_of(engine, slot);
 
     codes_place_vector(&engine->frame, vector, &place);
-    codes_encode(&engine->frame, &place, engine->bits, plane_row(&engine->codes, slot));
-    if (engine->fine_bits != 0)
-        codes_encode(&engine->frame, &place, engine->fine_bits, plane_row(&engine->fine, slot));
+    codes_encode(engine->kernels, &engine->frame, &place, engine->bits,
+                 plane_row(&engine->codes, slot));
+    if (engine->bits != FINE_BITS)
+        codes_encode(engine->kernels, &engine->frame, &place, FINE_BITS,
+                     plane_row(&engine->fine, slot));
     codes_place_query(&engine->frame, vector, &place);
     codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
                 &scratch->coded);
@@ -211,7 +212,7 @@ static void search_levels(struct batch *batch, struct member *member, struct scr
 
         if (!walk_level(&walk, start, level, ef))
             assert(!"a walk without a deadline cannot time out");
-        measure_found(engine, scratch, vector_of(engine, member->slot), keys);
+        measure_found(engine, scratch, member->slot, keys);
         member->count[level] = (uint32_t)scratch->pool_count;
         start = key_number(keys[0]);
         if (level == 0)
@@ -275,9 +276,7 @@ static void job_select(void *argument, size_t index)
 
             if (peer->twin_of != 0 || peer->level < level)
                 continue;
-            float distance = ruler_distance(&engine->ruler, vector_of(engine, member->slot),
-                                            vector_of(engine, peer->slot));
-            peers[count++] = key_make(distance, peer->slot);
+            peers[count++] = key_make(pair_distance(engine, member->slot, peer->slot), peer->slot);
         }
         keys_sort(peers, count);
         keys_merge(keys, member->count[level], peers, count);
@@ -339,9 +338,7 @@ static void list_parent(struct batch *batch, struct member *member)
     if (member->count[0] == engine->options.m)
         member->count[0]--;
     keys[member->count[0]++] =
-        key_make(ruler_distance(&engine->ruler, vector_of(engine, member->slot),
-                                vector_of(engine, member->parent)),
-                 member->parent);
+        key_make(pair_distance(engine, member->slot, member->parent), member->parent);
     keys_sort(keys, member->count[0]);
 }
 
@@ -437,9 +434,7 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
             break;
         if ((link & LINK_TREE) != 0)
             tree[prune->tree_count++] = slot;
-        keys[count] = key_make(
-            ruler_distance(&engine->ruler, vector_of(engine, target), vector_of(engine, slot)),
-            slot);
+        keys[count] = key_make(pair_distance(engine, target, slot), slot);
     }
     return count;
 }
@@ -514,7 +509,7 @@ static bool prepare(struct batch *batch, uint32_t first, uint32_t count)
     uint64_t rows = atomic_load_explicit(&engine->upper_rows, memory_order_relaxed) + lists;
     return batch_grow(batch, lists) && plane_reserve(&engine->upper, rows) &&
            plane_reserve(&engine->codes, (uint64_t)first + count) &&
-           (engine->fine_bits == 0 || plane_reserve(&engine->fine, (uint64_t)first + count)) &&
+           (engine->bits == FINE_BITS || plane_reserve(&engine->fine, (uint64_t)first + count)) &&
            plane_reserve(&engine->ground, (uint64_t)first + count);
 }
 

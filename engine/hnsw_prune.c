@@ -21,13 +21,11 @@ static bool is_diverse(const struct prune *prune, uint64_t key, const uint32_t *
                        size_t kept_count)
 {
     const struct engine *engine = prune->engine;
-    const float *vector = vector_of(engine, key_number(key));
+    uint32_t slot = key_number(key);
     uint32_t order = (uint32_t)(key >> 32);
 
     for (size_t i = 0; i < kept_count; i++) {
-        float distance = ruler_distance(&engine->ruler, vector, vector_of(engine, kept[i]));
-
-        if (key_order(distance) < order)
+        if (key_order(pair_distance(engine, slot, kept[i])) < order)
             return false;
     }
     return true;

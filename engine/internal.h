@@ -29,6 +29,7 @@ enum {
     SLOT_DEAD = 1,  /* bits of slot.state */
     SLOT_TWIN = 2,
     FINE_BITS = 8,
+    BITS_DEFAULT = 4, /* measured at 384 to 1536 dimensions: fewer bits are no faster */
     FLAT_BELOW_DEFAULT = 2000,
 };
 
@@ -60,12 +61,11 @@ struct engine {
     struct ruler ruler;      /* between query and vector, and between two vectors */
     struct code_frame frame; /* fitted by the first linking: frame.c */
     uint32_t bits;           /* of a number's code */
-    uint32_t fine_bits;      /* of the finer code; 0: there is none */
     float length;            /* of a typical vector; fitted too */
 
     struct plane vectors; /* row of a slot: dim floats and padding */
     struct plane codes;   /* row of a node: codes.h; none without a graph */
-    struct plane fine;    /* row of a node: finer codes; none where the vectors themselves follow */
+    struct plane fine;    /* row of a node: 8-bit codes; none where `codes` are that already */
     struct plane slots;   /* struct slot */
     struct plane ground;  /* row of a slot: 2 m links */
     struct plane upper;   /* row of (node, level above ground): m links */
@@ -95,6 +95,18 @@ static inline const float *vector_of(const struct engine *engine, uint32_t slot)
 static inline const uint8_t *code_of(const struct engine *engine, uint32_t slot)
 {
     return plane_row(&engine->codes, slot);
+}
+
+/* 8-bit codes of a node. */
+static inline const uint8_t *fine_of(const struct engine *engine, uint32_t slot)
+{
+    return plane_row(engine->bits == FINE_BITS ? &engine->codes : &engine->fine, slot);
+}
+
+/* Between two nodes; by this links are ordered and pruned. */
+static inline float pair_distance(const struct engine *engine, uint32_t a, uint32_t b)
+{
+    return codes_pair(engine->kernels, &engine->frame, fine_of(engine, a), fine_of(engine, b));
 }
 
 static inline struct slot *slot_of(const struct engine *engine, uint32_t slot)
@@ -162,6 +174,11 @@ static inline void prefetch_vector(const struct engine *engine, uint32_t slot)
     prefetch_row(vector_of(engine, slot), engine->options.dim * sizeof(float));
 }
 
+static inline void prefetch_fine(const struct engine *engine, uint32_t slot)
+{
+    prefetch_row(fine_of(engine, slot), codes_stride(engine->options.dim, FINE_BITS));
+}
+
 /* No NaN, no infinity.  On the bits: this is integer work that a compiler does many at a time. */
 static inline bool all_finite(const float *vector, size_t dim)
 {
@@ -181,10 +198,6 @@ uint32_t level_of(const struct engine *engine, uint32_t ordinal);
 
 /* Slot of an ordinal; false: there is none among the first count slots. */
 bool slot_find(const struct engine *engine, uint32_t ordinal, uint32_t count, uint32_t *slot);
-
-/* engine.c: bits of the codes that these options, defaults filled in, ask for. */
-uint32_t walk_bits(const struct engine_options *options);
-uint32_t fine_bits(const struct engine_options *options);
 
 /* hnsw_insert.c: the workspace, and how many vectors the next batch takes. */
 MUST_CHECK struct batch *batch_new(const struct engine_options *options);

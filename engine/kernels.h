@@ -19,6 +19,10 @@ typedef float kernel_fn(const float *a, const float *b, size_t dim);
 typedef void code_kernel_fn(const uint8_t *const *rows, size_t count, const int8_t *query,
                             size_t bytes, int32_t *sums);
 enum { CODE_PLANES = 4 };
+
+/* The sum of (a[i] - 128) (b[i] - 128), exact; bytes: a multiple of 8; both may lie anywhere. */
+typedef int32_t code_pair_fn(const uint8_t *a, const uint8_t *b, size_t bytes);
+
 enum { CODE_WIDTHS = 4 };
 
 struct kernels {
@@ -27,6 +31,7 @@ struct kernels {
     kernel_fn *dot;          /* sum of a[i] b[i] */
     kernel_fn *l2;           /* sum of (a[i] - b[i])^2 */
     code_kernel_fn *codes[CODE_WIDTHS];
+    code_pair_fn *pair;
 };
 
 /* The table of that name; NULL or "": the fastest one that this machine supports.

@@ -1,5 +1,5 @@
-/* Sums over codes of 1, 2, 4 and 8 bits: AVX2, AVX-512, and AVX-512 with its integer dot product
- * and its count of bits.
+/* Sums over codes of 1, 2, 4 and 8 bits, with a query and of two rows: AVX2, AVX-512, and AVX-512
+ * with its integer dot product and its count of bits.
  *
  * A register of codes is shifted and masked once for each code that a byte holds, and multiplied
  * with the query's bytes for those.  Codes below 16 times bytes of a query fit 16-bit sums,
@@ -240,5 +240,60 @@ CODE_KERNEL(avx512, TARGET_AVX512, 8)
 CODE_KERNEL(vnni, TARGET_VNNI, 2)
 CODE_KERNEL(vnni, TARGET_VNNI, 4)
 CODE_KERNEL(vnni, TARGET_VNNI, 8)
+
+/* Bytes that a masked load leaves out count as 128, hence as nothing. */
+TARGET_VNNI int32_t vnni_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
+{
+    const __m512i middle = _mm512_set1_epi8((char)128);
+    __m512i sum = _mm512_setzero_si512(), excess = sum;
+
+    for (size_t at = 0; at < bytes; at += BLOCK) {
+        size_t left = bytes - at;
+        __mmask64 valid = left >= BLOCK ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
+        __m512i x = _mm512_mask_loadu_epi8(middle, valid, a + at);
+        __m512i y = _mm512_mask_loadu_epi8(middle, valid, b + at);
+
+        y = _mm512_xor_si512(y, middle); /* signed: less 128 */
+        sum = _mm512_dpbusd_epi32(sum, x, y);
+        excess = _mm512_dpbusd_epi32(excess, middle, y);
+    }
+    return _mm512_reduce_add_epi32(_mm512_sub_epi32(sum, excess));
+}
+
+INLINED TARGET_AVX2 __m256i avx2_less_middle(const uint8_t *codes)
+{
+    return _mm256_sub_epi16(_mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)codes)),
+                            _mm256_set1_epi16(128));
+}
+
+TARGET_AVX2 int32_t avx2_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
+{
+    __m256i sum = _mm256_setzero_si256();
+    size_t i = 0;
+    int32_t rest = 0;
+
+    for (; i + 16 <= bytes; i += 16)
+        sum = _mm256_add_epi32(sum,
+                               _mm256_madd_epi16(avx2_less_middle(a + i), avx2_less_middle(b + i)));
+    for (; i < bytes; i++)
+        rest += ((int32_t)a[i] - 128) * ((int32_t)b[i] - 128);
+    return avx2_sum(sum) + rest;
+}
+
+TARGET_AVX512 int32_t avx512_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
+{
+    const __m512i middle = _mm512_set1_epi16(128);
+    __m512i sum = _mm512_setzero_si512();
+    size_t i = 0;
+
+    for (; i + 32 <= bytes; i += 32) {
+        __m512i x = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(a + i)));
+        __m512i y = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const void *)(b + i)));
+
+        sum = _mm512_add_epi32(
+            sum, _mm512_madd_epi16(_mm512_sub_epi16(x, middle), _mm512_sub_epi16(y, middle)));
+    }
+    return _mm512_reduce_add_epi32(sum) + (i < bytes ? avx2_pair(a + i, b + i, bytes - i) : 0);
+}
 
 #endif

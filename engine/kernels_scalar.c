@@ -80,9 +80,19 @@ SCALAR_CODES(2)
 SCALAR_CODES(4)
 SCALAR_CODES(8)
 
+static int32_t scalar_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
+{
+    int32_t sum = 0;
+
+    for (size_t i = 0; i < bytes; i++)
+        sum += ((int32_t)a[i] - 128) * ((int32_t)b[i] - 128);
+    return sum;
+}
+
 const struct kernels kernels_scalar = {
     .name = "scalar",
     .supported = scalar_supported,
     .dot = scalar_dot,
     .l2 = scalar_l2,
-    .codes = {scalar_codes_1, scalar_codes_2, scalar_codes_4, scalar_codes_8}};
+    .codes = {scalar_codes_1, scalar_codes_2, scalar_codes_4, scalar_codes_8},
+    .pair = scalar_pair};

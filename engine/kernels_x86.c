@@ -141,17 +141,20 @@ const struct kernels kernels_avx2 = {.name = "avx2",
                                      .supported = avx2_supported,
                                      .dot = avx2_dot,
                                      .l2 = avx2_l2,
-                                     .codes = CODE_KERNELS(avx2)};
+                                     .codes = CODE_KERNELS(avx2),
+                                     .pair = avx2_pair};
 const struct kernels kernels_avx512 = {.name = "avx512",
                                        .supported = avx512_supported,
                                        .dot = avx512_dot,
                                        .l2 = avx512_l2,
-                                       .codes = CODE_KERNELS(avx512)};
+                                       .codes = CODE_KERNELS(avx512),
+                                       .pair = avx512_pair};
 const struct kernels kernels_vnni = {.name = "vnni",
                                      .supported = vnni_supported,
                                      .dot = avx512_dot,
                                      .l2 = avx512_l2,
-                                     .codes = CODE_KERNELS(vnni)};
+                                     .codes = CODE_KERNELS(vnni),
+                                     .pair = vnni_pair};
 
 #else
 

@@ -90,8 +90,8 @@ static size_t estimate_finer(struct search *search, uint64_t *rest)
         if (count >= k && !is_hopeful(&error, key_distance(run[0]), key_distance(keys[k - 1])))
             break;
         for (size_t i = 0; i < taken; i++) {
-            scratch->rows[i] = plane_row(&search->engine->fine, pool_slot(run[i]));
-            prefetch_row(scratch->rows[i], search->engine->fine.stride);
+            scratch->rows[i] = fine_of(search->engine, pool_slot(run[i]));
+            prefetch_fine(search->engine, pool_slot(run[i]));
         }
         codes_distances(&scratch->fine, scratch->rows, taken, distances);
         for (size_t i = 0; i < taken; i++) {
@@ -163,7 +163,7 @@ bool refine_beam(struct search *search, uint64_t *found)
     uint64_t rest = 0;
     size_t at = 0, count;
 
-    if (search->engine->fine_bits != 0)
+    if (search->engine->bits != FINE_BITS)
         scratch->pool_count = estimate_finer(search, &rest);
     *found = 0;
     while ((count = take_run(search, &at, run)) > 0) {

@@ -160,8 +160,8 @@ static void code_query(struct search *search)
     codes_place_query(&engine->frame, scratch->query, &place);
     codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
                 &scratch->coded);
-    if (engine->fine_bits != 0)
-        codes_query(engine->kernels, &engine->frame, &place, engine->fine_bits, scratch->fine_codes,
+    if (engine->bits != FINE_BITS)
+        codes_query(engine->kernels, &engine->frame, &place, FINE_BITS, scratch->fine_codes,
                     &scratch->fine);
 }
 

@@ -46,9 +46,7 @@ static enum err_code check_links(const struct engine *engine, uint32_t slot, uin
             return err_set(err, ERR_CORRUPT, "slot %u has a hole in its list", slot);
         if (check_link(engine, slot, level, target, err) != ERR_OK)
             return ERR_CORRUPT;
-        uint64_t key = key_make(
-            ruler_distance(&engine->ruler, vector_of(engine, slot), vector_of(engine, target)),
-            target);
+        uint64_t key = key_make(pair_distance(engine, slot, target), target);
         if (key <= before)
             return err_set(err, ERR_CORRUPT, "the links of slot %u do not ascend on level %u", slot,
                            level);

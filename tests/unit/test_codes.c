@@ -53,7 +53,7 @@ static float estimate(const float *query, const float *vector, uint32_t bits)
     memset(row, 0x55, sizeof(row)); /* what was there before counts nothing */
     memset(query_codes, 0x55, sizeof(query_codes));
     codes_place_vector(&frame, vector, &place);
-    codes_encode(&frame, &place, bits, row);
+    codes_encode(kernels, &frame, &place, bits, row);
     codes_place_query(&frame, query, &place);
     codes_query(kernels, &frame, &place, bits, query_codes, &coded);
     codes_distances(&coded, rows, 1, &distance);
