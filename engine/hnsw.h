@@ -38,14 +38,15 @@ static inline uint32_t pool_slot(uint64_t key)
 bool deadline_passed(uint64_t deadline_ns);
 
 /* Keys are order << 32 | slot here.  Of count ascending keys around `base`, keep up to max that
- * are nearer to base than to any kept one, then fill with the nearest of the others; the kept
- * ones, ascending, replace the front of keys.  Keys that stand in tree (tree_count ascending slots)
- * are always kept.  Returns how many were kept. */
+ * are nearer to base than to any kept one, then fill up to `fill` with the nearest of the others;
+ * the kept ones, ascending, replace the front of keys.  Keys that stand in tree (tree_count
+ * ascending slots) are always kept.  Returns how many were kept. */
 struct prune {
     const struct engine *engine;
     uint64_t *keys;
     size_t count;
-    size_t max;
+    size_t max;  /* kept at the most */
+    size_t fill; /* kept at the least, if there are so many */
     const uint32_t *tree;
     size_t tree_count;
 };

@@ -283,7 +283,8 @@ static void job_select(void *argument, size_t index)
         struct prune prune = {.engine = engine,
                               .keys = keys,
                               .count = member->count[level] + count,
-                              .max = engine->options.m};
+                              .max = engine->options.m,
+                              .fill = engine->options.m};
         member->count[level] = (uint32_t)prune_select(&prune);
     }
 }
@@ -462,6 +463,7 @@ static void job_link(void *argument, size_t index)
     keys_merge(keys, before, sources, incoming);
     prune.count = before + incoming;
     prune.max = links_max(engine, batch->level);
+    prune.fill = prune.max / 2; /* room for those to come: who is full is pruned anew each time */
     size_t count = prune.count <= prune.max ? prune.count : prune_select(&prune);
     for (size_t i = 0; i < count; i++) {
         uint32_t link = key_number(keys[i]) + 1;

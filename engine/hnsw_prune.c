@@ -52,7 +52,7 @@ size_t prune_select(const struct prune *prune)
         is_kept[i] = true;
     }
     assert(reserved == 0);
-    for (size_t i = 0; i < prune->count && kept_count < prune->max; i++) {
+    for (size_t i = 0; i < prune->count && kept_count < prune->fill; i++) {
         if (is_kept[i])
             continue;
         is_kept[i] = true;

@@ -23,12 +23,13 @@ enum {
     COST_PER_BEAM = 10, /* distances that a walk computes for each place in the beam */
     MOVES_PER_DISTANCE = 128,
     FILTER_FLAT_MAX = 2000, /* a filter that names no more is always scanned */
-    BEAM_OF_SLACK = 3,      /* a hard query may fill so many beams of ef */
-    WIDEN_BY = 4,           /* the beam, when it held too few */
+    BEAM_LEAST = 8,
+    BEAM_PART = 5,
+    WIDEN_BY = 4, /* the beam, when it held too few */
 };
 
 #define SLACK_LEAST     0.03f
-#define SLACK_PER_PLACE 0.0085f
+#define SLACK_PER_PLACE 0.011f
 
 static uint32_t effective_ef(const struct engine_query *query)
 {
@@ -165,10 +166,19 @@ static void code_query(struct search *search)
                     &scratch->fine);
 }
 
+/* A hard query may fill so wide a beam: little more than a usual one at low effort, where a long
+ * tail would cost more than it finds, and several of them at high effort. */
+static uint64_t beam_of_slack(const struct search *search, uint64_t ef)
+{
+    uint64_t k = search->query->k;
+
+    return MAX_OF(k + k / 2 + BEAM_LEAST, ef * ef / (BEAM_PART * k));
+}
+
 static bool walk_and_merge(struct search *search, uint32_t ef, bool *starved)
 {
     float slack = slack_of(search, ef);
-    uint64_t beam = widened(search, ef) * (slack == INFINITY ? 1 : BEAM_OF_SLACK);
+    uint64_t beam = widened(search, slack == INFINITY ? ef : beam_of_slack(search, ef));
 
     search->counters.plan = search->query->filter != NULL ? "hnsw_filter" : "hnsw";
     code_query(search);
