@@ -12,7 +12,6 @@
 #include <string.h>
 
 #include "common/base/checked.h"
-#include "common/base/limits.h"
 #include "engine/blas.h"
 #include "engine/memory.h"
 #include "engine/spread.h"
@@ -31,10 +30,8 @@ enum {
 
 struct lane {
     float *rows;   /* ROWS * dim */
-    float *scores; /* ROWS * TILE; or the sums of one mean, as doubles */
+    float *scores; /* ROWS * TILE, or fewer; or the sums of one mean, as doubles */
 };
-
-static_assert(ROWS * TILE * sizeof(float) >= DIMENSION_MAX * sizeof(double), "sums have room");
 
 struct kmeans {
     const struct kmeans_options *options;
@@ -75,14 +72,22 @@ static void read_row(const struct kmeans *kmeans, uint32_t i, float *out)
     kmeans->rows->read(kmeans->rows->state, row, out);
 }
 
-static size_t lane_floats(uint32_t dim)
+/* The scores of a block, or the sums of a mean; few clusters need little. */
+static size_t score_floats(const struct kmeans_options *options)
 {
-    return (size_t)ROWS * (dim + TILE);
+    size_t width = MIN_OF((size_t)TILE, (size_t)options->clusters);
+
+    return MAX_OF(ROWS * width, 2 * (size_t)options->dim);
+}
+
+static size_t lane_floats(const struct kmeans_options *options)
+{
+    return ROWS * (size_t)options->dim + score_floats(options);
 }
 
 static struct lane lane_at(const struct kmeans *kmeans, size_t index)
 {
-    float *work = kmeans->work + index * lane_floats(kmeans->options->dim);
+    float *work = kmeans->work + index * lane_floats(kmeans->options);
 
     return (struct lane){.rows = work, .scores = work + (size_t)ROWS * kmeans->options->dim};
 }
@@ -262,7 +267,7 @@ static size_t lane_count(uint32_t count)
 
 static size_t work_bytes(const struct kmeans_options *options, uint32_t count)
 {
-    return lane_count(count) * lane_floats(options->dim) * sizeof(float);
+    return lane_count(count) * lane_floats(options) * sizeof(float);
 }
 
 static enum err_code open_kmeans(struct kmeans *kmeans, uint32_t count, struct err *err)
