@@ -103,25 +103,16 @@ void ivf_tables(const struct ivf *ivf, const float *z, float *exact, uint8_t *ta
     double bias = 0;
 
     for (size_t g = 0; g < ivf->groups; g++) {
-        const float *book = ivf_book(ivf, g);
-        float *table = exact + g * IVF_CODES;
-        float low, high;
+        float range[2];
 
-        memset(table, 0, IVF_CODES * sizeof(*table));
-        for (size_t d = 0; d < dims; d++)
-            for (size_t j = 0; j < IVF_CODES; j++)
-                table[j] += z[g * dims + d] * book[d * IVF_CODES + j];
-        find_range(table, IVF_CODES, &low, &high);
-        for (size_t j = 0; j < IVF_CODES; j++)
-            table[j] -= low;
-        bias += (double)low;
-        widest = high - low > widest ? high - low : widest;
+        ivf->inner->table(z + g * dims, ivf_book(ivf, g), dims, exact + g * IVF_CODES, range);
+        bias += (double)range[0];
+        widest = range[1] - range[0] > widest ? range[1] - range[0] : widest;
     }
     scan->tables = tables;
     scan->groups = ivf->groups;
     scan->bias = (float)bias;
     scan->scale = widest / 255.0f;
-    float inverse = scan->scale > FLT_MIN ? 1.0f / scan->scale : 0.0f;
-    for (size_t i = 0; i < ivf->groups * (size_t)IVF_CODES; i++)
-        tables[i] = to_byte(exact[i] * inverse);
+    ivf->inner->round(exact, scan->scale > FLT_MIN ? 1.0f / scan->scale : 0.0f,
+                      (size_t)ivf->groups * IVF_CODES, tables);
 }

@@ -39,4 +39,29 @@ static void scalar_coarse(const uint8_t *codes, const int8_t *query, size_t byte
     }
 }
 
-const struct ivf_kernels ivf_scalar = {.scan = scalar_scan, .coarse = scalar_coarse};
+static void scalar_table(const float *z, const float *book, size_t dims, float *table, float *range)
+{
+    memset(table, 0, IVF_CODES * sizeof(*table));
+    for (size_t d = 0; d < dims; d++)
+        for (size_t j = 0; j < IVF_CODES; j++)
+            table[j] += z[d] * book[d * IVF_CODES + j];
+    range[0] = range[1] = table[0];
+    for (size_t j = 1; j < IVF_CODES; j++) {
+        range[0] = table[j] < range[0] ? table[j] : range[0];
+        range[1] = table[j] > range[1] ? table[j] : range[1];
+    }
+    for (size_t j = 0; j < IVF_CODES; j++)
+        table[j] -= range[0];
+}
+
+static void scalar_round(const float *exact, float inverse, size_t count, uint8_t *out)
+{
+    for (size_t i = 0; i < count; i++) {
+        float number = exact[i] * inverse + 0.5f;
+
+        out[i] = (uint8_t)(int32_t)(number < 255.0f ? number : 255.0f);
+    }
+}
+
+const struct ivf_kernels ivf_scalar = {
+    .scan = scalar_scan, .coarse = scalar_coarse, .table = scalar_table, .round = scalar_round};

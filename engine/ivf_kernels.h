@@ -1,4 +1,4 @@
-/* The two inner loops of a search in an inverted file, for each instruction set; all of them give
+/* The inner loops of a search in an inverted file, for each instruction set; all of them give
  * the same bits, because sums are of integers and numbers are added in one order.
  *
  * A block holds 32 vectors:
@@ -48,6 +48,14 @@ struct ivf_kernels {
      * together, four of each in turn.  query: on 64 bytes, no -128. */
     void (*coarse)(const uint8_t *codes, const int8_t *query, size_t bytes, size_t count,
                    int32_t *out);
+
+    /* table[j] = the sum over d of z[d] book[d * IVF_CODES + j], less the least of them;
+     * range: the least and the largest.  Sums begin at 0 and add one product after another. */
+    void (*table)(const float *z, const float *book, size_t dims, float *table, float *range);
+
+    /* out[i] = exact[i] inverse, rounded, at most 255; count: a multiple of 16; exact: at least 0,
+     * or NaN, which becomes 255. */
+    void (*round)(const float *exact, float inverse, size_t count, uint8_t *out);
 };
 
 extern const struct ivf_kernels ivf_scalar;

@@ -82,32 +82,36 @@ TARGET_AVX2 static uint32_t avx2_scan(const uint8_t *block, const struct ivf_sca
     return mask;
 }
 
+TARGET_AVX2 static inline __m256i avx2_step(__m256i sum, const uint8_t *codes, __m256i factor)
+{
+    __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)codes));
+
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(wide, factor));
+}
+
 /* Four codes of four centroids at a time, widened to 16 bits: the instruction that multiplies
  * bytes saturates.  Each centroid's sum comes in two parts. */
 TARGET_AVX2 static void avx2_coarse(const uint8_t *codes, const int8_t *query, size_t bytes,
                                     size_t count, int32_t *out)
 {
     for (size_t c = 0; c < count; c += IVF_COARSE) {
-        __m256i sums[4] = {0};
+        __m256i s0 = _mm256_setzero_si256(), s1 = s0, s2 = s0, s3 = s0;
 
         for (size_t i = 0; i < bytes; i += 4, codes += 4 * IVF_COARSE) {
             int32_t four;
 
             memcpy(&four, query + i, sizeof(four));
             __m256i factor = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(_mm_cvtsi32_si128(four)));
-            for (size_t j = 0; j < 4; j++) {
-                __m256i wide =
-                    _mm256_cvtepu8_epi16(_mm_loadu_si128((const void *)(codes + 16 * j)));
-
-                sums[j] = _mm256_add_epi32(sums[j], _mm256_madd_epi16(wide, factor));
-            }
+            s0 = avx2_step(s0, codes, factor);
+            s1 = avx2_step(s1, codes + 16, factor);
+            s2 = avx2_step(s2, codes + 32, factor);
+            s3 = avx2_step(s3, codes + 48, factor);
         }
-        for (size_t j = 0; j < 4; j += 2) {
-            /* a0 a1 b0 b1 | a2 a3 b2 b3 after the pairs are added */
-            __m256i pairs = _mm256_hadd_epi32(sums[j], sums[j + 1]);
-
-            _mm256_storeu_si256((void *)(out + c + 4 * j), _mm256_permute4x64_epi64(pairs, 0xd8));
-        }
+        /* a b . . | c d . . of four centroids each after the parts are added */
+        s0 = _mm256_permute4x64_epi64(_mm256_hadd_epi32(s0, s1), 0xd8);
+        s2 = _mm256_permute4x64_epi64(_mm256_hadd_epi32(s2, s3), 0xd8);
+        _mm256_storeu_si256((void *)(out + c), s0);
+        _mm256_storeu_si256((void *)(out + c + 8), s2);
     }
 }
 
@@ -173,30 +177,109 @@ TARGET_AVX512 static uint32_t avx512_scan(const uint8_t *block, const struct ivf
     return mask;
 }
 
+TARGET_VNNI static inline __m512i vnni_step(__m512i sum, const uint8_t *codes, const int8_t *query)
+{
+    int32_t four;
+
+    memcpy(&four, query, sizeof(four));
+    return _mm512_dpbusd_epi32(sum, _mm512_loadu_si512(codes), _mm512_set1_epi32(four));
+}
+
 /* Four chains of additions, for one would wait for itself. */
 TARGET_VNNI static void vnni_coarse(const uint8_t *codes, const int8_t *query, size_t bytes,
                                     size_t count, int32_t *out)
 {
+    const size_t next = 4 * IVF_COARSE;
+
     for (size_t c = 0; c < count; c += IVF_COARSE) {
-        __m512i sums[4] = {0};
+        __m512i s0 = _mm512_setzero_si512(), s1 = s0, s2 = s0, s3 = s0;
 
-        for (size_t i = 0; i < bytes; i += 16, codes += 16 * IVF_COARSE)
-            for (size_t j = 0; j < 4; j++) {
-                int32_t four;
-
-                memcpy(&four, query + i + 4 * j, sizeof(four));
-                sums[j] =
-                    _mm512_dpbusd_epi32(sums[j], _mm512_loadu_si512(codes + 4 * IVF_COARSE * j),
-                                        _mm512_set1_epi32(four));
-            }
-        _mm512_storeu_si512(out + c, _mm512_add_epi32(_mm512_add_epi32(sums[0], sums[1]),
-                                                      _mm512_add_epi32(sums[2], sums[3])));
+        for (size_t i = 0; i < bytes; i += 16, codes += 4 * next) {
+            s0 = vnni_step(s0, codes, query + i);
+            s1 = vnni_step(s1, codes + next, query + i + 4);
+            s2 = vnni_step(s2, codes + 2 * next, query + i + 8);
+            s3 = vnni_step(s3, codes + 3 * next, query + i + 12);
+        }
+        _mm512_storeu_si512(out + c,
+                            _mm512_add_epi32(_mm512_add_epi32(s0, s1), _mm512_add_epi32(s2, s3)));
     }
 }
 
-static const struct ivf_kernels avx2_kernels = {.scan = avx2_scan, .coarse = avx2_coarse};
-static const struct ivf_kernels avx512_kernels = {.scan = avx512_scan, .coarse = avx2_coarse};
-static const struct ivf_kernels vnni_kernels = {.scan = avx512_scan, .coarse = vnni_coarse};
+TARGET_AVX512 static void avx512_table(const float *z, const float *book, size_t dims, float *table,
+                                       float *range)
+{
+    __m512 sum = _mm512_setzero_ps();
+
+    for (size_t d = 0; d < dims; d++)
+        sum = _mm512_add_ps(
+            sum, _mm512_mul_ps(_mm512_set1_ps(z[d]), _mm512_loadu_ps(book + d * IVF_CODES)));
+    range[0] = _mm512_reduce_min_ps(sum);
+    range[1] = _mm512_reduce_max_ps(sum);
+    _mm512_storeu_ps(table, _mm512_sub_ps(sum, _mm512_set1_ps(range[0])));
+}
+
+TARGET_AVX512 static void avx512_round(const float *exact, float inverse, size_t count,
+                                       uint8_t *out)
+{
+    for (size_t i = 0; i < count; i += 16) {
+        __m512 number =
+            _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(exact + i), _mm512_set1_ps(inverse)),
+                          _mm512_set1_ps(0.5f));
+
+        number = _mm512_min_ps(number, _mm512_set1_ps(255.0f)); /* of NaN: 255 */
+        _mm_storeu_si128((void *)(out + i), _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(number)));
+    }
+}
+
+/* The least, or the largest of 16: in halves, then in quarters ... */
+TARGET_AVX2 static void avx2_table(const float *z, const float *book, size_t dims, float *table,
+                                   float *range)
+{
+    __m256 a = _mm256_setzero_ps(), b = a;
+
+    for (size_t d = 0; d < dims; d++) {
+        __m256 factor = _mm256_set1_ps(z[d]);
+
+        a = _mm256_add_ps(a, _mm256_mul_ps(factor, _mm256_loadu_ps(book + d * IVF_CODES)));
+        b = _mm256_add_ps(b, _mm256_mul_ps(factor, _mm256_loadu_ps(book + d * IVF_CODES + 8)));
+    }
+    __m256 low = _mm256_min_ps(a, b), high = _mm256_max_ps(a, b);
+    __m128 l = _mm_min_ps(_mm256_castps256_ps128(low), _mm256_extractf128_ps(low, 1));
+    __m128 h = _mm_max_ps(_mm256_castps256_ps128(high), _mm256_extractf128_ps(high, 1));
+    l = _mm_min_ps(l, _mm_movehl_ps(l, l));
+    h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+    range[0] = _mm_cvtss_f32(_mm_min_ss(l, _mm_movehdup_ps(l)));
+    range[1] = _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)));
+    _mm256_storeu_ps(table, _mm256_sub_ps(a, _mm256_set1_ps(range[0])));
+    _mm256_storeu_ps(table + 8, _mm256_sub_ps(b, _mm256_set1_ps(range[0])));
+}
+
+TARGET_AVX2 static inline __m128i avx2_four(const float *exact, __m128 inverse)
+{
+    __m128 number = _mm_add_ps(_mm_mul_ps(_mm_loadu_ps(exact), inverse), _mm_set1_ps(0.5f));
+
+    return _mm_cvttps_epi32(_mm_min_ps(number, _mm_set1_ps(255.0f)));
+}
+
+TARGET_AVX2 static void avx2_round(const float *exact, float inverse, size_t count, uint8_t *out)
+{
+    __m128 factor = _mm_set1_ps(inverse);
+
+    for (size_t i = 0; i < count; i += 16) {
+        __m128i a = _mm_packs_epi32(avx2_four(exact + i, factor), avx2_four(exact + i + 4, factor));
+        __m128i b =
+            _mm_packs_epi32(avx2_four(exact + i + 8, factor), avx2_four(exact + i + 12, factor));
+
+        _mm_storeu_si128((void *)(out + i), _mm_packus_epi16(a, b));
+    }
+}
+
+static const struct ivf_kernels avx2_kernels = {
+    .scan = avx2_scan, .coarse = avx2_coarse, .table = avx2_table, .round = avx2_round};
+static const struct ivf_kernels avx512_kernels = {
+    .scan = avx512_scan, .coarse = avx2_coarse, .table = avx512_table, .round = avx512_round};
+static const struct ivf_kernels vnni_kernels = {
+    .scan = avx512_scan, .coarse = vnni_coarse, .table = avx512_table, .round = avx512_round};
 
 const struct ivf_kernels *ivf_kernels_of(const char *name)
 {

@@ -7,7 +7,7 @@
 #include "common/base/checked.h"
 #include "engine/ivf_search.h"
 
-enum { FEW = 24 };
+enum { FEW = 24, ABREAST = 16 };
 
 /* Shell's: short, and fast for a few hundred. */
 static void sort(uint64_t *keys, size_t count)
@@ -74,38 +74,55 @@ void ivf_select(uint64_t *keys, size_t total, size_t count)
         sort(keys, total);
 }
 
-static void encode_query(struct ivf_run *run)
+/* Returns the sum of z. */
+static float encode_query(struct ivf_run *run)
 {
     const float *z = run->scratch->z;
     size_t padded = run->ivf->rotation.padded;
-    float largest = 0;
+    float most[ABREAST] = {0}, sums[ABREAST] = {0}, largest = 0, sum = 0;
 
-    for (size_t i = 0; i < padded; i++)
-        largest = fabsf(z[i]) > largest ? fabsf(z[i]) : largest;
+    for (size_t i = 0; i < padded; i += ABREAST)
+        for (size_t j = 0; j < ABREAST; j++) {
+            float size = fabsf(z[i + j]);
+
+            most[j] = size > most[j] ? size : most[j];
+            sums[j] += z[i + j];
+        }
+    for (size_t j = 0; j < ABREAST; j++) {
+        largest = most[j] > largest ? most[j] : largest;
+        sum += sums[j];
+    }
     run->z_step = largest / 127.0f;
     float inverse = run->z_step > FLT_MIN ? 1.0f / run->z_step : 0.0f;
-    for (size_t i = 0; i < padded; i++) {
-        float code = z[i] * inverse;
+    for (size_t i = 0; i < padded; i += ABREAST)
+        for (size_t j = 0; j < ABREAST; j++) {
+            float code = z[i + j] * inverse;
 
-        code = code < 127.0f ? code : 127.0f;
-        code = code > -127.0f ? code : -127.0f;
-        run->scratch->codes[i] = (int8_t)(int32_t)(code + (code < 0 ? -0.5f : 0.5f));
-    }
+            code = code < 127.0f ? code : 127.0f;
+            code = code > -127.0f ? code : -127.0f;
+            run->scratch->codes[i + j] = (int8_t)(int32_t)(code + copysignf(0.5f, code));
+        }
+    return sum;
 }
 
-static void take_dots(struct ivf_run *run)
+/* Keys of IVF_COARSE lists: by distance, or by the negative dot product. */
+static void make_keys(struct ivf_run *run, size_t first, float sum)
 {
     const struct ivf *ivf = run->ivf;
-    struct ivf_scratch *scratch = run->scratch;
-    float sum = 0;
+    bool is_ip = ivf->options.metric == ENGINE_IP;
+    const float *offsets = (is_ip ? ivf->shifts : ivf->squares) + first;
+    float factor = is_ip ? -1.0f : -2.0f, sign = is_ip ? -1.0f : 1.0f;
+    float *dots = run->scratch->dots + first;
+    uint64_t *keys = run->scratch->lists + first;
+    uint32_t orders[IVF_COARSE];
 
-    for (size_t i = 0; i < ivf->rotation.padded; i++)
-        sum += scratch->z[i];
-    ivf->inner->coarse(ivf->centroids, scratch->codes, ivf->rotation.padded, ivf->lists_padded,
-                       scratch->sums);
-    for (size_t l = 0; l < ivf->lists_padded; l++)
-        scratch->dots[l] =
-            ivf->steps[l] * run->z_step * (float)scratch->sums[l] + ivf->lows[l] * sum;
+    for (size_t j = 0; j < IVF_COARSE; j++) {
+        dots[j] = ivf->steps[first + j] * run->z_step * (float)run->scratch->sums[first + j] +
+                  ivf->lows[first + j] * sum;
+        orders[j] = key_order(sign * offsets[j] + factor * dots[j]);
+    }
+    for (size_t j = 0; j < IVF_COARSE; j++)
+        keys[j] = (uint64_t)orders[j] << 32 | (uint32_t)(first + j);
 }
 
 void ivf_prepare(struct ivf_run *run)
@@ -113,21 +130,17 @@ void ivf_prepare(struct ivf_run *run)
     const struct ivf *ivf = run->ivf;
     struct ivf_scratch *scratch = run->scratch;
     size_t dim = ivf->options.dim;
-    bool is_ip = ivf->options.metric == ENGINE_IP;
 
     for (size_t i = 0; i < dim; i++)
         scratch->centred[i] = scratch->query[i] - ivf->mean[i];
     rotation_apply(&ivf->rotation, scratch->centred, scratch->z);
     run->z_square = ivf->kernels->dot(scratch->centred, scratch->centred, dim);
     run->mean_dot = ivf->kernels->dot(scratch->query, ivf->mean, dim);
-    encode_query(run);
-    take_dots(run);
-    for (uint32_t l = 0; l < ivf->lists; l++) {
-        float distance = is_ip ? -(scratch->dots[l] + ivf->shifts[l])
-                               : ivf->squares[l] - 2.0f * scratch->dots[l];
-
-        scratch->lists[l] = key_make(distance, l);
-    }
+    float sum = encode_query(run);
+    ivf->inner->coarse(ivf->centroids, scratch->codes, ivf->rotation.padded, ivf->lists_padded,
+                       scratch->sums);
+    for (size_t l = 0; l < ivf->lists_padded; l += IVF_COARSE)
+        make_keys(run, l, sum);
     if (ivf->options.kind != IVF_FLAT)
         ivf_tables(ivf, scratch->z, scratch->exact, scratch->tables, &run->scan);
 }

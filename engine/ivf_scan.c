@@ -1,8 +1,10 @@
 /* Looking at lists, and measuring what was found.
  *
- * Happy path: of each block all bounds are taken at once; those that are not above the worst of the
- * best so far go to a pool, which is cut back to the best when it is full; at the end candidates
- * are measured in the order of their bounds until a bound is above the k-th distance.
+ * Happy path: of each block all bounds are taken at once; those that are not above the limit go to
+ * a pool.  Between two lists a few of the best are measured: the k-th distance so far is the limit
+ * from then on, so that soon hardly any come in.  At the end the others are measured, in the order
+ * of their bounds, until a bound is above the k-th distance.  A pool that is full is cut back to
+ * the best.
  * Failure: only a deadline. */
 #include <math.h>
 #include <string.h>
@@ -12,8 +14,9 @@
 
 enum {
     LISTS_PER_CHECK = 8,
+    FEW = 2, /* candidates measured between two lists */
     ROWS_PER_CHECK = 4096,
-    LOOK_AHEAD = 6, /* rows that are on their way from memory */
+    LOOK_AHEAD = 6, /* rows of IVF_FLAT that are on their way from memory */
 };
 
 #define BOUND_DEVIATIONS 1.9f   /* of the estimate's error: the bound holds for 97 in 100 */
@@ -28,8 +31,8 @@ static void prefetch_row(const struct ivf_run *run, uint32_t row)
         return;
     const float *vector = rows->vectors + row * rows->stride;
     for (size_t i = 0; i < run->ivf->options.dim; i += 16) {
-        __builtin_prefetch(vector + i, 0, 3);
-        __asm__ volatile("" ::: "memory"); /* gcc 12 drops all but the first otherwise */
+        __builtin_prefetch(vector + i, 0, 2); /* more may be under way to the second level */
+        __asm__ volatile("" ::: "memory");    /* gcc 12 drops all but the first otherwise */
     }
 }
 
@@ -66,77 +69,6 @@ static void enter_list(struct ivf_run *run, uint32_t list)
     run->scan.error = BOUND_DEVIATIONS * sqrtf(gap);
 }
 
-static void cut_pool(struct ivf_run *run)
-{
-    uint64_t *pool = run->scratch->pool;
-    uint64_t worst = 0;
-
-    ivf_select(pool, run->pooled, run->rerank);
-    run->pooled = run->rerank;
-    for (size_t i = 0; i < run->pooled; i++)
-        worst = MAX_OF(worst, pool[i]);
-    run->scan.limit = key_distance(worst);
-}
-
-static void scan_codes(struct ivf_run *run, const uint8_t *block, uint32_t count)
-{
-    float bounds[IVF_BLOCK];
-    uint32_t mask = run->ivf->inner->scan(block, &run->scan, bounds);
-
-    if (count < IVF_BLOCK)
-        mask &= (UINT32_C(1) << count) - 1;
-    for (; mask != 0; mask &= mask - 1) {
-        unsigned v = (unsigned)__builtin_ctz(mask);
-        uint32_t row = ((const uint32_t *)(const void *)block)[v];
-
-        if (!ivf_admits(run, row))
-            continue;
-        run->scratch->pool[run->pooled++] = key_make(bounds[v], row);
-        if (run->pooled == run->scratch->pool_max)
-            cut_pool(run);
-    }
-}
-
-static void scan_rows(struct ivf_run *run, const uint8_t *block, uint32_t count)
-{
-    const uint32_t *rows = (const void *)block;
-
-    for (uint32_t i = 0; i < count; i++) {
-        if (i + LOOK_AHEAD < count && ivf_admits(run, rows[i + LOOK_AHEAD]))
-            prefetch_row(run, rows[i + LOOK_AHEAD]);
-        if (!ivf_admits(run, rows[i]))
-            continue;
-        measure(run, rows[i]);
-        run->pooled++;
-    }
-}
-
-bool ivf_scan_lists(struct ivf_run *run, uint32_t from, uint32_t to)
-{
-    const struct ivf *ivf = run->ivf;
-
-    for (uint32_t i = from; i < to; i++) {
-        uint32_t number = ivf_run_list(run, i);
-        struct ivf_list list = ivf->list[number];
-
-        if ((i - from) % LISTS_PER_CHECK == 0 && ivf_deadline_passed(run->query->deadline_ns))
-            return false;
-        run->counters.lists++;
-        run->counters.scanned += list.count;
-        enter_list(run, number);
-        for (uint32_t at = 0; at < list.count; at += IVF_BLOCK) {
-            const uint8_t *block = ivf_block(ivf, list.first + at / IVF_BLOCK);
-            uint32_t count = MIN_OF(list.count - at, (uint32_t)IVF_BLOCK);
-
-            if (ivf->options.kind == IVF_FLAT)
-                scan_rows(run, block, count);
-            else
-                scan_codes(run, block, count);
-        }
-    }
-    return true;
-}
-
 /* A heap with the least key first. */
 static void sift(uint64_t *keys, size_t count, size_t at)
 {
@@ -167,29 +99,142 @@ static uint64_t pop(struct ivf_run *run)
     return least;
 }
 
-/* Rows wait in a ring while they are fetched. */
-bool ivf_rerank(struct ivf_run *run)
+static void push(struct ivf_run *run, uint64_t key)
 {
     uint64_t *pool = run->scratch->pool;
-    uint32_t ring[LOOK_AHEAD];
-    size_t taken = 0;
+    size_t at = run->pooled++;
 
+    for (; at > 0 && pool[(at - 1) / 2] > key; at = (at - 1) / 2)
+        pool[at] = pool[(at - 1) / 2];
+    pool[at] = key;
+}
+
+/* Back to the best that may still be measured. */
+static void cut_pool(struct ivf_run *run)
+{
+    uint64_t *pool = run->scratch->pool;
+    uint64_t worst = 0;
+
+    ivf_select(pool, run->pooled, run->rerank);
+    run->pooled = run->rerank;
+    for (size_t i = 0; i < run->pooled; i++)
+        worst = MAX_OF(worst, pool[i]);
     for (size_t i = run->pooled / 2; i-- > 0;)
         sift(pool, run->pooled, i);
-    while (run->pooled > 0 && taken < run->rerank) {
-        uint64_t key = pop(run);
+    run->scan.limit = MIN_OF(run->scan.limit, key_distance(worst));
+}
 
-        if (key >> 32 > run->best.limit >> 32)
-            break; /* neither this one nor any later one can be better */
-        if (taken >= LOOK_AHEAD)
-            measure(run, ring[taken % LOOK_AHEAD]);
-        if (taken % ROWS_PER_CHECK == 0 && ivf_deadline_passed(run->query->deadline_ns))
-            return false;
-        ring[taken++ % LOOK_AHEAD] = key_number(key);
-        prefetch_row(run, key_number(key));
+static void scan_codes(struct ivf_run *run, const uint8_t *block, uint32_t count)
+{
+    float bounds[IVF_BLOCK];
+    uint32_t mask = run->ivf->inner->scan(block, &run->scan, bounds);
+
+    if (count < IVF_BLOCK)
+        mask &= (UINT32_C(1) << count) - 1;
+    for (; mask != 0; mask &= mask - 1) {
+        unsigned v = (unsigned)__builtin_ctz(mask);
+        uint32_t row = ((const uint32_t *)(const void *)block)[v];
+
+        if (!ivf_admits(run, row))
+            continue;
+        push(run, key_make(bounds[v], row));
+        if (run->pooled == run->scratch->pool_max)
+            cut_pool(run);
     }
-    for (size_t i = taken > LOOK_AHEAD ? taken - LOOK_AHEAD : 0; i < taken; i++)
-        measure(run, ring[i % LOOK_AHEAD]);
+}
+
+static void scan_rows(struct ivf_run *run, const uint8_t *block, uint32_t count)
+{
+    const uint32_t *rows = (const void *)block;
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (i + LOOK_AHEAD < count && ivf_admits(run, rows[i + LOOK_AHEAD]))
+            prefetch_row(run, rows[i + LOOK_AHEAD]);
+        if (!ivf_admits(run, rows[i]))
+            continue;
+        measure(run, rows[i]);
+        run->pooled++;
+    }
+}
+
+/* May the best candidate still be among the best? */
+static bool is_hopeful(const struct ivf_run *run)
+{
+    return run->pooled > 0 && run->taken < run->rerank &&
+           run->scratch->pool[0] >> 32 <= run->best.limit >> 32;
+}
+
+static uint32_t take(struct ivf_run *run)
+{
+    uint32_t row = key_number(pop(run));
+
+    run->taken++;
+    prefetch_row(run, row);
+    return row;
+}
+
+/* Measure those that are on their way, and send for the next ones: while a list is scanned they
+ * come, and the sooner the k-th distance is known the fewer candidates there are. */
+static void measure_some(struct ivf_run *run)
+{
+    for (size_t i = 0; i < run->awaited; i++)
+        measure(run, run->rows[i]);
+    run->awaited = 0;
+    if (run->best.count == run->best.max)
+        run->scan.limit = MIN_OF(run->scan.limit, key_distance(run->best.limit));
+    while (run->awaited < FEW && is_hopeful(run))
+        run->rows[run->awaited++] = take(run);
+}
+
+bool ivf_measure_rest(struct ivf_run *run)
+{
+    size_t at = 0;
+
+    for (;;) {
+        while (run->awaited < IVF_AWAITED && is_hopeful(run))
+            run->rows[(at + run->awaited++) % IVF_AWAITED] = take(run);
+        if (run->awaited == 0)
+            return true;
+        measure(run, run->rows[at]);
+        at = (at + 1) % IVF_AWAITED;
+        run->awaited--;
+        if (run->taken % ROWS_PER_CHECK == 0 && ivf_deadline_passed(run->query->deadline_ns))
+            return false;
+    }
+}
+
+static void scan_list(struct ivf_run *run, struct ivf_list list)
+{
+    const struct ivf *ivf = run->ivf;
+
+    for (uint32_t at = 0; at < list.count; at += IVF_BLOCK) {
+        const uint8_t *block = ivf_block(ivf, list.first + at / IVF_BLOCK);
+        uint32_t count = MIN_OF(list.count - at, (uint32_t)IVF_BLOCK);
+
+        if (ivf->options.kind == IVF_FLAT)
+            scan_rows(run, block, count);
+        else
+            scan_codes(run, block, count);
+    }
+    run->counters.lists++;
+    run->counters.scanned += list.count;
+}
+
+bool ivf_scan_lists(struct ivf_run *run, uint32_t from, uint32_t to)
+{
+    const struct ivf *ivf = run->ivf;
+    bool has_codes = ivf->options.kind != IVF_FLAT;
+
+    for (uint32_t i = from; i < to; i++) {
+        uint32_t number = ivf_run_list(run, i);
+
+        if ((i - from) % LISTS_PER_CHECK == 0 && ivf_deadline_passed(run->query->deadline_ns))
+            return false;
+        enter_list(run, number);
+        scan_list(run, ivf->list[number]);
+        if (has_codes)
+            measure_some(run);
+    }
     return true;
 }
 

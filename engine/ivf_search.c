@@ -13,9 +13,9 @@
 
 enum {
     PROBES_PER_ROOT = 2, /* default: so many times the root of the number of lists */
-    RERANK_TIMES = 8,    /* default: so many times k, and so many more */
+    RERANK_TIMES = 20,   /* default: so many times k, and so many more */
     RERANK_MORE = 100,
-    POOL_MORE = 512,   /* the pool has more room than it keeps: it is cut back less often */
+    POOL_MORE = 128,   /* the pool has more room than it keeps: it is cut back less often */
     FILTER_FLAT = 256, /* a filter that names no more, ... */
     FILTER_SHARE = 64, /* or one in so many, is not worth a scan of codes */
 };
@@ -69,7 +69,6 @@ static void choose_effort(struct ivf_run *run)
 
 static bool probe(struct ivf_run *run)
 {
-    size_t wanted = run->query->filter != NULL ? run->rerank : run->query->k;
     uint32_t lists = run->ivf->lists, done = 0, count = run->probes;
 
     run->counters.plan = plan_of(run->ivf);
@@ -81,8 +80,8 @@ static bool probe(struct ivf_run *run)
             return false;
         done += count;
         count = MIN_OF(done, lists - done);
-    } while (count > 0 && run->pooled < wanted);
-    return run->ivf->options.kind == IVF_FLAT || ivf_rerank(run);
+    } while (count > 0 && run->pooled + run->taken < run->query->k);
+    return run->ivf->options.kind == IVF_FLAT || ivf_measure_rest(run);
 }
 
 static bool search(struct ivf_run *run)

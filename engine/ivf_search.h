@@ -5,17 +5,22 @@
 #include "engine/ivf_scratch.h"
 #include "engine/topk.h"
 
+enum { IVF_AWAITED = 8 };
+
 struct ivf_run {
     struct ivf *ivf;
     const struct ivf_query *query;
     struct ivf_scratch *scratch;
-    struct topk best; /* keys: order << 32 | row */
-    float z_square;   /* |z|^2 */
-    float z_step;     /* of the codes of z */
-    float mean_dot;   /* dot(query, mean) */
-    uint32_t probes;  /* lists to look at */
-    size_t rerank;    /* candidates that are kept */
-    size_t pooled;    /* candidates in the pool */
+    struct topk best;           /* keys: order << 32 | row */
+    float z_square;             /* |z|^2 */
+    float z_step;               /* of the codes of z */
+    float mean_dot;             /* dot(query, mean) */
+    uint32_t probes;            /* lists to look at */
+    size_t rerank;              /* candidates that are kept */
+    size_t pooled;              /* candidates in the pool: a heap, the best one first */
+    size_t taken;               /* candidates that were taken out of it */
+    uint32_t rows[IVF_AWAITED]; /* of them, those that are on their way from memory */
+    size_t awaited;
     struct ivf_scan scan;
     struct ivf_counters counters;
 };
@@ -47,7 +52,7 @@ void ivf_order(struct ivf_run *run, uint32_t done, uint32_t count);
 
 /* ivf_scan.c.  False: the deadline has passed. */
 MUST_CHECK bool ivf_scan_lists(struct ivf_run *run, uint32_t from, uint32_t to);
-MUST_CHECK bool ivf_rerank(struct ivf_run *run);
+MUST_CHECK bool ivf_measure_rest(struct ivf_run *run);
 MUST_CHECK bool ivf_scan_filter(struct ivf_run *run);
 
 #endif

@@ -88,6 +88,34 @@ static void check_coarse(const struct ivf_kernels *kernels)
         }
 }
 
+static void check_tables(const struct ivf_kernels *kernels)
+{
+    enum { COUNT = 160, DIMS_MAX = 8 };
+    float z[DIMS_MAX], book[DIMS_MAX * IVF_CODES], exact[COUNT], expected[IVF_CODES], range[4];
+    uint8_t rounded[COUNT], expected_rounded[COUNT];
+    uint64_t random = 23;
+
+    for (int round = 0; round < 50; round++) {
+        for (size_t i = 0; i < ARRAY_COUNT(book); i++)
+            book[i] = round == 0 ? 0.0f : data_normal(&random);
+        for (size_t i = 0; i < DIMS_MAX; i++)
+            z[i] = data_normal(&random);
+        for (size_t dims = 2; dims <= DIMS_MAX; dims *= 2) {
+            ivf_scalar.table(z, book, dims, expected, range);
+            kernels->table(z, book, dims, exact, range + 2);
+            assert_memory_equal(exact, expected, sizeof(expected));
+            assert_true(range[0] == range[2] && range[1] == range[3]);
+        }
+        for (size_t i = 0; i < COUNT; i++)
+            exact[i] = fabsf(data_normal(&random));
+        exact[9] = round % 2 == 0 ? NAN : INFINITY;
+        ivf_scalar.round(exact, 70.0f, COUNT, expected_rounded);
+        kernels->round(exact, 70.0f, COUNT, rounded);
+        assert_memory_equal(rounded, expected_rounded, COUNT);
+        assert_int_equal(rounded[9], 255);
+    }
+}
+
 static void every_kernel_agrees_with_the_scalar_one(void **state)
 {
     size_t count;
@@ -101,6 +129,7 @@ static void every_kernel_agrees_with_the_scalar_one(void **state)
         }
         check_scans(ivf_kernels_of(all[t]->name));
         check_coarse(ivf_kernels_of(all[t]->name));
+        check_tables(ivf_kernels_of(all[t]->name));
     }
 }
 
