@@ -113,7 +113,7 @@ uint64_t ivf_predict(const struct ivf_options *options, uint32_t count, enum eng
     if (work == ENGINE_LOAD)
         return bytes;
     uint64_t clustering = kmeans_predict(&kmeans, count);
-    return bytes + (uint64_t)full.lists * full.dim * sizeof(float) +
+    return bytes + ivf_encode_bytes(full.dim) + (uint64_t)full.lists * full.dim * sizeof(float) +
            2 * (uint64_t)count * sizeof(uint32_t) +
            MAX_OF(clustering, ivf_predict_book(&full, count));
 }

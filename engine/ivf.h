@@ -12,12 +12,13 @@
  * a random rotation (rotation.h).  Codes stand in blocks of 32 and are scanned by look-ups in
  * registers ("fast scan").  An estimate comes with a bound of its error; the exact distance is
  * taken, in the order of the lower bounds, only of those that may still be among the best.  So all
- * distances that are answered are exact, and 77 bytes a vector of 384 numbers are enough besides
- * the vectors, which stay with their owner.
+ * distances that are answered are exact, and about 80 bytes for a vector of 384 numbers are enough
+ * besides the vectors, which stay with their owner.
  *
  * Threads: any number of searches at a time.  ivf_build borrows threads.  Nothing else.
- * Codes do not depend on the kernels, given the centroids; centroids come from OpenBLAS, whose
- * rounding depends on the processor, so an index is shipped to replicas, not built by each.
+ * Codes do not depend on the kernels, given the centroids and, for cosine, rows of length one;
+ * centroids come from OpenBLAS, whose rounding depends on the processor, so an index is shipped to
+ * replicas, not built by each.
  *
  * Sources: Gao, Long, "RaBitQ", arXiv 2405.12497; Andre, Kermarrec, Le Scouarnec, "Cache locality
  * is not enough: high-performance nearest neighbor search with product quantization fast scan",
@@ -87,8 +88,9 @@ struct ivf_counters {
 };
 
 /* Up to k hits, ascending by (distance, ordinal), into hits (room for k); *count says how many.
- * Distances are those of engine.h.  Beyond effort.probes lists are looked at while fewer than
- * effort.rerank vectors were found that may be returned: k hits are found whenever there are k.
+ * Distances are those of engine.h.  A filter widens effort.probes.  Beyond them lists are
+ * looked at while fewer than k vectors were found that may be returned: k hits are found whenever
+ * there are k.
  * counters may be NULL.
  * Errors: ERR_TIMEOUT (deadline), ERR_NO_MEMORY, ERR_INVALID_ARGUMENT. */
 MUST_CHECK enum err_code ivf_search(struct ivf *ivf, const struct ivf_query *query,

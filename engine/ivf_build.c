@@ -277,12 +277,23 @@ static void encode_lane(void *argument, size_t index)
     }
 }
 
+/* Of a lane; groups are at most half of the padded numbers. */
+static size_t lane_floats(size_t dim)
+{
+    return 2 * dim + 3 * rotation_padded(dim);
+}
+
+uint64_t ivf_encode_bytes(size_t dim)
+{
+    return LANES * lane_floats(dim) * sizeof(float);
+}
+
 static enum err_code open_build(struct build *build, struct err *err)
 {
     const struct ivf *ivf = build->ivf;
-    size_t dim = ivf->options.dim, padded = ivf->rotation.padded;
+    size_t dim = ivf->options.dim;
 
-    build->lane_floats = 2 * dim + 2 * padded + padded; /* groups are at most half of padded */
+    build->lane_floats = lane_floats(dim);
     build->centroids = memory_alloc(ivf->lists, dim * sizeof(float));
     build->assigned = memory_alloc(ivf->rows.count, sizeof(uint32_t));
     build->order = memory_alloc(ivf->rows.count, sizeof(uint32_t));
@@ -311,8 +322,8 @@ static uint64_t peak_of(const struct build *build)
     uint64_t book = ivf_predict_book(&ivf->options, ivf->rows.count);
 
     return ivf->bytes + (uint64_t)ivf->lists * ivf->options.dim * sizeof(float) +
-           2 * (uint64_t)ivf->rows.count * sizeof(uint32_t) +
-           LANES * build->lane_floats * sizeof(float) + MAX_OF(clustering, book);
+           2 * (uint64_t)ivf->rows.count * sizeof(uint32_t) + ivf_encode_bytes(ivf->options.dim) +
+           MAX_OF(clustering, book);
 }
 
 static enum err_code build_ivf(struct build *build, struct err *err)

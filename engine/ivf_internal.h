@@ -133,6 +133,9 @@ MUST_CHECK enum err_code ivf_train_book(struct ivf *ivf, const float *centroids,
                                         const struct engine_executor *executor, struct err *err);
 uint64_t ivf_predict_book(const struct ivf_options *options, uint32_t count);
 
+/* ivf_build.c: workspace of encoding. */
+uint64_t ivf_encode_bytes(size_t dim);
+
 /* ivf_scratch.c */
 void ivf_scratch_free_all(struct ivf *ivf);
 uint64_t ivf_scratch_predict(const struct ivf_options *options, uint32_t lists);
