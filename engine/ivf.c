@@ -62,6 +62,7 @@ void ivf_free(struct ivf *ivf)
     memory_free(ivf->lows);
     memory_free(ivf->squares);
     memory_free(ivf->shifts);
+    memory_free(ivf->spreads);
     memory_free(ivf->list);
     memory_free(ivf->book);
     memory_free(ivf->ordinals);
@@ -108,7 +109,7 @@ uint64_t ivf_predict(const struct ivf_options *options, uint32_t count, enum eng
     uint64_t bytes = sizeof(struct ivf) + ivf_scratch_predict(&full, full.lists);
 
     bytes += blocks * ivf_block_bytes(&full) + (full.lists + IVF_COARSE / 2) * padded;
-    bytes += full.lists * (4 * sizeof(float) + sizeof(struct ivf_list));
+    bytes += full.lists * (5 * sizeof(float) + sizeof(struct ivf_list));
     bytes += full.dim * sizeof(float) + ivf_book_floats(&full) * sizeof(float);
     if (work == ENGINE_LOAD)
         return bytes;

@@ -52,20 +52,26 @@ static enum err_code check_options(const struct ivf_options *options, const stru
     return ERR_OK;
 }
 
+/* Also takes the vectors' usual length. */
 static enum err_code check_rows(struct build *build, struct err *err)
 {
     struct ivf *ivf = build->ivf;
+    const struct ivf_rows *rows = &ivf->rows;
+    size_t dim = ivf->options.dim;
+    double squares = 0;
 
-    for (uint32_t i = 0; i < ivf->rows.count; i++) {
-        const struct ivf_rows *rows = &ivf->rows;
+    for (uint32_t i = 0; i < rows->count; i++) {
         const float *vector = rows->vectors != NULL ? rows->vectors + i * rows->stride
                                                     : rows->at(rows->state, i, build->read_room);
 
-        if (!all_finite(vector, ivf->options.dim))
+        if (!all_finite(vector, dim))
             return err_set(err, ERR_INVALID_ARGUMENT, "row %u has a number that is not finite", i);
         if (i > 0 && ivf->ordinals != NULL && ivf->ordinals[i] <= ivf->ordinals[i - 1])
             return err_set(err, ERR_INVALID_ARGUMENT, "the ordinal of row %u does not ascend", i);
+        if (ivf->options.metric == ENGINE_IP)
+            squares += (double)ivf->kernels->dot(vector, vector, dim);
     }
+    ivf->radius = (float)sqrt(squares / MAX_OF(rows->count, 1u));
     return ERR_OK;
 }
 
@@ -91,18 +97,19 @@ static enum err_code open_ivf(struct ivf *ivf, const struct ivf_options *options
     ivf->lows = memory_alloc(ivf->lists_padded, sizeof(float));
     ivf->squares = memory_alloc(ivf->lists_padded, sizeof(float));
     ivf->shifts = memory_alloc(ivf->lists_padded, sizeof(float));
+    ivf->spreads = memory_alloc(ivf->lists_padded, sizeof(float));
     ivf->list = memory_alloc(ivf->lists, sizeof(*ivf->list));
     ivf->book = memory_alloc(book, sizeof(float));
     if (rows->ordinals != NULL)
         ivf->ordinals = memory_alloc(rows->count, sizeof(*ivf->ordinals));
     if (ivf->mean == NULL || ivf->centroids == NULL || ivf->steps == NULL || ivf->lows == NULL ||
-        ivf->squares == NULL || ivf->shifts == NULL || ivf->list == NULL || ivf->book == NULL ||
-        (rows->ordinals != NULL && ivf->ordinals == NULL))
+        ivf->squares == NULL || ivf->shifts == NULL || ivf->spreads == NULL || ivf->list == NULL ||
+        ivf->book == NULL || (rows->ordinals != NULL && ivf->ordinals == NULL))
         return err_set(err, ERR_NO_MEMORY, "no memory for an index of %u lists", ivf->lists);
     if (rows->ordinals != NULL)
         memcpy(ivf->ordinals, rows->ordinals, rows->count * sizeof(*ivf->ordinals));
     memory_want_huge(ivf->centroids, coarse);
-    ivf->bytes = sizeof(*ivf) + coarse + 4 * sizeof(float) * (uint64_t)ivf->lists_padded +
+    ivf->bytes = sizeof(*ivf) + coarse + 5 * sizeof(float) * (uint64_t)ivf->lists_padded +
                  ivf->lists * sizeof(*ivf->list) + (book + options->dim) * sizeof(float) +
                  (ivf->ordinals != NULL ? (uint64_t)rows->count * sizeof(uint32_t) : 0);
     return ERR_OK;
@@ -218,20 +225,30 @@ static void put_factors(const struct ivf *ivf, float *factors, const struct ivf_
     }
 }
 
-static void encode_vector(const struct build *build, const struct lane *lane, uint32_t row,
-                          uint8_t *block, size_t v)
+/* The residual into the lane; its dot product with the centroid; returns its square. */
+static double take_residual(const struct build *build, const struct lane *lane, uint32_t row,
+                            double *o_c)
 {
     const struct ivf *ivf = build->ivf;
     size_t dim = ivf->options.dim;
     const float *vector = ivf_row(ivf, row, lane->room);
     const float *centroid = build->centroids + build->assigned[row] * dim;
-    struct ivf_coded coded;
-    double o_c = 0;
+    double square = 0;
 
+    *o_c = 0;
     for (size_t d = 0; d < dim; d++) {
         lane->residual[d] = vector[d] - centroid[d];
-        o_c += (double)lane->residual[d] * (double)centroid[d];
+        *o_c += (double)lane->residual[d] * (double)centroid[d];
+        square += (double)lane->residual[d] * (double)lane->residual[d];
     }
+    return square;
+}
+
+static void encode_vector(const struct ivf *ivf, const struct lane *lane, double o_c,
+                          uint8_t *block, size_t v)
+{
+    struct ivf_coded coded;
+
     rotation_apply(&ivf->rotation, lane->residual, lane->y);
     ivf_encode(ivf, lane->y, lane->centroid, lane->codes, &coded);
     put_factors(ivf, (float *)(void *)(block + IVF_ROWS_BYTES) + v, &coded, o_c);
@@ -245,7 +262,7 @@ static void encode_list(const struct build *build, const struct lane *lane, uint
 {
     struct ivf *ivf = build->ivf;
     const float *centroid = build->centroids + (size_t)l * ivf->options.dim;
-    double shift = 0;
+    double shift = 0, squares = 0;
 
     for (size_t d = 0; d < ivf->options.dim; d++) {
         lane->residual[d] = centroid[d] - ivf->mean[d];
@@ -257,11 +274,15 @@ static void encode_list(const struct build *build, const struct lane *lane, uint
     for (uint32_t i = 0; i < ivf->list[l].count; i++) {
         uint8_t *block = ivf_block(ivf, ivf->list[l].first + i / IVF_BLOCK);
         uint32_t row = build->order[first + i];
+        double o_c;
 
         ((uint32_t *)(void *)block)[i % IVF_BLOCK] = row;
+        squares += take_residual(build, lane, row, &o_c);
         if (ivf->options.kind != IVF_FLAT)
-            encode_vector(build, lane, row, block, i % IVF_BLOCK);
+            encode_vector(ivf, lane, o_c, block, i % IVF_BLOCK);
     }
+    if (ivf->list[l].count > 0)
+        ivf->spreads[l] = (float)(squares / ivf->list[l].count);
 }
 
 static void encode_lane(void *argument, size_t index)

@@ -14,7 +14,12 @@
  * |y| |q - c| sqrt((|y|^2 |r|^2 / dot(y, r)^2 - 1) / (n - 1)) of n numbers.  Distances follow:
  *
  *   l2     |q - c|^2 + |o|^2 - 2 dot(o, q - c)
- *   ip     -dot(q, c) - dot(o, c) - dot(o, q - c)         cosine: 1 + that, of unit vectors */
+ *   ip     -dot(q, c) - dot(o, c) - dot(o, q - c)         cosine: 1 + that, of unit vectors
+ *
+ * Lists are looked at by |q - c|^2.  For ip that would be wrong, for only the lists' directions
+ * count then, and -dot(q, c) alone would slight lists whose vectors differ much, as these have
+ * short centroids: |q| |o|^2 / (2 radius) is taken off, which comes to the same order as |q - c|^2
+ * where all vectors have one length, and does not depend on the length of the query. */
 #ifndef VICINAL_ENGINE_IVF_INTERNAL_H
 #define VICINAL_ENGINE_IVF_INTERNAL_H
 
@@ -51,6 +56,8 @@ struct ivf {
     float *lows;
     float *squares; /* ... |c - mean|^2, and dot(mean, c - mean) */
     float *shifts;
+    float *spreads; /* and the mean of |o|^2 in the list */
+    float radius;   /* ip: root of the mean of |x|^2 */
     struct ivf_list *list;
     float *book; /* code_dims * IVF_CODES numbers: what codes stand for, number by number ... */
     size_t book_stride; /* ... for each group; 0: one for all */

@@ -105,7 +105,7 @@ static float encode_query(struct ivf_run *run)
     return sum;
 }
 
-/* Keys of IVF_COARSE lists: by distance, or by the negative dot product. */
+/* Keys of IVF_COARSE lists: |q - c|^2 or what stands for it (ivf_internal.h). */
 static void make_keys(struct ivf_run *run, size_t first, float sum)
 {
     const struct ivf *ivf = run->ivf;
@@ -119,7 +119,8 @@ static void make_keys(struct ivf_run *run, size_t first, float sum)
     for (size_t j = 0; j < IVF_COARSE; j++) {
         dots[j] = ivf->steps[first + j] * run->z_step * (float)run->scratch->sums[first + j] +
                   ivf->lows[first + j] * sum;
-        orders[j] = key_order(sign * offsets[j] + factor * dots[j]);
+        orders[j] = key_order((sign * offsets[j] + factor * dots[j]) -
+                              run->spread * ivf->spreads[first + j]);
     }
     for (size_t j = 0; j < IVF_COARSE; j++)
         keys[j] = (uint64_t)orders[j] << 32 | (uint32_t)(first + j);
@@ -136,6 +137,9 @@ void ivf_prepare(struct ivf_run *run)
     rotation_apply(&ivf->rotation, scratch->centred, scratch->z);
     run->z_square = ivf->kernels->dot(scratch->centred, scratch->centred, dim);
     run->mean_dot = ivf->kernels->dot(scratch->query, ivf->mean, dim);
+    if (ivf->options.metric == ENGINE_IP && ivf->radius > 0)
+        run->spread =
+            sqrtf(ivf->kernels->dot(scratch->query, scratch->query, dim)) / (2.0f * ivf->radius);
     float sum = encode_query(run);
     ivf->inner->coarse(ivf->centroids, scratch->codes, ivf->rotation.padded, ivf->lists_padded,
                        scratch->sums);

@@ -15,6 +15,7 @@ struct ivf_run {
     float z_square;             /* |z|^2 */
     float z_step;               /* of the codes of z */
     float mean_dot;             /* dot(query, mean) */
+    float spread;               /* ip: what a list's spread counts */
     uint32_t probes;            /* lists to look at */
     size_t rerank;              /* candidates that are kept */
     size_t pooled;              /* candidates in the pool: a heap, the best one first */
