@@ -22,7 +22,7 @@ CFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 LDFLAGS  += -pthread -Wl,--as-needed $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 DEPFLAGS  = -MMD -MP
 
-SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
+SYSTEM_LIBS := -lopenblas -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
 
 SERVICES := router shard ingest replicator
 BACKENDS := embedder wal cache meta store
@@ -85,7 +85,7 @@ $(BIN)/vicinal-replicator: $(BUILD)/services/replicator/main.o $(call lib,servic
 	$(call program,$^)
 $(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(CLUSTER_LIBS)
 	$(call program,$^)
-$(BIN)/engine-bench: $(BUILD)/bench/engine_bench.o $(ENGINE_LIBS)
+$(BIN)/engine-bench: $(BUILD)/bench/engine_bench.o $(BUILD)/bench/bench_ivf.o $(ENGINE_LIBS)
 	$(call program,$^)
 $(BIN)/wal-bench: $(BUILD)/bench/wal_bench.o $(CLUSTER_LIBS)
 	$(call program,$^)
@@ -102,7 +102,7 @@ include tests/tests.mk
 # Named Debian packages; a machine that has them all is left alone.
 APT_BUILD := gcc libc6-dev libjansson-dev libcivetweb-dev libcurl4-openssl-dev liblmdb-dev \
              libsqlite3-dev libzstd-dev libxxhash-dev libssl-dev zlib1g-dev librdkafka-dev \
-             libhiredis-dev libpq-dev python3 python3-yaml
+             libhiredis-dev libpq-dev libopenblas-dev python3 python3-yaml
 APT_TEST  := clang-14 clang-format-14 libclang-rt-14-dev llvm-14 libcmocka-dev strace python3-venv curl \
              default-jre-headless maven redis-server postgresql-15 docker-compose prometheus
 

@@ -1,13 +1,15 @@
 """The engine beside the public libraries: alternating in one run, one thread, one query at a time.
 
     bench/engine.py [--set NAME=BASE,QUERIES,TRUTH[,METRIC]]… [--make ROWSxDIMENSION]…
-                    [--peers hnswlib,faiss-hnsw,…] [--rounds 3] [--targets 0.90,0.95,0.99]
+                    [--index hnsw,ivfrabitq,…] [--peers hnswlib,faiss-hnsw,…] [--rounds 3]
+                    [--targets 0.90,0.95,0.99]
 
 A set is three .npy files: rows, queries, and for each query the numbers of its nearest rows.  --make
-draws one (bench/engine_data.py).  Every contender is built with two threads; then, round by round and
-effort by effort, each runs all queries once, so that whatever else the machine does meets them all.
-For each effort the best round counts.  Speed at a recall is interpolated between the measured points
-around it.  Prints a table for each set; exit code 0 with whole ones.
+draws one (bench/engine_data.py).  --index names ours: hnsw, ivfflat, ivfpq, ivfrabitq, flat; the first
+one is compared with the best of the others.  Every contender is built with two threads; then, round
+by round and effort by effort, each runs all queries once, so that whatever else the machine does meets
+them all.  For each effort the best round counts.  Speed at a recall is interpolated between the
+measured points around it.  Prints a table for each set; exit code 0 with whole ones.
 """
 import argparse
 import os
@@ -84,20 +86,20 @@ def row_of(contender, targets):
     return cells + [f"{contender.build_s:.1f}", f"{contender.engine.bytes_per_vector:,.0f}"]
 
 
-def ratios(contenders, targets):
+def ratios(contenders, targets, own):
     cells = ["ours / best of the others"]
     for target in targets:
         ours = contenders[0].at(target)
-        others = [found[0] for found in (peer.at(target) for peer in contenders[1:]) if found]
+        others = [found[0] for found in (peer.at(target) for peer in contenders[own:]) if found]
         cells.append("-" if ours is None or not others else f"**{ours[0] / max(others):.2f} ×**")
     return cells + ["", ""]
 
 
-def table(data, contenders, targets):
+def table(data, contenders, targets, own):
     head = ["", *(f"QPS at recall@10 {target:.2f} (p50 / p99 µs)" for target in targets), "build s, 2 threads",
             "bytes a vector"]
     lines = [head, ["---"] * len(head), *(row_of(contender, targets) for contender in contenders),
-             ratios(contenders, targets)]
+             ratios(contenders, targets, own)]
     print(f"\n{data.name}: {len(data.base):,} × {data.base.shape[1]}, {data.metric}, {len(data.queries):,} queries\n")
     for line in lines:
         print("| " + " | ".join(line) + " |")
@@ -105,22 +107,24 @@ def table(data, contenders, targets):
 
 
 def run_set(data, options, targets):
-    contenders = [Contender(Ours(data, BIN / "engine-bench"))]
-    contenders += [Contender(PEERS[name](data)) for name in options.peers.split(",") if name]
+    ours = [Contender(Ours(data, BIN / "engine-bench", index)) for index in options.index.split(",")]
+    contenders = ours + [Contender(PEERS[name](data)) for name in options.peers.split(",") if name]
     try:
         for contender in contenders:
             say(f"{data.name}: building {contender.engine.name}")
             contender.build_s = contender.engine.build()
         measure(contenders, options.rounds, max(targets))
-        table(data, contenders, targets)
+        table(data, contenders, targets, len(ours))
     finally:
-        contenders[0].engine.close()
+        for contender in ours:
+            contender.engine.close()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--set", action="append", default=[], metavar="NAME=BASE,QUERIES,TRUTH[,METRIC]")
     parser.add_argument("--make", action="append", default=[], metavar="ROWSxDIMENSION")
+    parser.add_argument("--index", default="hnsw,ivfrabitq")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--targets", default="0.90,0.95,0.99")

@@ -1,4 +1,5 @@
-/* Measure the engine alone: build it from --base, sweep the beam over --queries against --truth.
+/* Measure the engine alone: build it from --base, sweep the beam (of an inverted file: the number
+ * of lists looked at) over --queries against --truth.
  *
  * One query at a time; with --threads above one only the build uses them.  QPS at a target recall
  * is interpolated between the measured points around it.  Prints a table; with --json the last
@@ -12,24 +13,25 @@
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
+#include "bench/bench_ivf.h"
+#include "bench/crew.h"
 #include "common/base/checked.h"
 #include "common/base/limits.h"
 #include "common/base/npy.h"
 #include "engine/engine.h"
 
-enum { TARGETS_MAX = 16, POINTS_MAX = 32, THREADS_MAX = 64 };
+enum { TARGETS_MAX = 16, POINTS_MAX = 32 };
 
 struct options {
     const char *base, *queries, *truth;
     struct engine_options engine;
+    bool is_ivf;
     uint32_t k, ef, threads, repeats;
     double targets[TARGETS_MAX];
     size_t target_count;
@@ -46,6 +48,7 @@ struct bench {
     struct npy base, queries, truth;
     float *vectors; /* queries as floats */
     struct engine *engine;
+    struct bench_ivf ivf; /* instead of the engine, when options.is_ivf */
     double build_s, insert_s;
     struct point points[POINTS_MAX];
     size_t point_count;
@@ -59,45 +62,33 @@ static double now_s(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-/* An executor of so many threads, started anew for each batch of jobs: batches take long. */
-struct crew {
-    void (*job)(void *, size_t);
-    void *argument;
-    size_t count;
-    _Atomic size_t next;
-};
-
-static void *crew_work(void *argument)
+static uint64_t bytes_used(const struct bench *bench)
 {
-    struct crew *crew = argument;
-
-    for (;;) {
-        size_t index = atomic_fetch_add_explicit(&crew->next, 1, memory_order_relaxed);
-        if (index >= crew->count)
-            return NULL;
-        crew->job(crew->argument, index);
-    }
+    return bench->options.is_ivf ? bench_ivf_bytes(&bench->ivf) : engine_memory_used(bench->engine);
 }
 
-static void crew_run(void *state, void (*job)(void *, size_t), void *argument, size_t count)
+static const char *kernel_of(const struct bench *bench)
 {
-    const struct options *options = state;
-    struct crew crew = {.job = job, .argument = argument, .count = count};
-    pthread_t threads[THREADS_MAX];
-    uint32_t started = 0;
+    return bench->options.is_ivf ? ivf_kernel(bench->ivf.ivf) : engine_kernel(bench->engine);
+}
 
-    for (; started + 1 < options->threads && started + 1 < count; started++)
-        if (pthread_create(&threads[started], NULL, crew_work, &crew) != 0)
-            break;
-    (void)crew_work(&crew);
-    for (uint32_t i = 0; i < started; i++)
-        (void)pthread_join(threads[i], NULL);
+static enum err_code build_ivf(struct bench *bench, struct err *err)
+{
+    struct engine_executor executor = {.run = crew_run, .state = &bench->options.threads};
+    double begin = now_s();
+
+    bench->ivf.options.metric = bench->options.engine.metric;
+    bench->ivf.options.kernel = bench->options.engine.kernel;
+    enum err_code code = bench_ivf_build(&bench->ivf, &bench->base,
+                                         bench->options.threads > 1 ? &executor : NULL, err);
+    bench->build_s = now_s() - begin;
+    return code;
 }
 
 static enum err_code build(struct bench *bench, struct err *err)
 {
     float *row = array_alloc(bench->base.cols, sizeof(*row));
-    struct engine_executor executor = {.run = crew_run, .state = &bench->options};
+    struct engine_executor executor = {.run = crew_run, .state = &bench->options.threads};
     enum err_code code;
     uint64_t left;
 
@@ -159,7 +150,9 @@ static enum err_code run_queries(struct bench *bench, struct work *work, struct 
         size_t count;
         double begin = now_s();
         enum err_code code =
-            engine_search(bench->engine, &query, work->hits, &count, &counters, err);
+            bench->options.is_ivf
+                ? bench_ivf_search(&bench->ivf, &query, work->hits, &count, &counters, err)
+                : engine_search(bench->engine, &query, work->hits, &count, &counters, err);
         work->times[i] = now_s() - begin;
         if (code != ERR_OK)
             return code;
@@ -253,7 +246,7 @@ static int decimals_of(double target)
 static void report(const struct bench *bench)
 {
     const struct options *options = &bench->options;
-    double bytes = (double)engine_memory_used(bench->engine) / (double)bench->base.rows;
+    double bytes = (double)bytes_used(bench) / (double)bench->base.rows;
     struct point point = {0};
     struct point shown = {0};
     bool is_shown = false;
@@ -299,9 +292,8 @@ static enum err_code serve(struct bench *bench, struct work *work, struct err *e
     char line[32];
     enum err_code code = ERR_OK;
 
-    printf("{\"kernel\":\"%s\",\"build_s\":%.2f,\"bytes_per_vector\":%.1f}\n",
-           engine_kernel(bench->engine), bench->build_s,
-           (double)engine_memory_used(bench->engine) / (double)bench->base.rows);
+    printf("{\"kernel\":\"%s\",\"build_s\":%.2f,\"bytes_per_vector\":%.1f}\n", kernel_of(bench),
+           bench->build_s, (double)bytes_used(bench) / (double)bench->base.rows);
     (void)fflush(stdout);
     while (code == ERR_OK && fgets(line, sizeof(line), stdin) != NULL) {
         struct point point = {0};
@@ -348,11 +340,21 @@ static enum err_code open_files(struct bench *bench, struct err *err)
 
 static void print_build(const struct bench *bench)
 {
+    if (bench->options.is_ivf) {
+        printf("kernel %s, %llu x %u, %u lists: built in %.2f s, %.1f MB and vectors, predicted "
+               "%.1f MB\n",
+               kernel_of(bench), (unsigned long long)bench->base.rows, bench->base.cols,
+               ivf_lists(bench->ivf.ivf), bench->build_s,
+               (double)ivf_memory_used(bench->ivf.ivf) * 1e-6,
+               (double)ivf_predict(&bench->ivf.options, (uint32_t)bench->base.rows, ENGINE_LOAD) *
+                   1e-6);
+        return;
+    }
     printf("kernel %s, %llu x %u, m %u, ef_construction %u: copied in %.2f s, built in %.2f s, "
            "%.1f MB, predicted %.1f MB\n",
-           engine_kernel(bench->engine), (unsigned long long)bench->base.rows, bench->base.cols,
+           kernel_of(bench), (unsigned long long)bench->base.rows, bench->base.cols,
            bench->options.engine.m, bench->options.engine.ef_construction, bench->insert_s,
-           bench->build_s, (double)engine_memory_used(bench->engine) * 1e-6,
+           bench->build_s, (double)bytes_used(bench) * 1e-6,
            (double)engine_predict(&bench->options.engine, bench->base.rows, ENGINE_BUILD) * 1e-6);
 }
 
@@ -362,7 +364,7 @@ static enum err_code measure(struct bench *bench, struct err *err)
     enum err_code code = open_files(bench, err);
 
     if (code == ERR_OK)
-        code = build(bench, err);
+        code = bench->options.is_ivf ? build_ivf(bench, err) : build(bench, err);
     if (code != ERR_OK)
         return code;
     if (!bench->options.serve)
@@ -413,10 +415,18 @@ static bool parse_metric(const char *text, enum engine_metric *metric)
     return false;
 }
 
-static bool parse_index(const char *text, enum engine_kind *kind)
+static bool parse_index(const char *text, struct bench *bench)
 {
-    *kind = strcmp(text, "flat") == 0 ? ENGINE_FLAT : ENGINE_HNSW;
-    return *kind == ENGINE_FLAT || strcmp(text, "hnsw") == 0;
+    static const char *const ivfs[] = {"ivfflat", "ivfpq", "ivfrabitq"};
+
+    for (size_t i = 0; i < ARRAY_COUNT(ivfs); i++)
+        if (strcmp(text, ivfs[i]) == 0) {
+            bench->options.is_ivf = true;
+            bench->ivf.options.kind = (enum ivf_kind)i;
+            return true;
+        }
+    bench->options.engine.kind = strcmp(text, "flat") == 0 ? ENGINE_FLAT : ENGINE_HNSW;
+    return bench->options.engine.kind == ENGINE_FLAT || strcmp(text, "hnsw") == 0;
 }
 
 enum {
@@ -435,11 +445,14 @@ enum {
     O_BITS,
     O_KERNEL,
     O_REPEATS,
-    O_INDEX
+    O_INDEX,
+    O_LISTS
 };
 
-static bool set_option(struct options *options, int option, const char *text)
+static bool set_option(struct bench *bench, int option, const char *text)
 {
+    struct options *options = &bench->options;
+
     switch (option) {
     case O_BASE:
         options->base = text;
@@ -453,13 +466,15 @@ static bool set_option(struct options *options, int option, const char *text)
     case O_METRIC:
         return parse_metric(text, &options->engine.metric);
     case O_INDEX:
-        return parse_index(text, &options->engine.kind);
+        return parse_index(text, bench);
+    case O_LISTS:
+        return parse_u32(text, UINT32_MAX, &bench->ivf.options.lists);
     case O_K:
         return parse_u32(text, TOP_K_MAX, &options->k) && options->k > 0;
     case O_EF:
         return parse_u32(text, SEARCH_EF_MAX, &options->ef);
     case O_THREADS:
-        return parse_u32(text, THREADS_MAX, &options->threads) && options->threads > 0;
+        return parse_u32(text, CREW_MAX, &options->threads) && options->threads > 0;
     case O_REPEATS:
         return parse_u32(text, 100, &options->repeats) && options->repeats > 0;
     case O_M:
@@ -484,8 +499,9 @@ static bool set_option(struct options *options, int option, const char *text)
     }
 }
 
-static bool parse_options(int argc, char **argv, struct options *options)
+static bool parse_options(int argc, char **argv, struct bench *bench)
 {
+    const struct options *options = &bench->options;
     static const struct option table[] = {
         {"base", required_argument, NULL, O_BASE},
         {"queries", required_argument, NULL, O_QUERIES},
@@ -500,6 +516,7 @@ static bool parse_options(int argc, char **argv, struct options *options)
         {"ef-construction", required_argument, NULL, O_EFC},
         {"bits", required_argument, NULL, O_BITS},
         {"targets", required_argument, NULL, O_TARGETS},
+        {"lists", required_argument, NULL, O_LISTS},
         {"kernel", required_argument, NULL, O_KERNEL},
         {"json", no_argument, NULL, O_JSON},
         {"serve", no_argument, NULL, O_SERVE},
@@ -508,7 +525,7 @@ static bool parse_options(int argc, char **argv, struct options *options)
     int option;
 
     while ((option = getopt_long(argc, argv, "", table, NULL)) != -1)
-        if (!set_option(options, option, optarg))
+        if (!set_option(bench, option, optarg))
             return false;
     return optind == argc && options->base != NULL && options->queries != NULL &&
            options->truth != NULL;
@@ -526,10 +543,11 @@ int main(int argc, char **argv)
                                       .target_count = 3}};
     struct err err;
 
-    if (!parse_options(argc, argv, &bench.options)) {
+    if (!parse_options(argc, argv, &bench)) {
         fprintf(stderr,
                 "usage: engine-bench --base X.npy --queries Q.npy --truth T.npy\n"
-                "  [--metric cosine|ip|l2] [--index hnsw|flat] [--k N] [--ef N]\n"
+                "  [--metric cosine|ip|l2] [--k N] [--ef N]\n"
+                "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
                 "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n");
         return 2;
@@ -538,6 +556,7 @@ int main(int argc, char **argv)
     if (code != ERR_OK)
         fprintf(stderr, "engine-bench: %s\n", err.message);
     engine_close(bench.engine);
+    bench_ivf_close(&bench.ivf);
     npy_close(&bench.base);
     npy_close(&bench.queries);
     npy_close(&bench.truth);

@@ -128,9 +128,11 @@ class FaissHnswSq8(Faiss):
         self.index.hnsw.efSearch = effort
 
 
-class FaissIvfPqFastScan(Faiss):
-    name = "FAISS IVF-PQ fast scan + refine"
-    efforts = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+class FaissIvf(Faiss):
+    """An inverted file whose candidates are measured again.  Of wide searches more of them are, or
+    high recall would not be reached."""
+
+    efforts = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 320)
 
     def make(self, base, metric, threads):
         faiss, rows, kind = self.rows(base, metric)
@@ -138,7 +140,7 @@ class FaissIvfPqFastScan(Faiss):
             index = faiss.IndexFlat(rows.shape[1], kind)
         else:
             lists = int(4 * len(rows) ** 0.5)
-            index = faiss.index_factory(rows.shape[1], f"IVF{lists},PQ{rows.shape[1] // 4}x4fs,RFlat", kind)
+            index = faiss.index_factory(rows.shape[1], f"IVF{lists},{self.code(rows.shape[1])}", kind)
             index.train(rows)
         index.add(rows)
         faiss.omp_set_num_threads(1)
@@ -147,9 +149,34 @@ class FaissIvfPqFastScan(Faiss):
     def set(self, effort):
         import faiss
 
+        if isinstance(self.index, faiss.IndexFlat):
+            return
+        faiss.extract_index_ivf(self.index).nprobe = effort
         if isinstance(self.index, faiss.IndexRefineFlat):
-            faiss.extract_index_ivf(self.index).nprobe = effort
-            self.index.k_factor = 8
+            self.index.k_factor = 8 if effort < 96 else 16 if effort < 192 else 32
+
+
+class FaissIvfFlat(FaissIvf):
+    name = "FAISS IVF-Flat"
+
+    def code(self, dimension):
+        return "Flat"
+
+
+class FaissIvfPqFastScan(FaissIvf):
+    name = "FAISS IVF-PQ fast scan + refine"
+
+    def code(self, dimension):
+        return f"PQ{dimension // 4}x4fs,RFlat"
+
+
+class FaissIvfRabitq(FaissIvf):
+    """Without fast scan: asked for one query at a time it is the faster one."""
+
+    name = "FAISS IVF-RaBitQ + refine"
+
+    def code(self, dimension):
+        return "RaBitQ,RFlat"
 
 
 class Usearch(Peer):
@@ -201,14 +228,17 @@ class Ours:
     metrics = Peer.metrics
     call_s = 0.0
 
-    def __init__(self, data, program, options=()):
-        self.data, self.program, self.options, self.process = data, program, options, None
+    def __init__(self, data, program, index="hnsw"):
+        self.data, self.program, self.index, self.process = data, program, index, None
+        if index != "hnsw":
+            self.name = f"{self.name} {index}"
+            self.efforts = FaissIvf.efforts
 
     def build(self):
         paths = self.data.paths
         self.process = subprocess.Popen(
             [self.program, "--base", paths["base"], "--queries", paths["queries"], "--truth", paths["truth"],
-             "--metric", self.data.metric, "--k", str(K), "--threads", str(THREADS), "--serve", *self.options],
+             "--metric", self.data.metric, "--k", str(K), "--threads", str(THREADS), "--serve", "--index", self.index],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         built = self.answer()
         self.bytes_per_vector = built["bytes_per_vector"]
@@ -247,5 +277,6 @@ class Told(Round):
         return self.told["p50_us" if share == 0.5 else "p99_us"] * 1e-6
 
 
-PEERS = {"hnswlib": Hnswlib, "faiss-hnsw": FaissHnswSq8, "faiss-ivfpq": FaissIvfPqFastScan, "usearch": Usearch,
+PEERS = {"hnswlib": Hnswlib, "faiss-hnsw": FaissHnswSq8, "faiss-ivfpq": FaissIvfPqFastScan,
+         "faiss-ivfflat": FaissIvfFlat, "faiss-ivfrabitq": FaissIvfRabitq, "usearch": Usearch,
          "svs": SvsFloat16}

@@ -47,6 +47,7 @@ THIRD_PARTY = {
     r"libpq-fe\.h": ["backends/meta"],
     r"openssl/": ["common/base"],
     r"xxhash\.h": ["common/base"],
+    r"cblas\.h": ["engine"],
     r"zlib\.h": ["common/http", "tests"],
     r"zstd\.h": ["common/model", "cli"],
     r"immintrin\.h": ["engine", "common/base"],
