@@ -18,18 +18,18 @@
 enum {
     MEASURE_RUN = 4,    /* vectors fetched ahead of measuring */
     MEASURE_LEAST = 8,  /* errors from which their spread is known */
-    EF_FLOOR = 60,      /* default beam: recall@10 0.97 on 100,000 real passages ... */
+    EF_FLOOR = 76,      /* default beam: recall@10 0.97 on 100,000 real passages ... */
     EF_BEYOND = 16,     /* ... and 5/4 k plus this for larger k: recall@100 0.97 */
     COST_PER_BEAM = 10, /* distances that a walk computes for each place in the beam */
     MOVES_PER_DISTANCE = 128,
     FILTER_FLAT_MAX = 2000, /* a filter that names no more is always scanned */
     BEAM_LEAST = 8,
-    BEAM_PART = 5,
+    BEAM_PART = 16,
     WIDEN_BY = 4, /* the beam, when it held too few */
 };
 
 #define SLACK_LEAST     0.03f
-#define SLACK_PER_PLACE 0.011f
+#define SLACK_PER_PLACE 0.004f
 
 static uint32_t effective_ef(const struct engine_query *query)
 {
@@ -63,11 +63,11 @@ static float lift_of(const struct search *search)
 /* The effort: how much farther than the k-th nearest a node may lie and still be expanded. */
 static float slack_of(const struct search *search, uint32_t ef)
 {
-    float places = (float)ef / (float)search->query->k;
+    float k = (float)search->query->k;
 
     if (search->query->filter != NULL)
         return INFINITY;
-    return SLACK_LEAST + SLACK_PER_PLACE * places;
+    return SLACK_LEAST + SLACK_PER_PLACE * ((float)ef - k) / sqrtf(k);
 }
 
 static bool walk_once(struct search *search, uint32_t ef, float slack, uint64_t *found)
@@ -172,7 +172,9 @@ static uint64_t beam_of_slack(const struct search *search, uint64_t ef)
 {
     uint64_t k = search->query->k;
 
-    return MAX_OF(k + k / 2 + BEAM_LEAST, ef * ef / (BEAM_PART * k));
+    double wide = (double)ef * (double)ef / (BEAM_PART * sqrt((double)k));
+
+    return MAX_OF(k + k / 2 + BEAM_LEAST, (uint64_t)wide);
 }
 
 static bool walk_and_merge(struct search *search, uint32_t ef, bool *starved)
