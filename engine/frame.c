@@ -10,7 +10,9 @@
 #include "common/base/checked.h"
 #include "engine/internal.h"
 
-enum { SAMPLE_MAX = 1000 };
+enum { SAMPLE_MAX = 1000, LENGTHS_MIN = 32 };
+
+#define EVEN_SHARE 0.01 /* of the square: lengths that differ by a tenth */
 
 uint32_t frame_sample(const struct engine_options *options)
 {
@@ -28,25 +30,50 @@ void frame_init(struct engine *engine)
                   engine->kernels);
 }
 
+static double length_of(const struct engine *engine, uint32_t slot)
+{
+    const float *vector = vector_of(engine, slot);
+    double square = 0;
+
+    for (size_t i = 0; i < engine->options.dim; i++)
+        square += (double)vector[i] * (double)vector[i];
+    return sqrt(square);
+}
+
+/* The mean length of the first vectors; 0 if they differ, or are too few to tell. */
+static float fit_length(const struct engine *engine, uint32_t count)
+{
+    double sum = 0, square = 0;
+
+    for (uint32_t slot = 0; slot < count; slot++) {
+        double length = length_of(engine, slot);
+
+        sum += length;
+        square += length * length;
+    }
+    double mean = sum / count;
+    double variance = square / count - mean * mean;
+
+    return count >= LENGTHS_MIN && variance <= EVEN_SHARE * mean * mean && mean <= (double)FLT_MAX
+               ? (float)mean
+               : 0.0f;
+}
+
 /* Sums are taken in order, in double precision: the same on every machine. */
 void frame_fit(struct engine *engine)
 {
     uint32_t count = frame_sample(&engine->options);
-    double square = 0, centre_square = 0;
+    double centre_square = 0;
 
     for (size_t i = 0; i < engine->options.dim; i++) {
         double sum = 0;
 
-        for (uint32_t slot = 0; slot < count; slot++) {
-            double number = (double)vector_of(engine, slot)[i];
-
-            sum += number;
-            square += number * number;
-        }
+        for (uint32_t slot = 0; slot < count; slot++)
+            sum += (double)vector_of(engine, slot)[i];
         engine->frame.centre[i] = (float)(sum / count);
         centre_square += (double)engine->frame.centre[i] * (double)engine->frame.centre[i];
     }
     engine->frame.pair_base =
         (float)fmax((double)engine->frame.base - centre_square, -(double)FLT_MAX / 4);
-    engine->length = (float)fmin(sqrt(square / count), (double)FLT_MAX);
+    engine->length = fit_length(engine, count);
 }

@@ -440,6 +440,16 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
     return count;
 }
 
+/* A full list is pruned anew for each new link, so room is left for those to come.  Not among inner
+ * products of uneven lengths: there nearly all directions lead to the few longest vectors, and what
+ * pruning leaves would not hold the graph together. */
+static size_t fill_of(const struct engine *engine, size_t max)
+{
+    bool is_uneven = engine->options.metric == ENGINE_IP && engine->length == 0.0f;
+
+    return is_uneven ? max : max / 2;
+}
+
 /* Phase 5: one target takes in its new links. */
 static void job_link(void *argument, size_t index)
 {
@@ -463,7 +473,7 @@ static void job_link(void *argument, size_t index)
     keys_merge(keys, before, sources, incoming);
     prune.count = before + incoming;
     prune.max = links_max(engine, batch->level);
-    prune.fill = prune.max / 2; /* room for those to come: who is full is pruned anew each time */
+    prune.fill = fill_of(engine, prune.max);
     size_t count = prune.count <= prune.max ? prune.count : prune_select(&prune);
     for (size_t i = 0; i < count; i++) {
         uint32_t link = key_number(keys[i]) + 1;

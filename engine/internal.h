@@ -61,7 +61,7 @@ struct engine {
     struct ruler ruler;      /* between query and vector, and between two vectors */
     struct code_frame frame; /* fitted by the first linking: frame.c */
     uint32_t bits;           /* of a number's code */
-    float length;            /* of a typical vector; fitted too */
+    float length;            /* of the vectors, where all are about as long; else 0; fitted too */
 
     struct plane vectors; /* row of a slot: dim floats and padding */
     struct plane codes;   /* row of a node: codes.h; none without a graph */

@@ -18,7 +18,7 @@
 enum {
     MEASURE_RUN = 4,    /* vectors fetched ahead of measuring */
     MEASURE_LEAST = 8,  /* errors from which their spread is known */
-    EF_FLOOR = 76,      /* default beam: recall@10 0.97 on 100,000 real passages ... */
+    EF_FLOOR = 84,      /* default beam: recall@10 0.97 on 100,000 real passages ... */
     EF_BEYOND = 16,     /* ... and 5/4 k plus this for larger k: recall@100 0.97 */
     COST_PER_BEAM = 10, /* distances that a walk computes for each place in the beam */
     MOVES_PER_DISTANCE = 128,
@@ -45,11 +45,14 @@ static uint64_t wanted_of(const struct search *search)
 {
     uint64_t k = search->query->k;
 
-    return MIN_OF(k * search->count / MAX_OF(search->live, UINT64_C(1)), (uint64_t)UINT32_MAX);
+    uint64_t wanted = k * search->count / MAX_OF(search->live, UINT64_C(1));
+
+    /* An insertion under way is alive before it is counted. */
+    return MIN_OF(MAX_OF(wanted, k), (uint64_t)UINT32_MAX);
 }
 
-/* Inner products have no zero to count distances from; what a vector of typical length could reach
- * stands for it. */
+/* Inner products have no zero to count distances from; what a vector of the usual length could
+ * reach stands for it. */
 static float lift_of(const struct search *search)
 {
     const struct engine *engine = search->engine;
@@ -65,7 +68,8 @@ static float slack_of(const struct search *search, uint32_t ef)
 {
     float k = (float)search->query->k;
 
-    if (search->query->filter != NULL)
+    if (search->query->filter != NULL ||
+        (search->engine->options.metric == ENGINE_IP && search->engine->length == 0.0f))
         return INFINITY;
     return SLACK_LEAST + SLACK_PER_PLACE * ((float)ef - k) / sqrtf(k);
 }
@@ -83,6 +87,7 @@ static bool walk_once(struct search *search, uint32_t ef, float slack, uint64_t 
                         .deadline_ns = search->query->deadline_ns};
     bool in_time = walk_level(&walk, walk_descend(&walk, search->entry, 0), 0, ef);
 
+    search->walked = scratch->pool_count;
     search->counters.distances += walk.distances;
     search->counters.hops += walk.hops;
     *found = 0;
@@ -148,7 +153,7 @@ static bool is_plenty(const struct search *search, uint64_t found, uint32_t ef, 
         return found >= search->query->k;
     uint64_t wanted = MAX_OF((uint64_t)search->query->k, (uint64_t)ef / 2);
 
-    return found >= wanted || search->scratch->pool_count < beam;
+    return found >= wanted || search->walked < beam;
 }
 
 /* Only when the graph is there: its first linking fixes the frame. */
@@ -171,10 +176,9 @@ static void code_query(struct search *search)
 static uint64_t beam_of_slack(const struct search *search, uint64_t ef)
 {
     uint64_t k = search->query->k;
-
     double wide = (double)ef * (double)ef / (BEAM_PART * sqrt((double)k));
 
-    return MAX_OF(k + k / 2 + BEAM_LEAST, (uint64_t)wide);
+    return MAX_OF(k + k / 2 + BEAM_LEAST, (uint64_t)fmin(wide, (double)search->count));
 }
 
 static bool walk_and_merge(struct search *search, uint32_t ef, bool *starved)

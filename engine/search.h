@@ -15,6 +15,7 @@ struct search {
     uint64_t live;       /* when the search began */
     bool wants_all;      /* no filter, and all are alive */
     uint64_t candidates; /* about as many vectors may be returned */
+    size_t walked;       /* nodes that the last walk left in its beam */
     struct engine_counters counters;
 };
 
