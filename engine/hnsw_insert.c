@@ -19,6 +19,7 @@
 #include "common/base/limits.h"
 #include "engine/hnsw.h"
 #include "engine/memory.h"
+#include "engine/spread.h"
 
 enum { LINKS_MAX = 256, MEASURE_AHEAD = 4 };
 
@@ -134,16 +135,6 @@ static uint64_t hash_vector(const float *vector, size_t dim)
         hash = (hash ^ bits) * UINT64_C(0x100000001b3);
     }
     return hash;
-}
-
-static void run_jobs(struct engine *engine, void (*job)(void *, size_t), size_t count)
-{
-    if (engine->executor.run != NULL) {
-        engine->executor.run(engine->executor.state, job, engine->batch, count);
-        return;
-    }
-    for (size_t i = 0; i < count; i++)
-        job(engine->batch, i);
 }
 
 /* A node with the same bytes has the same code, hence lies where the vector itself does. */
@@ -497,7 +488,7 @@ static void link_back(struct batch *batch, uint32_t level)
             batch->groups[groups++] = i;
     batch->groups[groups] = batch->pair_count;
     batch->level = level;
-    run_jobs(batch->engine, job_link, groups);
+    spread(&batch->engine->executor, job_link, batch, groups);
     batch->pair_count = 0;
 }
 
@@ -583,11 +574,11 @@ enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left
         batch->engine = engine;
         if (!prepare(batch, linked, size))
             return err_set(err, ERR_NO_MEMORY, "no memory to link %u vectors", size);
-        run_jobs(engine, job_search, size);
+        spread(&engine->executor, job_search, batch, size);
         if (atomic_load_explicit(&batch->failed, memory_order_relaxed))
             return err_set(err, ERR_NO_MEMORY, "no memory to search for neighbours");
         find_peer_twins(batch);
-        run_jobs(engine, job_select, size);
+        spread(&engine->executor, job_select, batch, size);
         commit(batch);
         linked += size;
     }

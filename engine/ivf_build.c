@@ -160,7 +160,7 @@ static enum err_code lay_out(struct build *build, struct err *err)
     for (uint32_t i = 0; i < ivf->rows.count; i++)
         list[build->assigned[i]].count++;
     for (uint32_t l = 0; l < ivf->lists; l++) {
-        list[l].first = at; /* for now: in the order */
+        list[l].first = at; /* here its place in the order; its blocks are counted below */
         at += list[l].count;
     }
     for (uint32_t i = 0; i < ivf->rows.count; i++)

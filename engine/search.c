@@ -1,23 +1,19 @@
 /* A search: choose a plan, walk or scan, merge, and make sure that nothing was missed.
  *
- * Happy path: walk the graph by codes with a beam of ef, measure the nearest of the beam that are
- * alive and pass the filter (twice k and a few: the order by codes is nearly right), scan the tail
- * that the graph does not hold yet, return the best k.
+ * Happy path: walk the graph by codes with the effort ef, measure the nearest of the beam that are
+ * alive and pass the filter (refine.c), scan the tail that the graph does not hold yet, return the
+ * best k.
  * The dead and the filtered are walked through but not returned, so the beam is widened by their
  * share.  When the beam still holds too few that may be returned (they lie far from the query, or
  * the share was misjudged) the walk is repeated with a wider beam, and when scanning is cheaper
  * than that, everything that may be returned is scanned: k hits are found whenever there are k.
  * Failure: the deadline, or no memory for the workspace. */
-#include <assert.h>
 #include <math.h>
-#include <stdio.h>
 
 #include "common/base/checked.h"
 #include "engine/search.h"
 
 enum {
-    MEASURE_RUN = 4,    /* vectors fetched ahead of measuring */
-    MEASURE_LEAST = 8,  /* errors from which their spread is known */
     EF_FLOOR = 84,      /* default beam: recall@10 0.97 on 100,000 real passages ... */
     EF_BEYOND = 16,     /* ... and 5/4 k plus this for larger k: recall@100 0.97 */
     COST_PER_BEAM = 10, /* distances that a walk computes for each place in the beam */
@@ -44,7 +40,6 @@ static uint32_t effective_ef(const struct engine_query *query)
 static uint64_t wanted_of(const struct search *search)
 {
     uint64_t k = search->query->k;
-
     uint64_t wanted = k * search->count / MAX_OF(search->live, UINT64_C(1));
 
     /* An insertion under way is alive before it is counted. */

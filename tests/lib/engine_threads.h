@@ -1,4 +1,5 @@
-/* An executor for the engine's tests: as many threads as its state says, started for each job. */
+/* An executor for the engine's tests: as many threads as its state says, started for each run of
+ * jobs, which they take from the last one on, to mix the order. */
 #ifndef VICINAL_TESTS_LIB_ENGINE_THREADS_H
 #define VICINAL_TESTS_LIB_ENGINE_THREADS_H
 
@@ -27,7 +28,7 @@ static inline void *threads_work(void *argument)
 
         if (index >= crew->count)
             return NULL;
-        crew->job(crew->argument, index);
+        crew->job(crew->argument, crew->count - 1 - index);
     }
 }
 
@@ -43,7 +44,8 @@ static inline void threads_run(void *state, void (*job)(void *argument, size_t i
         if (pthread_create(&started[i], NULL, threads_work, &crew) != 0)
             assert(!"a thread starts");
     for (uint32_t i = 0; i < *threads; i++)
-        (void)pthread_join(started[i], NULL);
+        if (pthread_join(started[i], NULL) != 0)
+            assert(!"a thread ends");
 }
 
 /* threads: 1..THREADS_EXECUTOR_MAX; borrowed. */

@@ -1,55 +1,23 @@
 /* The graph is a pure function of what was inserted: whatever the slices and threads of the
  * linking, digests and hits are equal, and every invariant holds after each phase. */
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <cmocka.h>
 
 #include "tests/lib/engine_data.h"
+#include "tests/lib/engine_threads.h"
 
 enum { COUNT = 3000, DIM = 24, THREADS = 4 };
-
-/* An executor with THREADS threads that take jobs from either end, to mix their order. */
-struct crew {
-    void (*job)(void *, size_t);
-    void *argument;
-    size_t count;
-    _Atomic size_t next;
-};
-
-static void *crew_work(void *argument)
-{
-    struct crew *crew = argument;
-
-    for (;;) {
-        size_t index = atomic_fetch_add_explicit(&crew->next, 1, memory_order_relaxed);
-        if (index >= crew->count)
-            return NULL;
-        crew->job(crew->argument, crew->count - 1 - index);
-    }
-}
-
-static void crew_run(void *state, void (*job)(void *, size_t), void *argument, size_t count)
-{
-    struct crew crew = {.job = job, .argument = argument, .count = count};
-    pthread_t threads[THREADS];
-
-    (void)state;
-    for (int i = 0; i < THREADS; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, crew_work, &crew), 0);
-    for (int i = 0; i < THREADS; i++)
-        assert_int_equal(pthread_join(threads[i], NULL), 0);
-}
 
 static struct engine *open_engine(enum engine_metric metric, bool is_parallel, uint64_t seed)
 {
     struct engine_options options = {
         .dim = DIM, .metric = metric, .m = 8, .ef_construction = 60, .flat_below = 1, .seed = seed};
-    struct engine_executor executor = {.run = crew_run};
+    static uint32_t threads = THREADS;
+    struct engine_executor executor = threads_executor(&threads);
     struct engine *engine;
     struct err err = {0};
 
