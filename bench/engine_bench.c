@@ -9,6 +9,8 @@
  * the default), runs all queries once and prints one object: so that somebody else can let it take
  * turns with other engines.
  *
+ * With --selectivity it measures filters instead: engine_filters.c.
+ *
  * Failure: any file or option that does not fit ends the run with code 1. */
 #include <errno.h>
 #include <getopt.h>
@@ -19,42 +21,12 @@
 #include <string.h>
 #include <time.h>
 
-#include "bench/bench_ivf.h"
 #include "bench/crew.h"
+#include "bench/engine_bench.h"
 #include "common/base/checked.h"
 #include "common/base/limits.h"
-#include "common/base/npy.h"
-#include "engine/engine.h"
 
-enum { TARGETS_MAX = 16, POINTS_MAX = 32 };
-
-struct options {
-    const char *base, *queries, *truth;
-    struct engine_options engine;
-    bool is_ivf;
-    uint32_t k, ef, threads, repeats;
-    double targets[TARGETS_MAX];
-    size_t target_count;
-    bool json, serve;
-};
-
-struct point {
-    uint32_t ef;
-    double recall, qps, p50_us, p99_us, distances, hops;
-};
-
-struct bench {
-    struct options options;
-    struct npy base, queries, truth;
-    float *vectors; /* queries as floats */
-    struct engine *engine;
-    struct bench_ivf ivf; /* instead of the engine, when options.is_ivf */
-    double build_s, insert_s;
-    struct point points[POINTS_MAX];
-    size_t point_count;
-};
-
-static double now_s(void)
+double bench_now_s(void)
 {
     struct timespec now;
 
@@ -75,13 +47,13 @@ static const char *kernel_of(const struct bench *bench)
 static enum err_code build_ivf(struct bench *bench, struct err *err)
 {
     struct engine_executor executor = {.run = crew_run, .state = &bench->options.threads};
-    double begin = now_s();
+    double begin = bench_now_s();
 
     bench->ivf.options.metric = bench->options.engine.metric;
     bench->ivf.options.kernel = bench->options.engine.kernel;
     enum err_code code = bench_ivf_build(&bench->ivf, &bench->base,
                                          bench->options.threads > 1 ? &executor : NULL, err);
-    bench->build_s = now_s() - begin;
+    bench->build_s = bench_now_s() - begin;
     return code;
 }
 
@@ -96,15 +68,15 @@ static enum err_code build(struct bench *bench, struct err *err)
         return err_set(err, ERR_NO_MEMORY, "no memory");
     code = engine_open(&bench->engine, NULL, &bench->options.engine,
                        bench->options.threads > 1 ? &executor : NULL, err);
-    double begin = now_s();
+    double begin = bench_now_s();
     for (uint64_t i = 0; code == ERR_OK && i < bench->base.rows; i++) {
         npy_row_f32(&bench->base, i, row);
         code = engine_insert(bench->engine, (uint32_t)i, row, err);
     }
-    bench->insert_s = now_s() - begin;
+    bench->insert_s = bench_now_s() - begin;
     if (code == ERR_OK)
         code = engine_step(bench->engine, UINT32_MAX, &left, err);
-    bench->build_s = now_s() - begin;
+    bench->build_s = bench_now_s() - begin;
     free(row);
     return code;
 }
@@ -148,12 +120,12 @@ static enum err_code run_queries(struct bench *bench, struct work *work, struct 
                                      .bound = INFINITY};
         struct engine_counters counters;
         size_t count;
-        double begin = now_s();
+        double begin = bench_now_s();
         enum err_code code =
             bench->options.is_ivf
                 ? bench_ivf_search(&bench->ivf, &query, work->hits, &count, &counters, err)
                 : engine_search(bench->engine, &query, work->hits, &count, &counters, err);
-        work->times[i] = now_s() - begin;
+        work->times[i] = bench_now_s() - begin;
         if (code != ERR_OK)
             return code;
         total += work->times[i];
@@ -374,7 +346,9 @@ static enum err_code measure(struct bench *bench, struct err *err)
     work.times = array_alloc(bench->queries.rows, sizeof(*work.times));
     if (work.hits == NULL || work.truth == NULL || work.times == NULL)
         code = err_set(err, ERR_NO_MEMORY, "no memory");
-    if (code == ERR_OK && bench->options.serve)
+    if (code == ERR_OK && bench->options.share_count > 0)
+        code = bench_filters(bench, err);
+    else if (code == ERR_OK && bench->options.serve)
         code = serve(bench, &work, err);
     else if (code == ERR_OK && (code = sweep(bench, &work, err)) == ERR_OK)
         report(bench);
@@ -384,16 +358,17 @@ static enum err_code measure(struct bench *bench, struct err *err)
     return code;
 }
 
-static bool parse_targets(const char *text, struct options *options)
+/* Numbers in (0, 1], with commas. */
+static bool parse_shares(const char *text, double *shares, size_t max, size_t *count)
 {
-    options->target_count = 0;
+    *count = 0;
     for (;;) {
         char *end;
         double value = strtod(text, &end);
 
-        if (end == text || !(value > 0 && value <= 1) || options->target_count == TARGETS_MAX)
+        if (end == text || !(value > 0 && value <= 1) || *count == max)
             return false;
-        options->targets[options->target_count++] = value;
+        shares[(*count)++] = value;
         if (*end == '\0')
             return true;
         if (*end != ',')
@@ -409,6 +384,19 @@ static bool parse_metric(const char *text, enum engine_metric *metric)
     for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
         if (strcmp(text, names[i]) == 0) {
             *metric = (enum engine_metric)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool parse_filter(const char *text, enum bench_filter *filter)
+{
+    static const char *const names[] = {"uncorrelated", "correlated", "anti"};
+
+    for (size_t i = 0; i < ARRAY_COUNT(names); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *filter = (enum bench_filter)i;
             return true;
         }
     }
@@ -446,7 +434,9 @@ enum {
     O_KERNEL,
     O_REPEATS,
     O_INDEX,
-    O_LISTS
+    O_LISTS,
+    O_SELECTIVITY,
+    O_FILTER
 };
 
 static bool set_option(struct bench *bench, int option, const char *text)
@@ -484,7 +474,11 @@ static bool set_option(struct bench *bench, int option, const char *text)
     case O_BITS:
         return parse_u32(text, 8, &options->engine.bits);
     case O_TARGETS:
-        return parse_targets(text, options);
+        return parse_shares(text, options->targets, TARGETS_MAX, &options->target_count);
+    case O_SELECTIVITY:
+        return parse_shares(text, options->shares, SHARES_MAX, &options->share_count);
+    case O_FILTER:
+        return parse_filter(text, &options->filter);
     case O_KERNEL:
         options->engine.kernel = text;
         return true;
@@ -517,6 +511,8 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         {"bits", required_argument, NULL, O_BITS},
         {"targets", required_argument, NULL, O_TARGETS},
         {"lists", required_argument, NULL, O_LISTS},
+        {"selectivity", required_argument, NULL, O_SELECTIVITY},
+        {"filter", required_argument, NULL, O_FILTER},
         {"kernel", required_argument, NULL, O_KERNEL},
         {"json", no_argument, NULL, O_JSON},
         {"serve", no_argument, NULL, O_SERVE},
@@ -528,7 +524,7 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         if (!set_option(bench, option, optarg))
             return false;
     return optind == argc && options->base != NULL && options->queries != NULL &&
-           options->truth != NULL;
+           options->truth != NULL && !(options->is_ivf && options->share_count > 0);
 }
 
 int main(int argc, char **argv)
@@ -549,7 +545,8 @@ int main(int argc, char **argv)
                 "  [--metric cosine|ip|l2] [--k N] [--ef N]\n"
                 "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
-                "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n");
+                "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n"
+                "  [--selectivity S[,S...] [--filter uncorrelated|correlated|anti]]\n");
         return 2;
     }
     enum err_code code = measure(&bench, &err);

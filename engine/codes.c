@@ -10,6 +10,9 @@
 
 enum { LANES = 16 }; /* numbers at a time: a loop of fixed length becomes an instruction or two */
 
+/* Of few numbers, one that the largest step cuts off makes a code much worse than others. */
+#define UNEVEN 2.5f
+
 #define LARGEST 1e18f /* of a number that is placed: its square is far from overflowing */
 
 /* The step that loses least of a normal distribution, in standard deviations, by bits. */
@@ -19,6 +22,15 @@ static float step_of(uint32_t bits)
         [1] = 1.596f, [2] = 0.9957f, [3] = 0.586f, [4] = 0.3352f, [8] = 0.0308f};
 
     return steps[bits];
+}
+
+/* Share of a normal distribution's variance that those steps lose. */
+static float lost_of(uint32_t bits)
+{
+    static const float lost[9] = {
+        [1] = 0.3634f, [2] = 0.1175f, [3] = 0.03744f, [4] = 0.01154f, [8] = 0.000117f};
+
+    return lost[bits];
 }
 
 /* Counts are multiples of LANES. */
@@ -282,13 +294,18 @@ void codes_query(const struct kernels *kernels, const struct code_frame *frame,
     for (size_t i = 0; i < padded; i += LANES)
         for (size_t j = 0; j < LANES; j++)
             lanes[j] += place->numbers[i + j];
+    float length = sqrtf(sum_of_squares(place->numbers, padded));
+    float lost = lost_of(bits);
+    float uneven = 1.0f + UNEVEN / sqrtf((float)padded);
     *out = (struct code_query){.kernel = kernels->codes[__builtin_ctz(bits)],
                                .codes = codes,
                                .bytes = padded * bits / 8,
                                .step = weight * largest / (bits == 1 ? 15.0f : 127.0f),
                                .bias = -weight * middle * sum_of_lanes(lanes),
                                .base = place->add,
-                               .floor = frame->is_l2 ? 0.0f : -FLT_MAX};
+                               .floor = frame->is_l2 ? 0.0f : -FLT_MAX,
+                               .deviation = uneven * weight * length * sqrtf(lost / (1.0f - lost)) /
+                                            step_of(bits)};
     float inverse = largest > FLT_MIN ? 1.0f / largest : 0.0f;
     if (bits == 1)
         spread_planes(place->numbers, padded, inverse * 7.5f, codes);

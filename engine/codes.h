@@ -95,7 +95,19 @@ struct code_query {
     const int8_t *codes; /* on 64 bytes */
     size_t bytes;        /* codes of a row */
     float step, bias, base, floor;
+    float deviation; /* of an estimate from the distance, for each unit of the row's scale */
 };
+
+/* By how much the estimate of this row's distance errs, as a standard deviation.  Codes of so many
+ * bits lie at a fixed angle to what they stand for; the part of it that falls on the query is as a
+ * random rotation makes it, and the scale says how long the vector is. */
+static inline float codes_deviation(const struct code_query *query, const uint8_t *row)
+{
+    struct code_tail tail;
+
+    memcpy(&tail, row + query->bytes, sizeof(tail));
+    return query->deviation * tail.scale;
+}
 
 /* codes: room for codes_query_bytes(), on 64 bytes. */
 void codes_query(const struct kernels *kernels, const struct code_frame *frame,

@@ -269,6 +269,7 @@ void engine_delete(struct engine *engine, uint32_t ordinal)
     /* Relaxed: the bit stands for nothing but itself. */
     uint32_t before =
         atomic_fetch_or_explicit(&slot_of(engine, slot)->state, SLOT_DEAD, memory_order_relaxed);
+    atomic_store_explicit(&engine->has_dead, true, memory_order_relaxed);
     if ((before & SLOT_DEAD) == 0)
         atomic_fetch_sub_explicit(&engine->live, 1, memory_order_relaxed);
 }

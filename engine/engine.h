@@ -14,7 +14,8 @@
  * The graph is walked, and built, by 4-bit codes of the vectors (codes.h), which are an eighth of
  * their bytes; the nearest that a walk finds are measured on the vectors, so that every distance
  * which is answered is exact.  A walk ends when what is left lies too far beyond the k-th nearest:
- * ef, the effort, says how far that is and how wide the beam may grow.
+ * ef, the effort, says how far that is and how wide the beam may grow.  With a filter the engine
+ * chooses between walking and scanning what the filter names, by the same codes.
  *
  * Source: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using
  * hierarchical navigable small world graphs", arXiv 1603.09320.
@@ -85,7 +86,7 @@ struct engine_query {
     const float *vector;                /* dim floats, finite */
     uint32_t k;                         /* at least 1 */
     uint32_t ef;                        /* beam; 0: default for k; raised to k */
-    bool exact;                         /* flat scan of everything */
+    bool exact;                         /* measure all that may be returned */
     const struct engine_bitmap *filter; /* NULL: all */
     float bound;                        /* farther hits are not wanted; INFINITY: none */
     uint64_t deadline_ns;               /* CLOCK_MONOTONIC; 0: none */
@@ -98,8 +99,8 @@ struct engine_hit {
 };
 
 struct engine_counters {
-    const char *plan;   /* "hnsw", "flat", "flat_filter", "hnsw_filter" */
-    uint64_t distances; /* computed, in the graph and in the scan */
+    const char *plan;   /* "hnsw", "flat", "flat_filter", "hnsw_filter": what gave the answer */
+    uint64_t distances; /* estimated and measured, in the graph and in the scan */
     uint64_t hops;      /* graph nodes expanded */
     uint64_t scanned;   /* vectors that the flat scan saw */
     uint64_t linked;    /* vectors that the graph held */

@@ -1,39 +1,42 @@
-/* Exact search: every vector that may be returned is measured.  It serves small collections, the
- * tail that the graph does not hold yet, narrow filters, and as the oracle.
- * Failure: only a deadline, looked at every VECTORS_PER_CHECK vectors. */
+/* Scans: everything that may be returned is looked at.  They serve small collections, the tail that
+ * the graph does not hold yet, narrow filters, and as the oracle.
+ *
+ * flat_range() measures every vector.  flat_codes() estimates all by their codes, which are an
+ * eighth of the bytes, and measures the nearest until the errors seen so far say that no other can
+ * be among the best.  It keeps the nearest estimates only; if all of those had to be measured, a
+ * second pass measures whatever else lies below the line that is known by then.
+ * Failure: only a deadline, looked at after each run. */
 #include "engine/search.h"
 
 #include <assert.h>
+#include <math.h>
 
-enum { VECTORS_PER_CHECK = 4096, RUN_MAX = FRESH_MAX, LOOK_AHEAD = 2 };
+#include "common/base/checked.h"
 
-static void scan_one(struct search *search, uint32_t slot)
+enum {
+    RUN_MAX = FRESH_MAX,
+    RUN_CODES = 64, /* rows fetched ahead of estimating */
+    LOOK_AHEAD = 2, /* vectors fetched ahead of measuring */
+    RUNS_PER_CHECK = 16,
+    KEPT_BEYOND = 38, /* estimates kept: 3 k and so many; nearly always enough */
+    LINE_BYTES = 64,
+};
+
+/* Misses less than one neighbour in a thousand, also where thousands lie equally far. */
+#define SCAN_DEVIATIONS 3.4f
+
+static void measure_one(struct search *search, uint32_t slot)
 {
     const struct engine *engine = search->engine;
     float distance =
         ruler_distance(&engine->ruler, search->scratch->query, vector_of(engine, slot));
 
-    search->counters.scanned++;
     search->counters.distances++;
     topk_push(&search->best, key_make(distance, slot_of(engine, slot)->ordinal));
 }
 
-bool flat_range(struct search *search, uint32_t from, uint32_t to)
-{
-    for (uint32_t slot = from; slot < to; slot++) {
-        if ((slot - from) % VECTORS_PER_CHECK == VECTORS_PER_CHECK - 1 &&
-            deadline_passed(search->query->deadline_ns))
-            return false;
-        if ((slot_state(search->engine, slot) & SLOT_DEAD) != 0 ||
-            !search_admits(search, slot_of(search->engine, slot)->ordinal))
-            continue;
-        scan_one(search, slot);
-    }
-    return true;
-}
-
 /* The vectors of a run are known before they are measured, so they are fetched ahead. */
-static void scan_run(struct search *search, size_t count)
+static void measure_run(struct search *search, size_t count)
 {
     const uint32_t *run = search->scratch->fresh;
 
@@ -42,65 +45,123 @@ static void scan_run(struct search *search, size_t count)
     for (size_t i = 0; i < count; i++) {
         if (i + LOOK_AHEAD < count)
             prefetch_vector(search->engine, run[i + LOOK_AHEAD]);
-        scan_one(search, run[i]);
+        measure_one(search, run[i]);
     }
 }
 
-/* Slot of an ordinal, not before *from; *from moves on.  Slots and ordinals both ascend strictly,
- * so an ordinal stands at most as many slots on as it is larger: where ordinals have no gaps,
- * that guess is right at once. */
-static bool seek(const struct search *search, uint32_t ordinal, uint32_t *from)
+bool flat_range(struct search *search, uint32_t from, uint32_t to)
+{
+    struct admit_cursor cursor = {.slot = from, .to = to, .is_done = from >= to};
+
+    for (uint32_t run = 1; !cursor.is_done; run++) {
+        size_t count = admit_run(&search->admit, &cursor, search->scratch->fresh, RUN_MAX);
+
+        search->counters.scanned += count;
+        measure_run(search, count);
+        if (run % RUNS_PER_CHECK == 0 && deadline_passed(search->query->deadline_ns))
+            return false;
+    }
+    return true;
+}
+
+/* The least that the distances of fresh[0..count-1] may be, in place of the estimates. */
+static void lower(const struct scratch *scratch, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        scratch->distances[i] -=
+            SCAN_DEVIATIONS * codes_deviation(&scratch->coded, scratch->rows[i]);
+}
+
+/* What is done with a run of slots whose distances are estimated. */
+typedef void estimated_fn(struct search *search, size_t count, void *state);
+
+/* Estimate all slots below `linked` that may be returned.  False: the deadline has passed. */
+static bool estimate_all(struct search *search, estimated_fn *estimated, void *state)
+{
+    struct admit_cursor cursor = {.to = search->linked, .is_done = search->linked == 0};
+    struct scratch *scratch = search->scratch;
+    size_t bytes = scratch->coded.bytes + sizeof(struct code_tail);
+
+    for (uint32_t run = 1; !cursor.is_done; run++) {
+        size_t count = admit_run(&search->admit, &cursor, scratch->fresh, RUN_CODES);
+
+        for (size_t i = 0; i < count; i++) {
+            scratch->rows[i] = code_of(search->engine, scratch->fresh[i]);
+            for (size_t at = 0; at < bytes; at += LINE_BYTES)
+                prefetch(scratch->rows[i] + at);
+        }
+        codes_distances(&scratch->coded, scratch->rows, count, scratch->distances);
+        lower(scratch, count);
+        search->counters.distances += count;
+        estimated(search, count, state);
+        if (run % RUNS_PER_CHECK == 0 && deadline_passed(search->query->deadline_ns))
+            return false;
+    }
+    return true;
+}
+
+static void keep_nearest(struct search *search, size_t count, void *state)
+{
+    const struct scratch *scratch = search->scratch;
+    struct topk *nearest = state;
+
+    search->counters.scanned += count;
+    for (size_t i = 0; i < count; i++)
+        topk_push(nearest, key_make(scratch->distances[i], scratch->fresh[i]));
+}
+
+/* Can a vector be among the best whose distance is at least that of the key? */
+static bool is_hopeful(const struct search *search, uint64_t key)
+{
+    return (key >> 32) << 32 < search->best.limit;
+}
+
+/* Measure the keys, ascending, as long as there is hope.  Returns the last one that was. */
+static uint64_t measure_nearest(struct search *search, const struct topk *nearest)
 {
     const struct engine *engine = search->engine;
-    uint32_t low = *from;
-    uint32_t high = search->count;
+    uint64_t last = 0;
 
-    if (low >= high || slot_of(engine, low)->ordinal > ordinal)
-        return false;
-    uint32_t ahead = ordinal - slot_of(engine, low)->ordinal;
-    if (ahead < high - low)
-        high = low + ahead + 1;
-    if (slot_of(engine, high - 1)->ordinal <= ordinal)
-        low = high - 1;
-    while (high - low > 1) {
-        uint32_t middle = low + (high - low) / 2;
-
-        if (slot_of(engine, middle)->ordinal <= ordinal)
-            low = middle;
-        else
-            high = middle;
+    for (size_t i = 0; i < nearest->count && i < LOOK_AHEAD; i++)
+        prefetch_vector(engine, key_number(nearest->keys[i]));
+    for (size_t i = 0; i < nearest->count && is_hopeful(search, nearest->keys[i]); i++) {
+        if (i + LOOK_AHEAD < nearest->count)
+            prefetch_vector(engine, key_number(nearest->keys[i + LOOK_AHEAD]));
+        measure_one(search, key_number(nearest->keys[i]));
+        last = nearest->keys[i];
     }
-    *from = low;
-    return slot_of(engine, low)->ordinal == ordinal;
+    return last;
 }
 
-bool flat_filter(struct search *search)
+/* The second pass: state is the key up to which all were measured. */
+static void measure_hopeful(struct search *search, size_t count, void *state)
 {
-    const struct engine_bitmap *filter = search->query->filter;
-    uint32_t *run = search->scratch->fresh;
-    uint32_t from = 0;
-    uint32_t checked = 0;
-    size_t count = 0;
+    const struct scratch *scratch = search->scratch;
+    const uint64_t *last = state;
+    size_t hopeful = 0;
 
-    if (search->count == 0)
-        return true;
-    uint32_t last = slot_of(search->engine, search->count - 1)->ordinal;
-    for (size_t word = 0; word < filter->word_count && word <= last / 64; word++) {
-        for (uint64_t bits = filter->words[word]; bits != 0; bits &= bits - 1) {
-            uint32_t ordinal = (uint32_t)(word * 64) + (uint32_t)__builtin_ctzll(bits);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t key = key_make(scratch->distances[i], scratch->fresh[i]);
 
-            if (++checked % VECTORS_PER_CHECK == 0 && deadline_passed(search->query->deadline_ns))
-                return false;
-            if (!seek(search, ordinal, &from) ||
-                (slot_state(search->engine, from) & SLOT_DEAD) != 0)
-                continue;
-            run[count++] = from;
-            if (count == RUN_MAX) {
-                scan_run(search, count);
-                count = 0;
-            }
-        }
+        if (key > *last && is_hopeful(search, key))
+            scratch->fresh[hopeful++] = scratch->fresh[i];
     }
-    scan_run(search, count);
-    return true;
+    measure_run(search, hopeful);
+}
+
+bool flat_codes(struct search *search)
+{
+    size_t k = MIN_OF(search->query->k, search->linked);
+    struct topk nearest = {.max = 3 * k + KEPT_BEYOND, .limit = UINT64_MAX};
+
+    if (!scratch_beam(search->engine, search->scratch, nearest.max))
+        return flat_range(search, 0, search->linked);
+    nearest.keys = search->scratch->pool;
+    if (!estimate_all(search, keep_nearest, &nearest))
+        return false;
+    topk_finish(&nearest);
+    uint64_t last = measure_nearest(search, &nearest);
+    if (nearest.count < nearest.max || last < nearest.keys[nearest.count - 1])
+        return true;
+    return estimate_all(search, measure_hopeful, &last);
 }

@@ -30,6 +30,54 @@ uint32_t walk_descend(struct walk *walk, uint64_t entry, uint32_t to);
  * neighbor search", arXiv 2505.15636. */
 MUST_CHECK bool walk_level(struct walk *walk, uint32_t start, uint32_t level, uint32_t ef);
 
+/* The beam of one level, and the key from which on nothing is wanted. */
+struct beam {
+    uint64_t *pool; /* ascending */
+    size_t count;
+    size_t max;
+    uint64_t horizon;
+};
+
+/* Put a key in its place; the worst one falls out of a full beam.  Returns the place. */
+size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t key);
+
+/* Estimate the distances of the first count slots of scratch->fresh. */
+void walk_estimate(struct walk *walk, size_t count);
+
+/* The links of a node that this walk has not seen, into scratch->fresh; marks them.  Returns how
+ * many. */
+size_t walk_fresh(struct walk *walk, uint32_t slot, uint32_t level);
+
+/* Keys from here on lie beyond the slack, if the wanted-th nearest is so far away. */
+uint64_t walk_horizon(const struct walk *walk, float nearest);
+
+void walk_prefetch_links(const struct engine *engine, uint32_t slot);
+
+/* A walk on the ground that knows what may be returned (admit.h). */
+struct admit;
+
+struct walk_filter {
+    const struct admit *admit;
+    uint32_t expanded; /* the walk ends when so many admitted nodes are expanded */
+    uint32_t beam;     /* keys of the pool */
+    uint64_t budget;   /* the walk ends when it has cost as much (plan.h) */
+    uint64_t moves;    /* counted: keys that made room for others */
+    bool is_overspent; /* set at the end: the pool means nothing */
+};
+
+/* hnsw_through.c: through all nodes, until nothing admitted can lie within the slack of the
+ * wanted-th nearest admitted one; the pool holds refused ones too.  scratch->best is used.  False:
+ * the deadline has passed. */
+MUST_CHECK bool walk_through(struct walk *walk, struct walk_filter *filter, uint32_t start);
+
+/* How many of some hundred nodes around start are admitted. */
+struct walk_share {
+    uint32_t tested;
+    uint32_t admitted;
+};
+
+struct walk_share walk_probe(const struct walk *walk, const struct admit *admit, uint32_t start);
+
 static inline uint32_t pool_slot(uint64_t key)
 {
     return (uint32_t)key >> 1;

@@ -343,6 +343,7 @@ static void attach_twin(struct engine *engine, uint32_t node, uint32_t twin)
 
     assert((slot_state(engine, node) & SLOT_TWIN) == 0);
     atomic_fetch_or_explicit(&slot_of(engine, twin)->state, SLOT_TWIN, memory_order_relaxed);
+    atomic_store_explicit(&engine->has_twins, true, memory_order_relaxed);
     if (first != 0)
         last = slot_of(engine, slot_of(engine, first - 1)->upper);
     slot_of(engine, first != 0 ? first - 1 : twin)->upper = twin;

@@ -27,7 +27,7 @@ bool deadline_passed(uint64_t deadline_ns)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec >= deadline_ns;
 }
 
-static void prefetch_links(const struct engine *engine, uint32_t slot)
+void walk_prefetch_links(const struct engine *engine, uint32_t slot)
 {
     const char *links = (const char *)links_of(engine, slot, 0);
 
@@ -35,8 +35,7 @@ static void prefetch_links(const struct engine *engine, uint32_t slot)
     prefetch(links + CACHE_LINE);
 }
 
-/* Estimate the distances of scratch->fresh. */
-static void estimate(struct walk *walk, size_t count)
+void walk_estimate(struct walk *walk, size_t count)
 {
     struct scratch *scratch = walk->scratch;
     size_t bytes = walk->query->bytes + sizeof(struct code_tail);
@@ -52,7 +51,7 @@ static void estimate(struct walk *walk, size_t count)
 static float estimate_one(struct walk *walk, uint32_t slot)
 {
     walk->scratch->fresh[0] = slot;
-    estimate(walk, 1);
+    walk_estimate(walk, 1);
     return walk->scratch->distances[0];
 }
 
@@ -75,7 +74,7 @@ static bool step_nearer(struct walk *walk, uint32_t level, uint64_t *nearest)
         if (link - 1 < walk->limit)
             scratch->fresh[count++] = link - 1;
     }
-    estimate(walk, count);
+    walk_estimate(walk, count);
     for (size_t i = 0; i < count; i++) {
         uint64_t key = key_make(scratch->distances[i], scratch->fresh[i]);
 
@@ -99,8 +98,7 @@ uint32_t walk_descend(struct walk *walk, uint64_t entry, uint32_t to)
     return key_number(nearest);
 }
 
-/* The links of a node that this walk has not seen; marks them.  Returns how many. */
-static size_t collect_fresh(struct walk *walk, uint32_t slot, uint32_t level)
+size_t walk_fresh(struct walk *walk, uint32_t slot, uint32_t level)
 {
     struct scratch *scratch = walk->scratch;
     _Atomic uint32_t *links = links_of(walk->engine, slot, level);
@@ -125,28 +123,24 @@ static size_t collect_fresh(struct walk *walk, uint32_t slot, uint32_t level)
     return count;
 }
 
-/* The beam of one level, and the key from which on nothing is wanted. */
-struct beam {
-    uint64_t *pool; /* ascending */
-    size_t count;
-    size_t max;
-    uint64_t horizon;
-};
+uint64_t walk_horizon(const struct walk *walk, float nearest)
+{
+    float farthest = nearest + walk->slack * fmaxf(nearest + walk->lift, 0.0f);
+
+    return ((uint64_t)key_order(farthest) + 1) << 32;
+}
 
 static void beam_set_horizon(struct beam *beam, const struct walk *walk)
 {
     beam->horizon = beam->count == beam->max ? beam->pool[beam->max - 1] : UINT64_MAX;
     if (walk->slack == INFINITY || beam->count < walk->wanted)
         return;
-    float nearest = key_distance(beam->pool[walk->wanted - 1]);
-    float farthest = nearest + walk->slack * fmaxf(nearest + walk->lift, 0.0f);
-    uint64_t horizon = ((uint64_t)key_order(farthest) + 1) << 32;
+    uint64_t horizon = walk_horizon(walk, key_distance(beam->pool[walk->wanted - 1]));
     if (horizon < beam->horizon)
         beam->horizon = horizon;
 }
 
-/* Put a key in its place; the worst one falls out of a full beam.  Returns the place. */
-static size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t key)
+size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t key)
 {
     uint64_t *pool = beam->pool;
     size_t low = 0;
@@ -172,12 +166,12 @@ static size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t k
     return low;
 }
 
-/* Take in what collect_fresh() found; *at goes back to the first key that is new. */
+/* Take in what walk_fresh() found; *at goes back to the first key that is new. */
 static void absorb_fresh(struct walk *walk, struct beam *beam, size_t count, size_t *at)
 {
     const struct scratch *scratch = walk->scratch;
 
-    estimate(walk, count);
+    walk_estimate(walk, count);
     for (size_t i = 0; i < count; i++) {
         uint64_t key = key_make(scratch->distances[i], scratch->fresh[i] << 1);
 
@@ -185,7 +179,7 @@ static void absorb_fresh(struct walk *walk, struct beam *beam, size_t count, siz
             continue;
         size_t place = beam_insert(beam, walk, key);
         if (place < *at + LINKS_AHEAD)
-            prefetch_links(walk->engine, scratch->fresh[i]);
+            walk_prefetch_links(walk->engine, scratch->fresh[i]);
         if (place < *at)
             *at = place;
     }
@@ -211,10 +205,10 @@ bool walk_level(struct walk *walk, uint32_t start, uint32_t level, uint32_t ef)
         beam.pool[at] |= 1;
         if (++hops % HOPS_PER_CHECK == 0 && deadline_passed(walk->deadline_ns))
             return false;
-        size_t count = collect_fresh(walk, pool_slot(beam.pool[at]), level);
+        size_t count = walk_fresh(walk, pool_slot(beam.pool[at]), level);
         at++;
         if (at < beam.count && level == 0)
-            prefetch_links(walk->engine, pool_slot(beam.pool[at]));
+            walk_prefetch_links(walk->engine, pool_slot(beam.pool[at]));
         absorb_fresh(walk, &beam, count, &at);
     }
     scratch->pool_count = beam.count;

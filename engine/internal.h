@@ -16,6 +16,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
 
 #include "engine/codes.h"
@@ -51,6 +52,13 @@ struct ruler {
     size_t dim;
 };
 
+/* How a search finds its vectors; plan.c chooses. */
+enum plan {
+    PLAN_CHOOSE,
+    PLAN_SCAN, /* all that may be returned, by codes, the nearest measured */
+    PLAN_WALK, /* through all nodes; those that may not be returned are left out at the end */
+};
+
 struct batch;   /* workspace of engine_step, hnsw_insert.c */
 struct scratch; /* workspace of one walk or scan, scratch.h */
 
@@ -62,6 +70,7 @@ struct engine {
     struct code_frame frame; /* fitted by the first linking: frame.c */
     uint32_t bits;           /* of a number's code */
     float length;            /* of the vectors, where all are about as long; else 0; fitted too */
+    enum plan forced;        /* for tests and benches: how to search where there is a choice */
 
     struct plane vectors; /* row of a slot: dim floats and padding */
     struct plane codes;   /* row of a node: codes.h; none without a graph */
@@ -75,6 +84,8 @@ struct engine {
     _Atomic uint64_t live;       /* slots in use that are not dead */
     _Atomic uint64_t entry;      /* (slot + 1) << 8 | level; 0: the graph is empty */
     _Atomic uint32_t upper_rows; /* rows of the upper plane in use */
+    _Atomic bool has_dead;       /* some vector was deleted */
+    _Atomic bool has_twins;      /* some node has a twin */
 
     struct batch *batch;
     _Atomic uint64_t scratch_bytes; /* of all scratches, in use or not */

@@ -45,14 +45,7 @@ static bool is_hopeful(const struct error *error, float estimated, float worst)
 /* Of a node and its twins, would the search return any? */
 static bool is_wanted(const struct search *search, uint32_t slot)
 {
-    if (search->wants_all)
-        return true; /* but for what was linked meanwhile: collect_node() sees to that */
-    const struct slot *row = slot_of(search->engine, slot);
-
-    if (atomic_load_explicit(&row->twin, memory_order_relaxed) != 0)
-        return true; /* some twin may be */
-    return slot < search->linked && (slot_state(search->engine, slot) & SLOT_DEAD) == 0 &&
-           search_admits(search, row->ordinal);
+    return slot < search->linked && admit_node(&search->admit, slot);
 }
 
 /* The next keys of the beam that may be returned, up to RUN_MAX, from *at on. */
@@ -117,7 +110,7 @@ static bool collect_node(struct search *search, uint32_t slot, uint32_t order, u
 
         if (slot >= search->linked)
             break; /* linked while we walked; the scan of the tail sees it */
-        if ((slot_state(engine, slot) & SLOT_DEAD) == 0 && search_admits(search, row->ordinal)) {
+        if (admit_slot(&search->admit, slot)) {
             topk_push(&search->best, (uint64_t)order << 32 | row->ordinal);
             taken++;
         }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <cmocka.h>
 
+#include "engine/internal.h"
 #include "tests/lib/engine_data.h"
 
 enum { COUNT = 6000, DIM = 32 };
@@ -92,6 +93,7 @@ static void recall_holds_after_deletes(void **state)
     struct err err = {0};
 
     (void)state;
+    engine->forced = PLAN_WALK; /* so few could as well be scanned */
     data_insert(engine, &data, 0, COUNT);
     data_link(engine);
     for (uint32_t i = 0; i < COUNT; i += 2)
@@ -121,6 +123,7 @@ static void recall_holds_over_rounds_of_replacing(void **state)
     struct err err = {0};
 
     (void)state;
+    engine->forced = PLAN_WALK; /* so few could as well be scanned */
     data_insert(engine, &data, 0, COUNT);
     data_link(engine);
     for (uint32_t round = 0; round < ROUNDS; round++) {

@@ -1,0 +1,53 @@
+/* What the files of engine-bench share. */
+#ifndef VICINAL_BENCH_ENGINE_BENCH_H
+#define VICINAL_BENCH_ENGINE_BENCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bench/bench_ivf.h"
+#include "common/base/npy.h"
+#include "engine/engine.h"
+
+enum { TARGETS_MAX = 16, POINTS_MAX = 32, SHARES_MAX = 16 };
+
+/* How a filter stands to the query: names anything; what lies near; only what lies far. */
+enum bench_filter { FILTER_UNCORRELATED, FILTER_CORRELATED, FILTER_ANTI };
+
+struct options {
+    const char *base, *queries, *truth;
+    struct engine_options engine;
+    bool is_ivf;
+    uint32_t k, ef, threads, repeats;
+    double targets[TARGETS_MAX];
+    size_t target_count;
+    double shares[SHARES_MAX]; /* of the vectors, that filters name */
+    size_t share_count;
+    enum bench_filter filter;
+    bool json, serve;
+};
+
+struct point {
+    uint32_t ef;
+    double recall, qps, p50_us, p99_us, distances, hops;
+};
+
+struct bench {
+    struct options options;
+    struct npy base, queries, truth;
+    float *vectors; /* queries as floats */
+    struct engine *engine;
+    struct bench_ivf ivf; /* instead of the engine, when options.is_ivf */
+    double build_s, insert_s;
+    struct point points[POINTS_MAX];
+    size_t point_count;
+};
+
+double bench_now_s(void);
+
+/* engine_filters.c: recall and speed under filters, of the planner's choice and of each plan.
+ * Errors: those of engine_search(), ERR_NO_MEMORY. */
+MUST_CHECK enum err_code bench_filters(struct bench *bench, struct err *err);
+
+#endif
