@@ -14,7 +14,7 @@
 #include "engine/memory.h"
 
 /* Narrow vectors stand on the next power of two, so that none straddles two lines in vain. */
-static size_t vector_stride(uint32_t dim)
+size_t vector_stride(uint32_t dim)
 {
     size_t bytes = dim * sizeof(float);
     size_t stride = sizeof(float);
@@ -147,16 +147,16 @@ void engine_close(struct engine *engine)
 }
 
 /* A level with probability 1/m each above the one before, from a mixed hash (splitmix64). */
-uint32_t level_of(const struct engine *engine, uint32_t ordinal)
+uint32_t level_by(const struct engine_options *options, uint32_t ordinal)
 {
-    uint64_t hash = engine->options.seed + (ordinal + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t hash = options->seed + (ordinal + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
     uint32_t level = 0;
 
     hash = (hash ^ hash >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
     hash = (hash ^ hash >> 27) * UINT64_C(0x94d049bb133111eb);
     hash ^= hash >> 31;
-    while (level < LEVEL_MAX && hash % engine->options.m == 0) {
-        hash /= engine->options.m;
+    while (level < LEVEL_MAX && hash % options->m == 0) {
+        hash /= options->m;
         level++;
     }
     return level;

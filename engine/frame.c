@@ -30,6 +30,25 @@ void frame_init(struct engine *engine)
                   engine->kernels);
 }
 
+/* Sums here and below are taken in order, in double precision: the same on every machine. */
+
+/* What follows from the centre. */
+static void set_pair_base(struct code_frame *frame)
+{
+    double square = 0;
+
+    for (size_t i = 0; i < frame->rotation.dim; i++)
+        square += (double)frame->centre[i] * (double)frame->centre[i];
+    frame->pair_base = (float)fmax((double)frame->base - square, -(double)FLT_MAX / 4);
+}
+
+void frame_take(struct engine *engine, const float *centre, float length)
+{
+    memcpy(engine->frame.centre, centre, engine->options.dim * sizeof(float));
+    set_pair_base(&engine->frame);
+    engine->length = length;
+}
+
 static double length_of(const struct engine *engine, uint32_t slot)
 {
     const float *vector = vector_of(engine, slot);
@@ -59,11 +78,9 @@ static float fit_length(const struct engine *engine, uint32_t count)
                : 0.0f;
 }
 
-/* Sums are taken in order, in double precision: the same on every machine. */
 void frame_fit(struct engine *engine)
 {
     uint32_t count = frame_sample(&engine->options);
-    double centre_square = 0;
 
     for (size_t i = 0; i < engine->options.dim; i++) {
         double sum = 0;
@@ -71,9 +88,7 @@ void frame_fit(struct engine *engine)
         for (uint32_t slot = 0; slot < count; slot++)
             sum += (double)vector_of(engine, slot)[i];
         engine->frame.centre[i] = (float)(sum / count);
-        centre_square += (double)engine->frame.centre[i] * (double)engine->frame.centre[i];
     }
-    engine->frame.pair_base =
-        (float)fmax((double)engine->frame.base - centre_square, -(double)FLT_MAX / 4);
+    set_pair_base(&engine->frame);
     engine->length = fit_length(engine, count);
 }

@@ -205,7 +205,15 @@ static inline bool all_finite(const float *vector, size_t dim)
 }
 
 /* Level of the vector with this ordinal: a hash, so equal on all replicas. */
-uint32_t level_of(const struct engine *engine, uint32_t ordinal);
+uint32_t level_by(const struct engine_options *options, uint32_t ordinal);
+
+static inline uint32_t level_of(const struct engine *engine, uint32_t ordinal)
+{
+    return level_by(&engine->options, ordinal);
+}
+
+/* Bytes from one vector to the next. */
+size_t vector_stride(uint32_t dim);
 
 /* Slot of an ordinal; false: there is none among the first count slots. */
 bool slot_find(const struct engine *engine, uint32_t ordinal, uint32_t count, uint32_t *slot);
@@ -217,9 +225,11 @@ uint64_t batch_bytes(const struct engine_options *options);
 uint32_t batch_size(uint32_t linked);
 
 /* frame.c: where vectors are placed when they are coded (codes.h).  The frame is fitted to the
- * first vectors, so many of them; the graph does not begin before they are there. */
+ * first vectors, so many of them; the graph does not begin before they are there.  frame_take: as
+ * it was fitted before, to the vectors of a graph that is there already. */
 void frame_init(struct engine *engine);
 void frame_fit(struct engine *engine);
+void frame_take(struct engine *engine, const float *centre, float length);
 uint32_t frame_sample(const struct engine_options *options);
 
 #endif

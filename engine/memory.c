@@ -1,6 +1,7 @@
 /* See memory.h.  Failure is always NULL; nothing here ends the process. */
 #include "engine/memory.h"
 
+#include <errno.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -73,10 +74,33 @@ void *memory_map(size_t bytes)
     return raw + lead;
 }
 
+/* The place is found by a mapping that is never touched.  When the file cannot take it, the place
+ * is left: the system may have given it up, and another thread have got it, before it failed. */
+void *memory_map_file(int fd, size_t bytes)
+{
+    void *place = memory_map(bytes);
+
+    if (place == NULL) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    void *memory = mmap(place, page_round(bytes), PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
 void memory_unmap(void *memory, size_t bytes)
 {
     if (memory != NULL)
         (void)munmap(memory, page_round(bytes));
+}
+
+void memory_want_random(void *memory, size_t bytes)
+{
+    uintptr_t from = ((uintptr_t)memory + MEMORY_PAGE_BYTES - 1) & ~(MEMORY_PAGE_BYTES - 1);
+    uintptr_t to = ((uintptr_t)memory + bytes) & ~(MEMORY_PAGE_BYTES - 1);
+
+    if (from < to)
+        (void)madvise((unsigned char *)memory + (from - (uintptr_t)memory), to - from, MADV_RANDOM);
 }
 
 void memory_want_huge(void *memory, size_t bytes)

@@ -16,10 +16,17 @@ void memory_free(void *memory);
 /* A zeroed mapping of bytes (rounded up to pages), aligned to MEMORY_HUGE_BYTES.  Pages are taken
  * from the system when they are first touched. */
 void *memory_map(size_t bytes);
+
+/* A file's first bytes, to be read only, shared with all who map it; aligned as above, so that what
+ * stands on a huge page's boundary in the file does so in memory.  errno says why it is NULL. */
+void *memory_map_file(int fd, size_t bytes);
 void memory_unmap(void *memory, size_t bytes);
 
 /* Let the system back this part of a mapping by huge pages (a wish, never an error). */
 void memory_want_huge(void *memory, size_t bytes);
+
+/* Of this part single pages are wanted, in no order: do not read ahead (a wish, never an error). */
+void memory_want_random(void *memory, size_t bytes);
 
 /* For tests: the n-th allocation from now on fails, once (1: the next); 0: none.  Returns how
  * many allocations there were since the last call. */

@@ -8,6 +8,10 @@
 
 #define CHUNK_BYTES_MIN (2 * MEMORY_HUGE_BYTES)
 
+enum { BORROWED_SHIFT = 31 };
+
+static_assert(PLANE_ROWS_MAX <= UINT64_C(1) << BORROWED_SHIFT, "a borrowed plane is one chunk");
+
 /* The fewest rows, a power of two, that fill whole huge pages: a chunk then wastes nothing. */
 static uint32_t chunk_shift(size_t stride)
 {
@@ -37,18 +41,34 @@ bool plane_init(struct plane *plane, size_t stride)
 
 void plane_free(struct plane *plane)
 {
-    if (plane->chunks == NULL)
+    if (plane->directory_bytes == 0) {
+        *plane = (struct plane){0};
         return;
+    }
     for (uint64_t i = 0; i < plane->capacity >> plane->shift; i++)
         memory_unmap(plane->chunks[i], plane->stride << plane->shift);
     memory_unmap(plane->chunks, plane->directory_bytes);
     *plane = (struct plane){0};
 }
 
+/* A row's number has no bits above the shift, so that every row is found in the first chunk. */
+void plane_borrow(struct plane *plane, unsigned char **base, size_t stride, uint64_t rows)
+{
+    assert(base != NULL && stride > 0 && stride % 4 == 0);
+    assert(rows <= PLANE_ROWS_MAX);
+    *plane = (struct plane){.chunks = base,
+                            .stride = stride,
+                            .shift = BORROWED_SHIFT,
+                            .mask = (UINT32_C(1) << BORROWED_SHIFT) - 1,
+                            .capacity = rows};
+}
+
 /* The first huge page of a plane stays in small pages, so that a small collection stays small. */
 bool plane_reserve(struct plane *plane, uint64_t rows)
 {
     assert(rows <= PLANE_ROWS_MAX);
+    if (plane->directory_bytes == 0)
+        return rows <= plane->capacity;
     while (plane->capacity < rows) {
         size_t bytes = plane->stride << plane->shift;
         unsigned char *chunk = memory_map(bytes);

@@ -3,7 +3,10 @@
  * Rows stand in chunks, each a mapping whose size is a multiple of a huge page; a directory of
  * chunk addresses, itself a mapping that is touched only as far as it is used, finds them.  One
  * thread grows a plane; a reader may use a row when it has learnt of it by an acquiring load that
- * follows the growth.  New rows are zero.  Failure: growing says false and changes nothing. */
+ * follows the growth.  New rows are zero.  Failure: growing says false and changes nothing.
+ *
+ * A plane may also be borrowed: one array of somebody else's, of a fixed number of rows, which
+ * looks like a single chunk.  Reading a row is the same code then. */
 #ifndef VICINAL_ENGINE_PLANE_H
 #define VICINAL_ENGINE_PLANE_H
 
@@ -17,7 +20,7 @@
 
 struct plane {
     unsigned char **chunks; /* directory, NULL where no chunk is */
-    size_t directory_bytes; /* size of that mapping */
+    size_t directory_bytes; /* size of that mapping; 0: the plane is borrowed */
     size_t stride;          /* bytes of a row */
     uint32_t shift;         /* a chunk has 1 << shift rows */
     uint32_t mask;          /* (1 << shift) - 1 */
@@ -28,7 +31,11 @@ struct plane {
 MUST_CHECK bool plane_init(struct plane *plane, size_t stride);
 void plane_free(struct plane *plane);
 
-/* Make rows 0 .. rows-1 usable. */
+/* A plane over *base, an array of so many rows.  base itself, the pointer, is the directory: it and
+ * the array stay the caller's and outlive the plane.  Cannot fail. */
+void plane_borrow(struct plane *plane, unsigned char **base, size_t stride, uint64_t rows);
+
+/* Make rows 0 .. rows-1 usable.  A borrowed plane does not grow: false beyond its rows. */
 MUST_CHECK bool plane_reserve(struct plane *plane, uint64_t rows);
 
 /* Bytes that so many rows of this stride take from the system, page sizes considered. */

@@ -1,0 +1,307 @@
+/* Writing a segment: see segment.h.
+ *
+ * The planes are copied out a megabyte at a time, so that what is summed up is what is written even
+ * while somebody sets a dead bit, and memory stays bounded.  The whole room is asked for first: a
+ * full disk is known before anything is written.  The header comes last, then sync, rename, sync of
+ * the folder: a file under the segment's name is whole.
+ * Failure: the unfinished file is removed; what stood under the name stays. */
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/checked.h"
+#include "common/base/hash.h"
+#include "engine/internal.h"
+#include "engine/memory.h"
+#include "engine/segment_file.h"
+
+#define UNFINISHED ".tmp"
+
+struct writer {
+    const struct segment_parts *parts;
+    const struct segment_progress *progress;
+    struct segment_layout layout;
+    int dir_fd;              /* -1: not open */
+    int fd;                  /* -1: not open */
+    bool is_made;            /* the unfinished file is there */
+    char name[NAME_MAX + 1]; /* in the folder */
+    char unfinished[NAME_MAX + sizeof(UNFINISHED)];
+    unsigned char *chunk; /* SEGMENT_CHUNK_BYTES */
+    uint32_t *checks;
+    uint64_t bytes_done;
+    uint64_t live; /* slots written that are not dead */
+};
+
+struct segment_parts segment_parts_of(const struct engine *engine)
+{
+    struct segment_parts parts = {.options = engine->options,
+                                  .length = engine->length,
+                                  .centre = engine->frame.centre,
+                                  .slots = engine->slots,
+                                  .ground = engine->ground,
+                                  .upper = engine->upper,
+                                  .codes = engine->codes,
+                                  .fine = engine->fine,
+                                  .vectors = engine->vectors};
+
+    parts.options.kernel = NULL;
+    parts.options.memory_budget = 0;
+    parts.count = atomic_load_explicit(&engine->linked, memory_order_acquire);
+    parts.entry = atomic_load_explicit(&engine->entry, memory_order_acquire);
+    parts.upper_rows = atomic_load_explicit(&engine->upper_rows, memory_order_acquire);
+    return parts;
+}
+
+/* --- bytes of the planes --------------------------------------------------------------------- */
+
+/* A chunk of a plane is one array: copy run by run. */
+static void copy_plane(const struct plane *plane, uint64_t at, size_t len, unsigned char *out)
+{
+    while (len > 0) {
+        uint32_t row = (uint32_t)(at / plane->stride);
+        size_t skip = (size_t)(at % plane->stride);
+        uint64_t rows = (uint64_t)plane->mask + 1 - (row & plane->mask);
+        size_t run = (size_t)MIN_OF(rows * plane->stride - skip, (uint64_t)len);
+
+        memcpy(out, (const unsigned char *)plane_row(plane, row) + skip, run);
+        at += run;
+        out += run;
+        len -= run;
+    }
+}
+
+/* Others may set dead bits meanwhile. */
+static void copy_slots(struct writer *writer, uint64_t at, size_t len, unsigned char *out)
+{
+    for (; len > 0; len -= sizeof(struct slot), at += sizeof(struct slot)) {
+        const struct slot *slot =
+            plane_row(&writer->parts->slots, (uint32_t)(at / sizeof(struct slot)));
+        uint32_t words[] = {slot->ordinal, slot->upper,
+                            atomic_load_explicit(&slot->twin, memory_order_acquire),
+                            atomic_load_explicit(&slot->state, memory_order_relaxed)};
+
+        static_assert(sizeof(words) == sizeof(struct slot), "all of it");
+        writer->live += (words[3] & SLOT_DEAD) == 0;
+        memcpy(out, words, sizeof(words));
+        out += sizeof(words);
+    }
+}
+
+static void copy_bytes(struct writer *writer, enum segment_section section, uint64_t at, size_t len)
+{
+    const struct segment_parts *parts = writer->parts;
+
+    switch (section) {
+    case SEGMENT_CENTRE:
+        memcpy(writer->chunk, (const unsigned char *)parts->centre + at, len);
+        return;
+    case SEGMENT_SLOTS:
+        copy_slots(writer, at, len, writer->chunk);
+        return;
+    case SEGMENT_GROUND:
+        copy_plane(&parts->ground, at, len, writer->chunk);
+        return;
+    case SEGMENT_UPPER:
+        copy_plane(&parts->upper, at, len, writer->chunk);
+        return;
+    case SEGMENT_CODES:
+        copy_plane(&parts->codes, at, len, writer->chunk);
+        return;
+    case SEGMENT_FINE:
+        copy_plane(&parts->fine, at, len, writer->chunk);
+        return;
+    case SEGMENT_VECTORS:
+        copy_plane(&parts->vectors, at, len, writer->chunk);
+        return;
+    default:
+        memcpy(writer->chunk, (const unsigned char *)writer->checks + at, len);
+    }
+}
+
+/* --- the file -------------------------------------------------------------------------------- */
+
+/* A file that may not grow (EFBIG) is no room as well. */
+static enum err_code write_errno(struct err *err, const char *what)
+{
+    return err_set_errno(err, errno == EFBIG ? ENOSPC : errno, "%s", what);
+}
+
+static enum err_code write_bytes(const struct writer *writer, const void *data, size_t len,
+                                 uint64_t at, struct err *err)
+{
+    const unsigned char *from = data;
+
+    while (len > 0) {
+        ssize_t done = pwrite(writer->fd, from, len, (off_t)at);
+
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done == 0)
+            errno = ENOSPC;
+        if (done <= 0)
+            return write_errno(err, "write");
+        from += done;
+        at += (uint64_t)done;
+        len -= (size_t)done;
+    }
+    return ERR_OK;
+}
+
+static enum err_code go_on(const struct writer *writer, struct err *err)
+{
+    const struct segment_progress *progress = writer->progress;
+
+    if (progress == NULL || progress->go_on == NULL ||
+        progress->go_on(progress->state, writer->bytes_done, writer->layout.bytes))
+        return ERR_OK;
+    return err_set(err, ERR_DEAD, "stopped after %llu of %llu bytes",
+                   (unsigned long long)writer->bytes_done,
+                   (unsigned long long)writer->layout.bytes);
+}
+
+/* The path's folder, open, and its last part, which is also the name of the unfinished file. */
+static enum err_code open_folder(struct writer *writer, const char *path, struct err *err)
+{
+    const char *slash = strrchr(path, '/');
+    const char *name = segment_file_name(path);
+    char folder[PATH_MAX] = ".";
+
+    if (slash != NULL && (size_t)(slash - path) + 2 > sizeof(folder))
+        return err_set(err, ERR_INVALID_ARGUMENT, "the path is too long");
+    if (slash != NULL)
+        (void)snprintf(folder, sizeof(folder), "%.*s", (int)MAX_OF(slash - path, (ptrdiff_t)1),
+                       path);
+    if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+        strlen(name) + sizeof(UNFINISHED) > sizeof(writer->name))
+        return err_set(err, ERR_INVALID_ARGUMENT, "\"%.40s\" cannot be the name of a file", name);
+    (void)snprintf(writer->name, sizeof(writer->name), "%s", name);
+    (void)snprintf(writer->unfinished, sizeof(writer->unfinished), "%s" UNFINISHED, name);
+    writer->dir_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (writer->dir_fd < 0)
+        return err_set_errno(err, errno, "folder");
+    return ERR_OK;
+}
+
+/* Where the file system cannot reserve room, the file grows as it is written. */
+static enum err_code make_file(struct writer *writer, struct err *err)
+{
+    int failed;
+
+    writer->fd = openat(writer->dir_fd, writer->unfinished,
+                        O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    if (writer->fd < 0)
+        return write_errno(err, "create");
+    writer->is_made = true;
+    do
+        failed = fallocate(writer->fd, 0, 0, (off_t)writer->layout.bytes);
+    while (failed != 0 && errno == EINTR);
+    if (failed != 0 && errno != EOPNOTSUPP && errno != ENOSYS)
+        return write_errno(err, "reserving room");
+    return ERR_OK;
+}
+
+static enum err_code write_section(struct writer *writer, enum segment_section section,
+                                   struct err *err)
+{
+    struct segment_place *place = &writer->layout.places[section];
+    uint32_t *checks = writer->checks + place->first_block;
+    size_t len;
+
+    for (uint64_t at = 0; at < place->length; at += len) {
+        enum err_code code = go_on(writer, err);
+
+        if (code != ERR_OK)
+            return code;
+        len = (size_t)MIN_OF(place->length - at, (uint64_t)SEGMENT_CHUNK_BYTES);
+        copy_bytes(writer, section, at, len);
+        for (size_t i = 0; i < len && section != SEGMENT_CHECKS; i += SEGMENT_BLOCK_BYTES)
+            checks[(at + i) / SEGMENT_BLOCK_BYTES] =
+                hash_crc32c(0, writer->chunk + i, MIN_OF(len - i, SEGMENT_BLOCK_BYTES));
+        code = write_bytes(writer, writer->chunk, len, place->offset + at, err);
+        if (code != ERR_OK)
+            return err_wrap(err, "section %s", segment_section_name(section));
+        /* Begin to write out now, so that the sync is no storm.  A wish: the sync reports. */
+        (void)sync_file_range(writer->fd, (off_t)(place->offset + at), (off_t)len,
+                              SYNC_FILE_RANGE_WRITE);
+        writer->bytes_done += len;
+    }
+    if (section == SEGMENT_CHECKS)
+        place->checksum = hash_crc32c(0, writer->checks, place->length);
+    else
+        place->checksum =
+            hash_crc32c(0, checks, segment_block_count(place->length) * sizeof(*checks));
+    return ERR_OK;
+}
+
+static enum err_code write_header(struct writer *writer, struct err *err)
+{
+    struct segment_parts parts = *writer->parts;
+
+    parts.live = writer->live;
+    segment_header_encode(&parts, &writer->layout, writer->chunk);
+    return write_bytes(writer, writer->chunk, SEGMENT_HEADER_BYTES, 0, err);
+}
+
+static enum err_code publish(struct writer *writer, struct err *err)
+{
+    enum err_code code = go_on(writer, err);
+
+    if (code != ERR_OK)
+        return code;
+    if (fdatasync(writer->fd) != 0)
+        return write_errno(err, "sync");
+    if (renameat(writer->dir_fd, writer->unfinished, writer->dir_fd, writer->name) != 0)
+        return write_errno(err, "rename");
+    writer->is_made = false;
+    if (fsync(writer->dir_fd) != 0)
+        return write_errno(err, "sync of the folder");
+    return ERR_OK;
+}
+
+static enum err_code write_all(struct writer *writer, const char *path, struct err *err)
+{
+    enum err_code code = open_folder(writer, path, err);
+
+    writer->chunk = memory_alloc(1, SEGMENT_CHUNK_BYTES);
+    writer->checks = memory_alloc(writer->layout.blocks, sizeof(*writer->checks));
+    if (code == ERR_OK && (writer->chunk == NULL || writer->checks == NULL))
+        code = err_set(err, ERR_NO_MEMORY, "no memory to write");
+    if (code == ERR_OK)
+        code = make_file(writer, err);
+    for (enum segment_section i = 0; code == ERR_OK && i < SEGMENT_SECTIONS; i++)
+        code = write_section(writer, i, err);
+    if (code == ERR_OK)
+        code = write_header(writer, err);
+    if (code == ERR_OK)
+        code = publish(writer, err);
+    return code;
+}
+
+enum err_code segment_write(const char *path, const struct segment_parts *parts,
+                            const struct segment_progress *progress, struct err *err)
+{
+    struct writer writer = {.parts = parts, .progress = progress, .dir_fd = -1, .fd = -1};
+    enum err_code code;
+
+    if (parts->count == 0)
+        return err_set(err, ERR_INVALID_ARGUMENT, "segment %.100s: the graph is empty",
+                       segment_file_name(path));
+    code = segment_check(parts, err);
+    if (code == ERR_OK) {
+        writer.layout = segment_layout_of(parts);
+        code = write_all(&writer, path, err);
+    }
+    if (writer.fd >= 0)
+        (void)close(writer.fd);
+    if (writer.is_made)
+        (void)unlinkat(writer.dir_fd, writer.unfinished, 0);
+    if (writer.dir_fd >= 0)
+        (void)close(writer.dir_fd);
+    memory_free(writer.chunk);
+    memory_free(writer.checks);
+    return code == ERR_OK ? code : err_wrap(err, "segment %.100s", segment_file_name(path));
+}
