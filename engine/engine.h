@@ -55,10 +55,13 @@ struct engine_options {
     const char *kernel;       /* "scalar", "avx2", "avx512", "vnni"; NULL: the best here */
 };
 
-/* dir: where segments are kept; NULL: nothing is kept (this version keeps nothing yet).  The
- * executor is borrowed until close, may be NULL.
+/* dir: the folder, made if it is not there, in which the engine keeps its segment (segment.h); the
+ * engine's alone.  NULL: nothing is kept.  A segment that is there is loaded: all that was linked
+ * when it was written is there again, dead or alive as it was then.  One that is damaged or made
+ * with other options is renamed to X.damaged, and engine_notice() says why.
+ * The executor is borrowed until close, may be NULL.
  * Errors: ERR_INVALID_ARGUMENT (options), ERR_CONFIG (unknown or unsupported kernel),
- * ERR_NO_MEMORY. */
+ * ERR_NO_MEMORY, ERR_IO (the folder). */
 MUST_CHECK enum err_code engine_open(struct engine **out, const char *dir,
                                      const struct engine_options *options,
                                      const struct engine_executor *executor, struct err *err);
@@ -123,8 +126,41 @@ MUST_CHECK enum err_code engine_search(struct engine *engine, const struct engin
 MUST_CHECK enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left,
                                      struct err *err);
 
-/* Every ordinal below this is in a sealed, synced segment: 0 in this version. */
+/* Every vector that was inserted with an ordinal below this is in the segment, on the disk, or was
+ * dead when that was written: after engine_open() the owner inserts those from here on. */
 uint32_t engine_covered(const struct engine *engine);
+
+/* What engine_open() set aside and why; "" if nothing. */
+const char *engine_notice(const struct engine *engine);
+
+/* Of the vectors that are there, exactly those live that `living` names: for an owner who knows
+ * better than the segment.  Before the first search, insertion or step. */
+void engine_keep(struct engine *engine, const struct engine_bitmap *living);
+
+/* Work that takes seconds or minutes, on the thread that calls engine_maintain(). */
+struct engine_hooks {
+    /* Asked often; false ends the work with ERR_DEAD.  NULL: it goes on. */
+    bool (*go_on)(void *state);
+    /* Asked before a new segment takes its place: whatever the owner inserted before it called
+     * engine_maintain() must not be lost or changed from now on.  NULL: nothing to do. */
+    enum err_code (*make_durable)(void *state, struct err *err);
+    void *state;
+};
+
+/* Is there maintenance that is worth its cost?  The graph has grown by a part since it was last
+ * written, or many vectors are dead. */
+bool engine_is_due(const struct engine *engine);
+
+/* Do it: when many vectors are dead the living ones are linked into a new graph, which then takes
+ * the place of the old one and gives its memory back; then the graph is written as the engine's
+ * segment, in place of the one before, and its vectors are from then on read from that file, not
+ * kept in memory.  Searches see either state.  One caller at a time, on any thread, also while
+ * others insert, delete, step and search; a step may wait while links are written.
+ * After an error all is as it was, and the work is still due.
+ * Errors: ERR_DEAD (go_on), ERR_IO, ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, those of
+ * make_durable. */
+MUST_CHECK enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *hooks,
+                                         struct err *err);
 
 uint64_t engine_count(const struct engine *engine);       /* live vectors */
 uint64_t engine_linked(const struct engine *engine);      /* vectors that the graph holds */
