@@ -141,8 +141,9 @@ void engine_keep(struct engine *engine, const struct engine_bitmap *living);
 struct engine_hooks {
     /* Asked often; false ends the work with ERR_DEAD.  NULL: it goes on. */
     bool (*go_on)(void *state);
-    /* Asked before a new segment takes its place: whatever the owner inserted before it called
-     * engine_maintain() must not be lost or changed from now on.  NULL: nothing to do. */
+    /* Asked before a new segment takes the place of the old one: whatever the engine has been told
+     * so far, insertions and deletions, must not be lost or undone from now on.  NULL: it cannot
+     * be. */
     enum err_code (*make_durable)(void *state, struct err *err);
     void *state;
 };
