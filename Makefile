@@ -41,7 +41,7 @@ ENGINE_LIBS  := $(call lib,engine) $(call lib,common/base)
 TEST_LIBS    := $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,services/$(s))) \
                 $(call lib,cli) $(call lib,engine) $(CLUSTER_LIBS)
 
-BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/segment-bench $(BIN)/wal-bench
+BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/wal-bench
 
 .PHONY: all help deps deps-test run test bench bench-engine bench-distributed format clean
 all: $(BINARIES)
@@ -87,8 +87,6 @@ $(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(CLUSTER_LIBS)
 	$(call program,$^)
 $(BIN)/engine-bench: $(BUILD)/bench/engine_bench.o $(BUILD)/bench/engine_filters.o \
                      $(BUILD)/bench/bench_ivf.o $(ENGINE_LIBS)
-	$(call program,$^)
-$(BIN)/segment-bench: $(BUILD)/bench/segment_bench.o $(ENGINE_LIBS)
 	$(call program,$^)
 $(BIN)/wal-bench: $(BUILD)/bench/wal_bench.o $(CLUSTER_LIBS)
 	$(call program,$^)

@@ -8,19 +8,19 @@ enum {
     LOOKS_PER_RUN = 1 << 16, /* in vain, before a run ends */
 };
 
-void admit_init(struct admit *admit, const struct engine *engine,
-                const struct engine_bitmap *filter, uint32_t count)
+void admit_init(struct admit *admit, const struct graph *graph, const struct engine_bitmap *filter,
+                uint32_t count)
 {
-    uint32_t first = slot_of(engine, 0)->ordinal;
+    uint32_t first = slot_of(graph, 0)->ordinal;
 
     *admit =
-        (struct admit){.engine = engine,
+        (struct admit){.graph = graph,
                        .count = count,
                        .first = first,
-                       .is_dense = slot_of(engine, count - 1)->ordinal - first == count - 1,
+                       .is_dense = slot_of(graph, count - 1)->ordinal - first == count - 1,
                        /* Relaxed: set before a deletion returns, never cleared. */
-                       .has_dead = atomic_load_explicit(&engine->has_dead, memory_order_relaxed),
-                       .has_twins = atomic_load_explicit(&engine->has_twins, memory_order_relaxed)};
+                       .has_dead = atomic_load_explicit(&graph->has_dead, memory_order_relaxed),
+                       .has_twins = atomic_load_explicit(&graph->has_twins, memory_order_relaxed)};
     if (filter != NULL) {
         static const uint64_t nothing;
 
@@ -31,12 +31,12 @@ void admit_init(struct admit *admit, const struct engine *engine,
 
 bool admit_twins(const struct admit *admit, uint32_t slot)
 {
-    uint32_t next = atomic_load_explicit(&slot_of(admit->engine, slot)->twin, memory_order_acquire);
+    uint32_t next = atomic_load_explicit(&slot_of(admit->graph, slot)->twin, memory_order_acquire);
 
     for (uint32_t i = 0; next != 0; i++) {
         if (i == TWINS_LOOKED_AT || (next - 1 < admit->count && admit_slot(admit, next - 1)))
             return true;
-        next = atomic_load_explicit(&slot_of(admit->engine, next - 1)->twin, memory_order_acquire);
+        next = atomic_load_explicit(&slot_of(admit->graph, next - 1)->twin, memory_order_acquire);
     }
     return false;
 }
@@ -45,20 +45,20 @@ bool admit_twins(const struct admit *admit, uint32_t slot)
  * both ascend strictly, so an ordinal stands at most as many slots on as it is larger. */
 static uint32_t seek(const struct admit *admit, uint32_t ordinal, uint32_t from)
 {
-    const struct engine *engine = admit->engine;
+    const struct graph *graph = admit->graph;
     uint32_t low = from;
     uint32_t high = admit->count;
 
-    if (low >= high || slot_of(engine, low)->ordinal >= ordinal)
+    if (low >= high || slot_of(graph, low)->ordinal >= ordinal)
         return low;
-    uint32_t ahead = ordinal - slot_of(engine, low)->ordinal;
+    uint32_t ahead = ordinal - slot_of(graph, low)->ordinal;
     if (ahead < high - low)
         high = low + ahead;
     /* Below low: smaller; from high on: not smaller. */
     for (low++; low < high;) {
         uint32_t middle = low + (high - low) / 2;
 
-        if (slot_of(engine, middle)->ordinal < ordinal)
+        if (slot_of(graph, middle)->ordinal < ordinal)
             low = middle + 1;
         else
             high = middle;
@@ -76,7 +76,7 @@ static uint32_t slot_at(const struct admit *admit, uint32_t ordinal, uint32_t fr
 
 static uint32_t ordinal_at(const struct admit *admit, uint32_t slot)
 {
-    return admit->is_dense ? slot + admit->first : slot_of(admit->engine, slot)->ordinal;
+    return admit->is_dense ? slot + admit->first : slot_of(admit->graph, slot)->ordinal;
 }
 
 static size_t run_of_all(const struct admit *admit, struct admit_cursor *cursor, uint32_t *slots,
@@ -123,7 +123,7 @@ size_t admit_run(const struct admit *admit, struct admit_cursor *cursor, uint32_
             if (ordinal_at(admit, slot) != named)
                 continue;
             cursor->slot = slot + 1;
-            if (!admit->has_dead || (slot_state(admit->engine, slot) & SLOT_DEAD) == 0)
+            if (!admit->has_dead || (slot_state(admit->graph, slot) & SLOT_DEAD) == 0)
                 slots[count++] = slot;
         }
     }

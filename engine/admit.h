@@ -6,10 +6,10 @@
 #ifndef VICINAL_ENGINE_ADMIT_H
 #define VICINAL_ENGINE_ADMIT_H
 
-#include "engine/internal.h"
+#include "engine/graph.h"
 
 struct admit {
-    const struct engine *engine;
+    const struct graph *graph;
     const uint64_t *words; /* bit i: ordinal i; NULL: all are named */
     uint64_t bits;         /* of words */
     uint32_t count;        /* slots that the search knows */
@@ -20,8 +20,8 @@ struct admit {
 };
 
 /* filter: NULL for all; borrowed.  count: slots that the search knows, at least 1. */
-void admit_init(struct admit *admit, const struct engine *engine,
-                const struct engine_bitmap *filter, uint32_t count);
+void admit_init(struct admit *admit, const struct graph *graph, const struct engine_bitmap *filter,
+                uint32_t count);
 
 /* By a filter that is there. */
 static inline bool admit_names(const struct admit *admit, uint32_t ordinal)
@@ -34,9 +34,9 @@ static inline bool admit_slot(const struct admit *admit, uint32_t slot)
 {
     if (admit->words != NULL &&
         !admit_names(admit,
-                     admit->is_dense ? slot + admit->first : slot_of(admit->engine, slot)->ordinal))
+                     admit->is_dense ? slot + admit->first : slot_of(admit->graph, slot)->ordinal))
         return false;
-    return !admit->has_dead || (slot_state(admit->engine, slot) & SLOT_DEAD) == 0;
+    return !admit->has_dead || (slot_state(admit->graph, slot) & SLOT_DEAD) == 0;
 }
 
 /* May one of this node's twins be returned?  Of a long chain only the first are looked at; then it

@@ -27,12 +27,11 @@ enum {
 
 static void measure_one(struct search *search, uint32_t slot)
 {
-    const struct engine *engine = search->engine;
-    float distance =
-        ruler_distance(&engine->ruler, search->scratch->query, vector_of(engine, slot));
+    const struct graph *graph = search->graph;
+    float distance = ruler_distance(&graph->ruler, search->scratch->query, vector_of(graph, slot));
 
     search->counters.distances++;
-    topk_push(&search->best, key_make(distance, slot_of(engine, slot)->ordinal));
+    topk_push(&search->best, key_make(distance, slot_of(graph, slot)->ordinal));
 }
 
 /* The vectors of a run are known before they are measured, so they are fetched ahead. */
@@ -41,10 +40,10 @@ static void measure_run(struct search *search, size_t count)
     const uint32_t *run = search->scratch->fresh;
 
     for (size_t i = 0; i < count && i < LOOK_AHEAD; i++)
-        prefetch_vector(search->engine, run[i]);
+        prefetch_vector(search->graph, run[i]);
     for (size_t i = 0; i < count; i++) {
         if (i + LOOK_AHEAD < count)
-            prefetch_vector(search->engine, run[i + LOOK_AHEAD]);
+            prefetch_vector(search->graph, run[i + LOOK_AHEAD]);
         measure_one(search, run[i]);
     }
 }
@@ -86,7 +85,7 @@ static bool estimate_all(struct search *search, estimated_fn *estimated, void *s
         size_t count = admit_run(&search->admit, &cursor, scratch->fresh, RUN_CODES);
 
         for (size_t i = 0; i < count; i++) {
-            scratch->rows[i] = code_of(search->engine, scratch->fresh[i]);
+            scratch->rows[i] = code_of(search->graph, scratch->fresh[i]);
             for (size_t at = 0; at < bytes; at += LINE_BYTES)
                 prefetch(scratch->rows[i] + at);
         }
@@ -119,14 +118,14 @@ static bool is_hopeful(const struct search *search, uint64_t key)
 /* Measure the keys, ascending, as long as there is hope.  Returns the last one that was. */
 static uint64_t measure_nearest(struct search *search, const struct topk *nearest)
 {
-    const struct engine *engine = search->engine;
+    const struct graph *graph = search->graph;
     uint64_t last = 0;
 
     for (size_t i = 0; i < nearest->count && i < LOOK_AHEAD; i++)
-        prefetch_vector(engine, key_number(nearest->keys[i]));
+        prefetch_vector(graph, key_number(nearest->keys[i]));
     for (size_t i = 0; i < nearest->count && is_hopeful(search, nearest->keys[i]); i++) {
         if (i + LOOK_AHEAD < nearest->count)
-            prefetch_vector(engine, key_number(nearest->keys[i + LOOK_AHEAD]));
+            prefetch_vector(graph, key_number(nearest->keys[i + LOOK_AHEAD]));
         measure_one(search, key_number(nearest->keys[i]));
         last = nearest->keys[i];
     }
@@ -154,7 +153,7 @@ bool flat_codes(struct search *search)
     size_t k = MIN_OF(search->query->k, search->linked);
     struct topk nearest = {.max = 3 * k + KEPT_BEYOND, .limit = UINT64_MAX};
 
-    if (!scratch_beam(search->engine, search->scratch, nearest.max))
+    if (!scratch_beam(search->scratch, nearest.max))
         return flat_range(search, 0, search->linked);
     nearest.keys = search->scratch->pool;
     if (!estimate_all(search, keep_nearest, &nearest))

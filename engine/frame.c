@@ -8,7 +8,7 @@
 #include <math.h>
 
 #include "common/base/checked.h"
-#include "engine/internal.h"
+#include "engine/graph.h"
 
 enum { SAMPLE_MAX = 1000, LENGTHS_MIN = 32 };
 
@@ -19,15 +19,14 @@ uint32_t frame_sample(const struct engine_options *options)
     return MAX_OF(MIN_OF(options->flat_below / 2, (uint32_t)SAMPLE_MAX), UINT32_C(1));
 }
 
-void frame_init(struct engine *engine)
+void frame_init(struct graph *graph)
 {
-    engine->frame.is_l2 = engine->options.metric == ENGINE_L2;
-    engine->frame.base = engine->ruler.base;
-    engine->frame.pair_weight = engine->options.metric == ENGINE_L2       ? 1.0f
-                                : engine->options.metric == ENGINE_COSINE ? 0.5f
-                                                                          : 0.0f;
-    rotation_init(&engine->frame.rotation, engine->options.dim, engine->options.seed,
-                  engine->kernels);
+    graph->frame.is_l2 = graph->options.metric == ENGINE_L2;
+    graph->frame.base = graph->ruler.base;
+    graph->frame.pair_weight = graph->options.metric == ENGINE_L2       ? 1.0f
+                               : graph->options.metric == ENGINE_COSINE ? 0.5f
+                                                                        : 0.0f;
+    rotation_init(&graph->frame.rotation, graph->options.dim, graph->options.seed, graph->kernels);
 }
 
 /* Sums here and below are taken in order, in double precision: the same on every machine. */
@@ -42,30 +41,30 @@ static void set_pair_base(struct code_frame *frame)
     frame->pair_base = (float)fmax((double)frame->base - square, -(double)FLT_MAX / 4);
 }
 
-void frame_take(struct engine *engine, const float *centre, float length)
+void frame_take(struct graph *graph, const float *centre, float length)
 {
-    memcpy(engine->frame.centre, centre, engine->options.dim * sizeof(float));
-    set_pair_base(&engine->frame);
-    engine->length = length;
+    memcpy(graph->frame.centre, centre, graph->options.dim * sizeof(float));
+    set_pair_base(&graph->frame);
+    graph->length = length;
 }
 
-static double length_of(const struct engine *engine, uint32_t slot)
+static double length_of(const struct graph *graph, uint32_t slot)
 {
-    const float *vector = vector_of(engine, slot);
+    const float *vector = vector_of(graph, slot);
     double square = 0;
 
-    for (size_t i = 0; i < engine->options.dim; i++)
+    for (size_t i = 0; i < graph->options.dim; i++)
         square += (double)vector[i] * (double)vector[i];
     return sqrt(square);
 }
 
 /* The mean length of the first vectors; 0 if they differ, or are too few to tell. */
-static float fit_length(const struct engine *engine, uint32_t count)
+static float fit_length(const struct graph *graph, uint32_t count)
 {
     double sum = 0, square = 0;
 
     for (uint32_t slot = 0; slot < count; slot++) {
-        double length = length_of(engine, slot);
+        double length = length_of(graph, slot);
 
         sum += length;
         square += length * length;
@@ -78,17 +77,17 @@ static float fit_length(const struct engine *engine, uint32_t count)
                : 0.0f;
 }
 
-void frame_fit(struct engine *engine)
+void frame_fit(struct graph *graph)
 {
-    uint32_t count = frame_sample(&engine->options);
+    uint32_t count = frame_sample(&graph->options);
 
-    for (size_t i = 0; i < engine->options.dim; i++) {
+    for (size_t i = 0; i < graph->options.dim; i++) {
         double sum = 0;
 
         for (uint32_t slot = 0; slot < count; slot++)
-            sum += (double)vector_of(engine, slot)[i];
-        engine->frame.centre[i] = (float)(sum / count);
+            sum += (double)vector_of(graph, slot)[i];
+        graph->frame.centre[i] = (float)(sum / count);
     }
-    set_pair_base(&engine->frame);
-    engine->length = fit_length(engine, count);
+    set_pair_base(&graph->frame);
+    graph->length = fit_length(graph, count);
 }

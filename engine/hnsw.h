@@ -2,12 +2,12 @@
 #ifndef VICINAL_ENGINE_HNSW_H
 #define VICINAL_ENGINE_HNSW_H
 
-#include "engine/internal.h"
+#include "engine/graph.h"
 #include "engine/scratch.h"
 
 /* What one walk needs to know; filled by the caller. */
 struct walk {
-    const struct engine *engine;
+    const struct graph *graph;
     struct scratch *scratch;
     const struct code_query *query;
     uint32_t limit;       /* slots at or above this are not looked at */
@@ -51,7 +51,7 @@ size_t walk_fresh(struct walk *walk, uint32_t slot, uint32_t level);
 /* Keys from here on lie beyond the slack, if the wanted-th nearest is so far away. */
 uint64_t walk_horizon(const struct walk *walk, float nearest);
 
-void walk_prefetch_links(const struct engine *engine, uint32_t slot);
+void walk_prefetch_links(const struct graph *graph, uint32_t slot);
 
 /* A walk on the ground that knows what may be returned (admit.h). */
 struct admit;
@@ -90,7 +90,7 @@ bool deadline_passed(uint64_t deadline_ns);
  * the kept ones, ascending, replace the front of keys.  Keys that stand in tree (tree_count
  * ascending slots) are always kept.  Returns how many were kept. */
 struct prune {
-    const struct engine *engine;
+    const struct graph *graph;
     uint64_t *keys;
     size_t count;
     size_t max;  /* kept at the most */

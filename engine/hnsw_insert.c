@@ -18,6 +18,7 @@
 #include "common/base/checked.h"
 #include "common/base/limits.h"
 #include "engine/hnsw.h"
+#include "engine/internal.h"
 #include "engine/memory.h"
 #include "engine/spread.h"
 
@@ -42,9 +43,11 @@ struct pair {
 };
 
 struct batch {
-    struct engine *engine;
-    uint64_t entry; /* of the graph before the batch */
-    uint32_t first; /* slot of the first member */
+    const struct engine_executor *executor;
+    struct scratches *scratches;
+    struct graph *graph; /* that is being linked */
+    uint64_t entry;      /* of the graph before the batch */
+    uint32_t first;      /* slot of the first member */
     uint32_t count;
     struct member members[BATCH_MAX];
     uint64_t *keys;
@@ -82,12 +85,15 @@ static bool batch_grow(struct batch *batch, size_t lists)
     return true;
 }
 
-struct batch *batch_new(const struct engine_options *options)
+struct batch *batch_new(const struct engine_options *options,
+                        const struct engine_executor *executor, struct scratches *scratches)
 {
     struct batch *batch = memory_alloc(1, sizeof(*batch));
 
     if (batch == NULL)
         return NULL;
+    batch->executor = executor;
+    batch->scratches = scratches;
     batch->span = span_of(options);
     batch->pairs_max = BATCH_MAX * (options->m + 1);
     batch->pairs = memory_alloc(batch->pairs_max, sizeof(*batch->pairs));
@@ -107,7 +113,7 @@ void batch_free(struct batch *batch)
     memory_free(batch);
 }
 
-uint32_t batch_size(uint32_t linked)
+static uint32_t batch_size(uint32_t linked)
 {
     return linked == 0 ? 1 : MIN_OF(linked, (uint32_t)BATCH_MAX);
 }
@@ -117,10 +123,10 @@ static uint64_t *list_of(struct batch *batch, const struct member *member, uint3
     return batch->keys + (member->list + level) * batch->span;
 }
 
-static bool equal_vectors(const struct engine *engine, uint32_t a, uint32_t b)
+static bool equal_vectors(const struct graph *graph, uint32_t a, uint32_t b)
 {
-    return memcmp(vector_of(engine, a), vector_of(engine, b),
-                  engine->options.dim * sizeof(float)) == 0;
+    return memcmp(vector_of(graph, a), vector_of(graph, b), graph->options.dim * sizeof(float)) ==
+           0;
 }
 
 /* FNV-1a over words: only to sort out vectors that cannot be equal. */
@@ -138,12 +144,12 @@ static uint64_t hash_vector(const float *vector, size_t dim)
 }
 
 /* A node with the same bytes has the same code, hence lies where the vector itself does. */
-static void find_twin(struct engine *engine, struct member *member, const uint64_t *keys)
+static void find_twin(struct graph *graph, struct member *member, const uint64_t *keys)
 {
-    uint32_t self = key_order(pair_distance(engine, member->slot, member->slot));
+    uint32_t self = key_order(pair_distance(graph, member->slot, member->slot));
 
     for (uint32_t i = 0; i < member->count[0] && (uint32_t)(keys[i] >> 32) <= self; i++) {
-        if (equal_vectors(engine, key_number(keys[i]), member->slot)) {
+        if (equal_vectors(graph, key_number(keys[i]), member->slot)) {
             member->twin_of = key_number(keys[i]) + 1;
             return;
         }
@@ -151,46 +157,46 @@ static void find_twin(struct engine *engine, struct member *member, const uint64
 }
 
 /* What a walk found, by the finer codes. */
-static void measure_found(const struct engine *engine, const struct scratch *scratch, uint32_t slot,
+static void measure_found(const struct graph *graph, const struct scratch *scratch, uint32_t slot,
                           uint64_t *keys)
 {
     size_t count = scratch->pool_count;
 
     for (size_t i = 0; i < count && i < MEASURE_AHEAD; i++)
-        prefetch_fine(engine, pool_slot(scratch->pool[i]));
+        prefetch_fine(graph, pool_slot(scratch->pool[i]));
     for (size_t i = 0; i < count; i++) {
         uint32_t found = pool_slot(scratch->pool[i]);
 
         if (i + MEASURE_AHEAD < count)
-            prefetch_fine(engine, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
-        keys[i] = key_make(pair_distance(engine, slot, found), found);
+            prefetch_fine(graph, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
+        keys[i] = key_make(pair_distance(graph, slot, found), found);
     }
     keys_sort(keys, count); /* they are nearly in order */
 }
 
 /* Write a vector's code; then the vector is a query that is coded too. */
-static void code_member(struct engine *engine, struct scratch *scratch, uint32_t slot)
+static void code_member(struct graph *graph, struct scratch *scratch, uint32_t slot)
 {
     struct code_place place = {.numbers = scratch->placed};
-    const float *vector = vector_of(engine, slot);
+    const float *vector = vector_of(graph, slot);
 
-    codes_place_vector(&engine->frame, vector, &place);
-    codes_encode(engine->kernels, &engine->frame, &place, engine->bits,
-                 plane_row(&engine->codes, slot));
-    if (engine->bits != FINE_BITS)
-        codes_encode(engine->kernels, &engine->frame, &place, FINE_BITS,
-                     plane_row(&engine->fine, slot));
-    codes_place_query(&engine->frame, vector, &place);
-    codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
+    codes_place_vector(&graph->frame, vector, &place);
+    codes_encode(graph->kernels, &graph->frame, &place, graph->options.bits,
+                 plane_row(&graph->codes, slot));
+    if (graph->options.bits != FINE_BITS)
+        codes_encode(graph->kernels, &graph->frame, &place, FINE_BITS,
+                     plane_row(&graph->fine, slot));
+    codes_place_query(&graph->frame, vector, &place);
+    codes_query(graph->kernels, &graph->frame, &place, graph->options.bits, scratch->codes,
                 &scratch->coded);
 }
 
 static void search_levels(struct batch *batch, struct member *member, struct scratch *scratch)
 {
-    struct engine *engine = batch->engine;
-    uint32_t ef = engine->options.ef_construction;
+    struct graph *graph = batch->graph;
+    uint32_t ef = graph->options.ef_construction;
     uint32_t level = MIN_OF(member->level, entry_level(batch->entry));
-    struct walk walk = {.engine = engine,
+    struct walk walk = {.graph = graph,
                         .scratch = scratch,
                         .query = &scratch->coded,
                         .limit = batch->first,
@@ -203,7 +209,7 @@ static void search_levels(struct batch *batch, struct member *member, struct scr
 
         if (!walk_level(&walk, start, level, ef))
             assert(!"a walk without a deadline cannot time out");
-        measure_found(engine, scratch, member->slot, keys);
+        measure_found(graph, scratch, member->slot, keys);
         member->count[level] = (uint32_t)scratch->pool_count;
         start = key_number(keys[0]);
         if (level == 0)
@@ -215,21 +221,24 @@ static void search_levels(struct batch *batch, struct member *member, struct scr
 static void job_search(void *argument, size_t index)
 {
     struct batch *batch = argument;
-    struct engine *engine = batch->engine;
+    struct graph *graph = batch->graph;
     struct member *member = &batch->members[index];
-    struct scratch *scratch = scratch_get(engine, batch->first, engine->options.ef_construction, 1);
+    struct scratch *scratch = scratch_get(batch->scratches);
 
-    if (scratch == NULL) {
+    if (scratch == NULL ||
+        !scratch_room(scratch, batch->first, graph->options.ef_construction, 1)) {
         atomic_store_explicit(&batch->failed, true, memory_order_relaxed);
+        if (scratch != NULL)
+            scratch_put(scratch);
         return;
     }
-    member->hash = hash_vector(vector_of(engine, member->slot), engine->options.dim);
-    code_member(engine, scratch, member->slot);
+    member->hash = hash_vector(vector_of(graph, member->slot), graph->options.dim);
+    code_member(graph, scratch, member->slot);
     if (batch->entry != 0) {
         search_levels(batch, member, scratch);
-        find_twin(engine, member, list_of(batch, member, 0));
+        find_twin(graph, member, list_of(batch, member, 0));
     }
-    scratch_put(engine, scratch);
+    scratch_put(scratch);
 }
 
 /* Phase 2: twins within the batch. */
@@ -241,8 +250,7 @@ static void find_peer_twins(struct batch *batch)
         for (uint32_t j = 0; j < i && member->twin_of == 0; j++) {
             const struct member *peer = &batch->members[j];
 
-            if (peer->hash == member->hash &&
-                equal_vectors(batch->engine, peer->slot, member->slot))
+            if (peer->hash == member->hash && equal_vectors(batch->graph, peer->slot, member->slot))
                 member->twin_of = peer->twin_of != 0 ? peer->twin_of : peer->slot + 1;
         }
     }
@@ -252,7 +260,7 @@ static void find_peer_twins(struct batch *batch)
 static void job_select(void *argument, size_t index)
 {
     struct batch *batch = argument;
-    struct engine *engine = batch->engine;
+    struct graph *graph = batch->graph;
     struct member *member = &batch->members[index];
     uint64_t peers[BATCH_MAX];
 
@@ -267,15 +275,15 @@ static void job_select(void *argument, size_t index)
 
             if (peer->twin_of != 0 || peer->level < level)
                 continue;
-            peers[count++] = key_make(pair_distance(engine, member->slot, peer->slot), peer->slot);
+            peers[count++] = key_make(pair_distance(graph, member->slot, peer->slot), peer->slot);
         }
         keys_sort(peers, count);
         keys_merge(keys, member->count[level], peers, count);
-        struct prune prune = {.engine = engine,
+        struct prune prune = {.graph = graph,
                               .keys = keys,
                               .count = member->count[level] + count,
-                              .max = engine->options.m,
-                              .fill = engine->options.m};
+                              .max = graph->options.m,
+                              .fill = graph->options.m};
         member->count[level] = (uint32_t)prune_select(&prune);
     }
 }
@@ -283,8 +291,8 @@ static void job_select(void *argument, size_t index)
 /* Tree links of a node: those that stand in its row and those that this batch adds. */
 static uint32_t tree_degree(struct batch *batch, uint32_t slot)
 {
-    _Atomic uint32_t *links = links_of(batch->engine, slot, 0);
-    uint32_t max = links_max(batch->engine, 0);
+    _Atomic uint32_t *links = links_of(batch->graph, slot, 0);
+    uint32_t max = links_max(batch->graph, 0);
     uint32_t degree = 0;
 
     for (uint32_t i = 0; i < max; i++) {
@@ -303,16 +311,16 @@ static uint32_t tree_degree(struct batch *batch, uint32_t slot)
  * there is one, for a tree's average degree is below two and m is at least four. */
 static uint32_t choose_parent(struct batch *batch, const struct member *member)
 {
-    struct engine *engine = batch->engine;
+    struct graph *graph = batch->graph;
     const uint64_t *keys = list_of(batch, member, 0);
 
     for (uint32_t i = 0; i < member->count[0]; i++)
-        if (tree_degree(batch, key_number(keys[i])) < engine->options.m)
+        if (tree_degree(batch, key_number(keys[i])) < graph->options.m)
             return key_number(keys[i]);
     for (uint32_t slot = member->slot; slot > 0; slot--) {
-        bool is_twin = (slot_state(engine, slot - 1) & SLOT_TWIN) != 0;
+        bool is_twin = (slot_state(graph, slot - 1) & SLOT_TWIN) != 0;
 
-        if (!is_twin && tree_degree(batch, slot - 1) < engine->options.m)
+        if (!is_twin && tree_degree(batch, slot - 1) < graph->options.m)
             return slot - 1;
     }
     return member->slot;
@@ -321,39 +329,39 @@ static uint32_t choose_parent(struct batch *batch, const struct member *member)
 /* Make sure that the parent stands in the member's list. */
 static void list_parent(struct batch *batch, struct member *member)
 {
-    struct engine *engine = batch->engine;
+    struct graph *graph = batch->graph;
     uint64_t *keys = list_of(batch, member, 0);
 
     for (uint32_t i = 0; i < member->count[0]; i++)
         if (key_number(keys[i]) == member->parent)
             return;
-    if (member->count[0] == engine->options.m)
+    if (member->count[0] == graph->options.m)
         member->count[0]--;
     keys[member->count[0]++] =
-        key_make(pair_distance(engine, member->slot, member->parent), member->parent);
+        key_make(pair_distance(graph, member->slot, member->parent), member->parent);
     keys_sort(keys, member->count[0]);
 }
 
 /* Append to the chain of the node's twins; a reader finds the new one when it is complete. */
-static void attach_twin(struct engine *engine, uint32_t node, uint32_t twin)
+static void attach_twin(struct graph *graph, uint32_t node, uint32_t twin)
 {
-    struct slot *head = slot_of(engine, node);
+    struct slot *head = slot_of(graph, node);
     struct slot *last = head;
     uint32_t first = atomic_load_explicit(&head->twin, memory_order_relaxed);
 
-    assert((slot_state(engine, node) & SLOT_TWIN) == 0);
-    atomic_fetch_or_explicit(&slot_of(engine, twin)->state, SLOT_TWIN, memory_order_relaxed);
-    atomic_store_explicit(&engine->has_twins, true, memory_order_relaxed);
+    assert((slot_state(graph, node) & SLOT_TWIN) == 0);
+    atomic_fetch_or_explicit(&slot_of(graph, twin)->state, SLOT_TWIN, memory_order_relaxed);
+    atomic_store_explicit(&graph->has_twins, true, memory_order_relaxed);
     if (first != 0)
-        last = slot_of(engine, slot_of(engine, first - 1)->upper);
-    slot_of(engine, first != 0 ? first - 1 : twin)->upper = twin;
+        last = slot_of(graph, slot_of(graph, first - 1)->upper);
+    slot_of(graph, first != 0 ? first - 1 : twin)->upper = twin;
     atomic_store_explicit(&last->twin, twin + 1, memory_order_release);
 }
 
-static void write_links(struct engine *engine, const struct member *member, uint32_t level,
+static void write_links(struct graph *graph, const struct member *member, uint32_t level,
                         const uint64_t *keys)
 {
-    _Atomic uint32_t *links = links_of(engine, member->slot, level);
+    _Atomic uint32_t *links = links_of(graph, member->slot, level);
 
     for (uint32_t i = 0; i < member->count[level]; i++) {
         uint32_t link = key_number(keys[i]) + 1;
@@ -369,7 +377,7 @@ static void commit_list(struct batch *batch, struct member *member, uint32_t lev
 {
     const uint64_t *keys = list_of(batch, member, level);
 
-    write_links(batch->engine, member, level, keys);
+    write_links(batch->graph, member, level, keys);
     for (uint32_t i = 0; i < member->count[level]; i++) {
         assert(batch->pair_count < batch->pairs_max);
         batch->pairs[batch->pair_count++] = (struct pair){
@@ -383,15 +391,15 @@ static void commit_list(struct batch *batch, struct member *member, uint32_t lev
 
 static void commit_member(struct batch *batch, struct member *member)
 {
-    struct engine *engine = batch->engine;
+    struct graph *graph = batch->graph;
 
     if (member->twin_of != 0) {
-        attach_twin(engine, member->twin_of - 1, member->slot);
+        attach_twin(graph, member->twin_of - 1, member->slot);
         return;
     }
-    uint32_t rows = atomic_load_explicit(&engine->upper_rows, memory_order_relaxed);
-    slot_of(engine, member->slot)->upper = rows;
-    atomic_store_explicit(&engine->upper_rows, rows + member->level, memory_order_relaxed);
+    uint32_t rows = atomic_load_explicit(&graph->upper_rows, memory_order_relaxed);
+    slot_of(graph, member->slot)->upper = rows;
+    atomic_store_explicit(&graph->upper_rows, rows + member->level, memory_order_relaxed);
     member->parent = choose_parent(batch, member);
     if (member->parent != member->slot)
         list_parent(batch, member);
@@ -414,9 +422,9 @@ static int compare_pairs(const void *a, const void *b)
 static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, struct prune *prune,
                          uint32_t *tree)
 {
-    struct engine *engine = batch->engine;
-    _Atomic uint32_t *links = links_of(engine, target, batch->level);
-    uint32_t max = links_max(engine, batch->level);
+    struct graph *graph = batch->graph;
+    _Atomic uint32_t *links = links_of(graph, target, batch->level);
+    uint32_t max = links_max(graph, batch->level);
     size_t count = 0;
 
     for (; count < max; count++) {
@@ -427,7 +435,7 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
             break;
         if ((link & LINK_TREE) != 0)
             tree[prune->tree_count++] = slot;
-        keys[count] = key_make(pair_distance(engine, target, slot), slot);
+        keys[count] = key_make(pair_distance(graph, target, slot), slot);
     }
     return count;
 }
@@ -435,9 +443,9 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
 /* A full list is pruned anew for each new link, so room is left for those to come.  Not among inner
  * products of uneven lengths: there nearly all directions lead to the few longest vectors, and what
  * pruning leaves would not hold the graph together. */
-static size_t fill_of(const struct engine *engine, size_t max)
+static size_t fill_of(const struct graph *graph, size_t max)
 {
-    bool is_uneven = engine->options.metric == ENGINE_IP && engine->length == 0.0f;
+    bool is_uneven = graph->options.metric == ENGINE_IP && graph->length == 0.0f;
 
     return is_uneven ? max : max / 2;
 }
@@ -446,14 +454,14 @@ static size_t fill_of(const struct engine *engine, size_t max)
 static void job_link(void *argument, size_t index)
 {
     struct batch *batch = argument;
-    struct engine *engine = batch->engine;
+    struct graph *graph = batch->graph;
     const struct pair *pair = &batch->pairs[batch->groups[index]];
     size_t incoming = batch->groups[index + 1] - batch->groups[index];
-    _Atomic uint32_t *links = links_of(engine, pair->target, batch->level);
+    _Atomic uint32_t *links = links_of(graph, pair->target, batch->level);
     uint64_t keys[LINKS_MAX];
     uint64_t sources[BATCH_MAX];
     uint32_t tree[LINKS_MAX];
-    struct prune prune = {.engine = engine, .keys = keys, .tree = tree};
+    struct prune prune = {.graph = graph, .keys = keys, .tree = tree};
 
     assert(incoming > 0 && incoming <= BATCH_MAX);
     size_t before = read_links(batch, pair->target, keys, &prune, tree);
@@ -464,8 +472,8 @@ static void job_link(void *argument, size_t index)
     }
     keys_merge(keys, before, sources, incoming);
     prune.count = before + incoming;
-    prune.max = links_max(engine, batch->level);
-    prune.fill = fill_of(engine, prune.max);
+    prune.max = links_max(graph, batch->level);
+    prune.fill = fill_of(graph, prune.max);
     size_t count = prune.count <= prune.max ? prune.count : prune_select(&prune);
     for (size_t i = 0; i < count; i++) {
         uint32_t link = key_number(keys[i]) + 1;
@@ -489,37 +497,38 @@ static void link_back(struct batch *batch, uint32_t level)
             batch->groups[groups++] = i;
     batch->groups[groups] = batch->pair_count;
     batch->level = level;
-    spread(&batch->engine->executor, job_link, batch, groups);
+    spread(batch->executor, job_link, batch, groups);
     batch->pair_count = 0;
 }
 
 /* Name the members and take all memory that the batch will want.  False: there is none. */
 static bool prepare(struct batch *batch, uint32_t first, uint32_t count)
 {
-    struct engine *engine = batch->engine;
+    struct graph *graph = batch->graph;
     size_t lists = 0;
 
     batch->first = first;
     batch->count = count;
     batch->pair_count = 0;
-    batch->entry = atomic_load_explicit(&engine->entry, memory_order_relaxed);
+    batch->entry = atomic_load_explicit(&graph->entry, memory_order_relaxed);
     atomic_store_explicit(&batch->failed, false, memory_order_relaxed);
     for (uint32_t i = 0; i < count; i++) {
-        uint32_t level = level_of(engine, slot_of(engine, first + i)->ordinal);
+        uint32_t level = level_of(graph, slot_of(graph, first + i)->ordinal);
 
         batch->members[i] = (struct member){.slot = first + i, .level = level, .list = lists};
         lists += level + 1;
     }
-    uint64_t rows = atomic_load_explicit(&engine->upper_rows, memory_order_relaxed) + lists;
-    return batch_grow(batch, lists) && plane_reserve(&engine->upper, rows) &&
-           plane_reserve(&engine->codes, (uint64_t)first + count) &&
-           (engine->bits == FINE_BITS || plane_reserve(&engine->fine, (uint64_t)first + count)) &&
-           plane_reserve(&engine->ground, (uint64_t)first + count);
+    uint64_t rows = atomic_load_explicit(&graph->upper_rows, memory_order_relaxed) + lists;
+    return batch_grow(batch, lists) && plane_reserve(&graph->upper, rows) &&
+           plane_reserve(&graph->codes, (uint64_t)first + count) &&
+           (graph->options.bits == FINE_BITS ||
+            plane_reserve(&graph->fine, (uint64_t)first + count)) &&
+           plane_reserve(&graph->ground, (uint64_t)first + count);
 }
 
 static void commit(struct batch *batch)
 {
-    struct engine *engine = batch->engine;
+    struct graph *graph = batch->graph;
     uint32_t top = 0;
     uint64_t entry = batch->entry;
 
@@ -544,42 +553,40 @@ static void commit(struct batch *batch)
         link_back(batch, level);
     }
     /* Releasing: who sees the entry sees its links; who sees the number finds all in the graph. */
-    atomic_store_explicit(&engine->entry, entry, memory_order_release);
-    atomic_store_explicit(&engine->linked, batch->first + batch->count, memory_order_release);
+    atomic_store_explicit(&graph->entry, entry, memory_order_release);
+    atomic_store_explicit(&graph->linked, batch->first + batch->count, memory_order_release);
 }
 
 /* Vectors that the next batch takes; 0: there are not enough for one. */
-static uint32_t next_size(const struct engine *engine, uint32_t linked, uint32_t count)
+static uint32_t next_size(const struct graph *graph, uint32_t linked, uint32_t count)
 {
     uint32_t size = batch_size(linked);
 
-    if (linked == 0 && count < frame_sample(&engine->options))
+    if (linked == 0 && count < frame_sample(&graph->options))
         return 0;
     return count - linked >= size ? size : 0;
 }
 
-enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left, struct err *err)
+enum err_code batch_link(struct batch *batch, struct graph *graph, uint32_t budget, uint64_t *left,
+                         struct err *err)
 {
-    uint32_t linked = atomic_load_explicit(&engine->linked, memory_order_relaxed);
-    uint32_t count = atomic_load_explicit(&engine->count, memory_order_acquire);
+    uint32_t linked = atomic_load_explicit(&graph->linked, memory_order_relaxed);
+    uint32_t count = atomic_load_explicit(&graph->count, memory_order_acquire);
     uint32_t begun = linked;
-    struct batch *batch = engine->batch;
     uint32_t size;
 
     *left = 0;
-    if (engine->options.kind == ENGINE_FLAT)
-        return ERR_OK;
-    while ((size = next_size(engine, linked, count)) > 0 && linked - begun < budget) {
+    batch->graph = graph;
+    while ((size = next_size(graph, linked, count)) > 0 && linked - begun < budget) {
         if (linked == 0)
-            frame_fit(engine);
-        batch->engine = engine;
+            frame_fit(graph);
         if (!prepare(batch, linked, size))
             return err_set(err, ERR_NO_MEMORY, "no memory to link %u vectors", size);
-        spread(&engine->executor, job_search, batch, size);
+        spread(batch->executor, job_search, batch, size);
         if (atomic_load_explicit(&batch->failed, memory_order_relaxed))
             return err_set(err, ERR_NO_MEMORY, "no memory to search for neighbours");
         find_peer_twins(batch);
-        spread(&engine->executor, job_select, batch, size);
+        spread(batch->executor, job_select, batch, size);
         commit(batch);
         linked += size;
     }

@@ -20,12 +20,12 @@ static bool in_tree(const struct prune *prune, uint32_t slot)
 static bool is_diverse(const struct prune *prune, uint64_t key, const uint32_t *kept,
                        size_t kept_count)
 {
-    const struct engine *engine = prune->engine;
+    const struct graph *graph = prune->graph;
     uint32_t slot = key_number(key);
     uint32_t order = (uint32_t)(key >> 32);
 
     for (size_t i = 0; i < kept_count; i++) {
-        if (key_order(pair_distance(engine, slot, kept[i])) < order)
+        if (key_order(pair_distance(graph, slot, kept[i])) < order)
             return false;
     }
     return true;

@@ -27,9 +27,9 @@ bool deadline_passed(uint64_t deadline_ns)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec >= deadline_ns;
 }
 
-void walk_prefetch_links(const struct engine *engine, uint32_t slot)
+void walk_prefetch_links(const struct graph *graph, uint32_t slot)
 {
-    const char *links = (const char *)links_of(engine, slot, 0);
+    const char *links = (const char *)links_of(graph, slot, 0);
 
     prefetch(links);
     prefetch(links + CACHE_LINE);
@@ -41,7 +41,7 @@ void walk_estimate(struct walk *walk, size_t count)
     size_t bytes = walk->query->bytes + sizeof(struct code_tail);
 
     for (size_t i = 0; i < count; i++) {
-        scratch->rows[i] = code_of(walk->engine, scratch->fresh[i]);
+        scratch->rows[i] = code_of(walk->graph, scratch->fresh[i]);
         prefetch_row(scratch->rows[i], bytes);
     }
     codes_distances(walk->query, scratch->rows, count, scratch->distances);
@@ -58,10 +58,10 @@ static float estimate_one(struct walk *walk, uint32_t slot)
 /* One greedy step: the nearest link of node, if it is nearer than node. */
 static bool step_nearer(struct walk *walk, uint32_t level, uint64_t *nearest)
 {
-    const struct engine *engine = walk->engine;
+    const struct graph *graph = walk->graph;
     struct scratch *scratch = walk->scratch;
-    _Atomic uint32_t *links = links_of(engine, key_number(*nearest), level);
-    uint32_t max = links_max(engine, level);
+    _Atomic uint32_t *links = links_of(graph, key_number(*nearest), level);
+    uint32_t max = links_max(graph, level);
     uint64_t before = *nearest;
     size_t count = 0;
 
@@ -101,8 +101,8 @@ uint32_t walk_descend(struct walk *walk, uint64_t entry, uint32_t to)
 size_t walk_fresh(struct walk *walk, uint32_t slot, uint32_t level)
 {
     struct scratch *scratch = walk->scratch;
-    _Atomic uint32_t *links = links_of(walk->engine, slot, level);
-    uint32_t max = links_max(walk->engine, level);
+    _Atomic uint32_t *links = links_of(walk->graph, slot, level);
+    uint32_t max = links_max(walk->graph, level);
     uint8_t *visited = scratch->visited;
     uint8_t tag = scratch->tag;
     size_t count = 0;
@@ -179,7 +179,7 @@ static void absorb_fresh(struct walk *walk, struct beam *beam, size_t count, siz
             continue;
         size_t place = beam_insert(beam, walk, key);
         if (place < *at + LINKS_AHEAD)
-            walk_prefetch_links(walk->engine, scratch->fresh[i]);
+            walk_prefetch_links(walk->graph, scratch->fresh[i]);
         if (place < *at)
             *at = place;
     }
@@ -208,7 +208,7 @@ bool walk_level(struct walk *walk, uint32_t start, uint32_t level, uint32_t ef)
         size_t count = walk_fresh(walk, pool_slot(beam.pool[at]), level);
         at++;
         if (at < beam.count && level == 0)
-            walk_prefetch_links(walk->engine, pool_slot(beam.pool[at]));
+            walk_prefetch_links(walk->graph, pool_slot(beam.pool[at]));
         absorb_fresh(walk, &beam, count, &at);
     }
     scratch->pool_count = beam.count;

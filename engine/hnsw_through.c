@@ -52,7 +52,7 @@ static void absorb(struct through *t, size_t count)
         size_t place = beam_insert(&t->beam, &t->endless, key);
         t->filter->moves += t->beam.count - place;
         if (place < t->at + AHEAD)
-            walk_prefetch_links(t->walk->engine, scratch->fresh[i]);
+            walk_prefetch_links(t->walk->graph, scratch->fresh[i]);
         t->at = MIN_OF(t->at, place);
     }
 }
@@ -97,7 +97,7 @@ bool walk_through(struct walk *walk, struct walk_filter *filter, uint32_t start)
             break;
         size_t count = walk_fresh(walk, slot, 0);
         if (t.at < t.beam.count)
-            walk_prefetch_links(walk->engine, pool_slot(t.beam.pool[t.at]));
+            walk_prefetch_links(walk->graph, pool_slot(t.beam.pool[t.at]));
         absorb(&t, count);
         walk->hops++;
         if (++hops % HOPS_PER_CHECK == 0 && deadline_passed(walk->deadline_ns))
@@ -112,8 +112,8 @@ bool walk_through(struct walk *walk, struct walk_filter *filter, uint32_t start)
 static void probe_links(const struct walk *walk, const struct admit *admit, uint32_t slot,
                         struct walk_share *share)
 {
-    _Atomic uint32_t *links = links_of(walk->engine, slot, 0);
-    uint32_t max = links_max(walk->engine, 0);
+    _Atomic uint32_t *links = links_of(walk->graph, slot, 0);
+    uint32_t max = links_max(walk->graph, 0);
 
     for (uint32_t i = 0; i < max && share->tested < PROBED; i++) {
         uint32_t link = atomic_load_explicit(&links[i], memory_order_acquire) & LINK_TARGET;
@@ -129,8 +129,8 @@ static void probe_links(const struct walk *walk, const struct admit *admit, uint
 
 struct walk_share walk_probe(const struct walk *walk, const struct admit *admit, uint32_t start)
 {
-    _Atomic uint32_t *links = links_of(walk->engine, start, 0);
-    uint32_t max = links_max(walk->engine, 0);
+    _Atomic uint32_t *links = links_of(walk->graph, start, 0);
+    uint32_t max = links_max(walk->graph, 0);
     struct walk_share share = {0};
 
     probe_links(walk, admit, start, &share);

@@ -1,56 +1,11 @@
-/* What the engine's files share: the engine itself, its rows, and how a distance is taken.
- *
- * A vector lives in a slot, numbered in the order of insertion, so slots ascend as ordinals do.
- * Slots below `linked` are in the graph, the others wait in the tail and are scanned.
- * A link is a slot + 1, so that a fresh, zeroed row is an empty list; links of a list ascend by
- * (distance, slot) and end at the first zero.  A tree link (LINK_TREE) is never pruned: the tree
- * links alone connect all nodes on the ground, in both directions.
- * A vector whose bytes equal those of a node becomes no node of its own but that node's twin, in
- * a chain that ascends by slot: many equal vectors would else form a clique that traps a walk.
- *
- * Who writes: engine_insert the vector, the slot's ordinal and `count`; engine_delete the
- * dead bit; engine_step all the rest.  Readers learn of anything by an acquiring load of `count`,
- * `linked`, `entry`, a link or a twin, each stored releasing after what it stands for. */
+/* The engine itself: one graph that is current, and what works on it. */
 #ifndef VICINAL_ENGINE_INTERNAL_H
 #define VICINAL_ENGINE_INTERNAL_H
 
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <string.h>
 
-#include "engine/codes.h"
-#include "engine/engine.h"
-#include "engine/kernels.h"
-#include "engine/plane.h"
-
-enum {
-    LEVEL_MAX = 15, /* highest level a node may have */
-    BATCH_MAX = 64, /* vectors linked together */
-    SLOT_DEAD = 1,  /* bits of slot.state */
-    SLOT_TWIN = 2,
-    FINE_BITS = 8,
-    BITS_DEFAULT = 4, /* measured at 384 to 1536 dimensions: fewer bits are no faster */
-    FLAT_BELOW_DEFAULT = 2000,
-};
-
-#define LINK_TREE   UINT32_C(0x80000000)
-#define LINK_TARGET UINT32_C(0x7fffffff)
-
-struct slot {
-    uint32_t ordinal;
-    uint32_t upper;        /* node: first row in the upper plane; first twin of a chain: its last */
-    _Atomic uint32_t twin; /* next equal vector, slot + 1; 0: none */
-    _Atomic uint32_t state; /* SLOT_DEAD, SLOT_TWIN */
-};
-
-/* How to take a distance: base + sign * raw(a, b). */
-struct ruler {
-    kernel_fn *raw;
-    float base;
-    float sign;
-    size_t dim;
-};
+#include "engine/graph.h"
+#include "engine/scratch.h"
 
 /* How a search finds its vectors; plan.c chooses. */
 enum plan {
@@ -59,177 +14,42 @@ enum plan {
     PLAN_WALK, /* through all nodes; those that may not be returned are left out at the end */
 };
 
-struct batch;   /* workspace of engine_step, hnsw_insert.c */
-struct scratch; /* workspace of one walk or scan, scratch.h */
+struct batch; /* workspace of linking, hnsw_insert.c */
 
+/* The graph changes places when a new one has been built without the dead (maintain.c).  Whoever
+ * follows the pointer holds one of these while it does:
+ *   searches                  a scratch (scratch.h: the old graph waits until they end)
+ *   insertions and deletions  write_lock
+ *   linking                   link_lock
+ * The numbers of an old graph stay readable until the engine is closed. */
 struct engine {
     struct engine_options options; /* defaults filled in; kernel: NULL */
     struct engine_executor executor;
     const struct kernels *kernels;
-    struct ruler ruler;      /* between query and vector, and between two vectors */
-    struct code_frame frame; /* fitted by the first linking: frame.c */
-    uint32_t bits;           /* of a number's code */
-    float length;            /* of the vectors, where all are about as long; else 0; fitted too */
-    enum plan forced;        /* for tests and benches: how to search where there is a choice */
-
-    struct plane vectors; /* row of a slot: dim floats and padding */
-    struct plane codes;   /* row of a node: codes.h; none without a graph */
-    struct plane fine;    /* row of a node: 8-bit codes; none where `codes` are that already */
-    struct plane slots;   /* struct slot */
-    struct plane ground;  /* row of a slot: 2 m links */
-    struct plane upper;   /* row of (node, level above ground): m links */
-
-    _Atomic uint32_t count;      /* slots in use */
-    _Atomic uint32_t linked;     /* slots that the graph holds */
-    _Atomic uint64_t live;       /* slots in use that are not dead */
-    _Atomic uint64_t entry;      /* (slot + 1) << 8 | level; 0: the graph is empty */
-    _Atomic uint32_t upper_rows; /* rows of the upper plane in use */
-    _Atomic bool has_dead;       /* some vector was deleted */
-    _Atomic bool has_twins;      /* some node has a twin */
-
-    struct batch *batch;
-    _Atomic uint64_t scratch_bytes; /* of all scratches, in use or not */
-    pthread_mutex_t scratch_lock;
-    struct scratch *scratch_free; /* guarded by scratch_lock */
+    enum plan forced; /* for tests and benches: how to search where there is a choice */
+    _Atomic(struct graph *) graph;
+    uint32_t next_ordinal; /* an insertion's is not below; by write_lock */
+    struct scratches scratches;
+    struct batch *batch; /* by link_lock */
+    pthread_mutex_t write_lock;
+    pthread_mutex_t link_lock;
+    struct keeper *keeper; /* of the segment, maintain.c; NULL: nothing is kept */
 };
 
-static inline float ruler_distance(const struct ruler *ruler, const float *a, const float *b)
+static inline struct graph *graph_of(const struct engine *engine)
 {
-    return ruler->base + ruler->sign * ruler->raw(a, b, ruler->dim);
+    return atomic_load_explicit(&((struct engine *)(uintptr_t)engine)->graph, memory_order_acquire);
 }
 
-static inline const float *vector_of(const struct engine *engine, uint32_t slot)
-{
-    return plane_row(&engine->vectors, slot);
-}
-
-static inline const uint8_t *code_of(const struct engine *engine, uint32_t slot)
-{
-    return plane_row(&engine->codes, slot);
-}
-
-/* 8-bit codes of a node. */
-static inline const uint8_t *fine_of(const struct engine *engine, uint32_t slot)
-{
-    return plane_row(engine->bits == FINE_BITS ? &engine->codes : &engine->fine, slot);
-}
-
-/* Between two nodes; by this links are ordered and pruned. */
-static inline float pair_distance(const struct engine *engine, uint32_t a, uint32_t b)
-{
-    return codes_pair(engine->kernels, &engine->frame, fine_of(engine, a), fine_of(engine, b));
-}
-
-static inline struct slot *slot_of(const struct engine *engine, uint32_t slot)
-{
-    return plane_row(&engine->slots, slot);
-}
-
-static inline uint32_t slot_state(const struct engine *engine, uint32_t slot)
-{
-    return atomic_load_explicit(&slot_of(engine, slot)->state, memory_order_relaxed);
-}
-
-/* Links of a node: 2 m on level 0, m above. */
-static inline _Atomic uint32_t *links_of(const struct engine *engine, uint32_t slot, uint32_t level)
-{
-    if (level == 0)
-        return plane_row(&engine->ground, slot);
-    return plane_row(&engine->upper, slot_of(engine, slot)->upper + level - 1);
-}
-
-static inline uint32_t links_max(const struct engine *engine, uint32_t level)
-{
-    return level == 0 ? 2 * engine->options.m : engine->options.m;
-}
-
-static inline uint32_t entry_slot(uint64_t entry)
-{
-    return (uint32_t)(entry >> 8) - 1;
-}
-
-static inline uint32_t entry_level(uint64_t entry)
-{
-    return (uint32_t)(entry & 0xff);
-}
-
-/* The gcc 12 trap: without the barrier it drops all but the first prefetch of a loop. */
-static inline void prefetch(const void *address)
-{
-    __builtin_prefetch(address, 0, 3);
-    __asm__ volatile("" ::: "memory");
-}
-
-enum {
-    CACHE_LINE = 64,
-    LINES_AHEAD_MAX = 48, /* the hardware's own prefetcher does the rest of a long row */
-};
-
-/* Into the second level only: far more lines can be under way there than into the first. */
-static inline void prefetch_row(const void *row, size_t bytes)
-{
-    size_t lines = bytes / CACHE_LINE;
-
-    if (lines > LINES_AHEAD_MAX)
-        lines = LINES_AHEAD_MAX;
-    for (size_t i = 0; i < lines; i++) {
-        __builtin_prefetch((const char *)row + i * CACHE_LINE, 0, 2);
-        __asm__ volatile("" ::: "memory");
-    }
-    __builtin_prefetch((const char *)row + bytes - 1, 0, 2); /* rows need not begin on a line */
-    __asm__ volatile("" ::: "memory");
-}
-
-static inline void prefetch_vector(const struct engine *engine, uint32_t slot)
-{
-    prefetch_row(vector_of(engine, slot), engine->options.dim * sizeof(float));
-}
-
-static inline void prefetch_fine(const struct engine *engine, uint32_t slot)
-{
-    prefetch_row(fine_of(engine, slot), codes_stride(engine->options.dim, FINE_BITS));
-}
-
-/* No NaN, no infinity.  On the bits: this is integer work that a compiler does many at a time. */
-static inline bool all_finite(const float *vector, size_t dim)
-{
-    uint32_t bad = 0;
-
-    for (size_t i = 0; i < dim; i++) {
-        uint32_t bits;
-
-        memcpy(&bits, &vector[i], sizeof(bits));
-        bad |= (bits & UINT32_C(0x7f800000)) == UINT32_C(0x7f800000);
-    }
-    return bad == 0;
-}
-
-/* Level of the vector with this ordinal: a hash, so equal on all replicas. */
-uint32_t level_by(const struct engine_options *options, uint32_t ordinal);
-
-static inline uint32_t level_of(const struct engine *engine, uint32_t ordinal)
-{
-    return level_by(&engine->options, ordinal);
-}
-
-/* Bytes from one vector to the next. */
-size_t vector_stride(uint32_t dim);
-
-/* Slot of an ordinal; false: there is none among the first count slots. */
-bool slot_find(const struct engine *engine, uint32_t ordinal, uint32_t count, uint32_t *slot);
-
-/* hnsw_insert.c: the workspace, and how many vectors the next batch takes. */
-MUST_CHECK struct batch *batch_new(const struct engine_options *options);
+/* hnsw_insert.c: the workspace, and linking with it. */
+MUST_CHECK struct batch *batch_new(const struct engine_options *options,
+                                   const struct engine_executor *executor,
+                                   struct scratches *scratches);
 void batch_free(struct batch *batch);
 uint64_t batch_bytes(const struct engine_options *options);
-uint32_t batch_size(uint32_t linked);
 
-/* frame.c: where vectors are placed when they are coded (codes.h).  The frame is fitted to the
- * first vectors, so many of them; the graph does not begin before they are there.  frame_take: as
- * it was fitted before, to the vectors of a graph that is there already. */
-void frame_init(struct engine *engine);
-void frame_fit(struct engine *engine);
-void frame_take(struct engine *engine, const float *centre, float length);
-uint32_t frame_sample(const struct engine_options *options);
+/* As engine_step(). */
+MUST_CHECK enum err_code batch_link(struct batch *batch, struct graph *graph, uint32_t budget,
+                                    uint64_t *left, struct err *err);
 
 #endif

@@ -88,6 +88,15 @@ void *memory_map_file(int fd, size_t bytes)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
+bool memory_lend(void *memory, int fd, uint64_t offset, size_t bytes)
+{
+    if (must_fail()) {
+        errno = ENOMEM;
+        return false;
+    }
+    return mmap(memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
+}
+
 void memory_unmap(void *memory, size_t bytes)
 {
     if (memory != NULL)

@@ -3,8 +3,11 @@
 #ifndef VICINAL_ENGINE_MEMORY_H
 #define VICINAL_ENGINE_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "common/base/err.h"
 
 #define MEMORY_HUGE_BYTES ((size_t)2 << 20)
 #define MEMORY_PAGE_BYTES ((size_t)4096)
@@ -20,6 +23,11 @@ void *memory_map(size_t bytes);
 /* A file's first bytes, to be read only, shared with all who map it; aligned as above, so that what
  * stands on a huge page's boundary in the file does so in memory.  errno says why it is NULL. */
 void *memory_map_file(int fd, size_t bytes);
+
+/* Replace a part of a mapping, whole pages, by pages of a file that hold the same bytes, to be read
+ * only.  The system does this at one blow: whoever reads there meanwhile reads the one or the
+ * other.  False (errno): as it was. */
+MUST_CHECK bool memory_lend(void *memory, int fd, uint64_t offset, size_t bytes);
 void memory_unmap(void *memory, size_t bytes);
 
 /* Let the system back this part of a mapping by huge pages (a wish, never an error). */

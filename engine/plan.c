@@ -68,23 +68,23 @@ bool plan_is_plain(const struct search *search)
 
 float plan_slack(const struct search *search)
 {
-    const struct engine *engine = search->engine;
+    const struct graph *graph = search->graph;
     float k = (float)search->query->k;
 
-    if (engine->options.metric == ENGINE_IP && engine->length == 0.0f)
+    if (graph->options.metric == ENGINE_IP && graph->length == 0.0f)
         return INFINITY; /* the way to the best leads through worse ones */
     float slack = SLACK_LEAST + SLACK_PER_PLACE * ((float)search->ef - k) / sqrtf(k);
     return plan_is_plain(search) ? slack : slack * SLACK_OF_THROUGH;
 }
 
-static double lines_of(const struct engine *engine)
+static double lines_of(const struct graph *graph)
 {
-    return (double)codes_stride(engine->options.dim, engine->bits) / LINE_BYTES;
+    return (double)codes_stride(graph->options.dim, graph->options.bits) / LINE_BYTES;
 }
 
-static double distance_cost(const struct engine *engine)
+static double distance_cost(const struct graph *graph)
 {
-    return DISTANCE + DISTANCE_LINE * lines_of(engine);
+    return DISTANCE + DISTANCE_LINE * lines_of(graph);
 }
 
 /* Share of the vectors that may be returned. */
@@ -97,14 +97,14 @@ uint64_t plan_scan_cost(const struct search *search)
 {
     double apart = 1 - share_of(search);
     double row = SCAN_ROW + SCAN_ROW_APART * apart +
-                 (SCAN_LINE + SCAN_LINE_APART * apart) * lines_of(search->engine);
+                 (SCAN_LINE + SCAN_LINE_APART * apart) * lines_of(search->graph);
 
     return SCAN_FIXED + (uint64_t)((double)search->candidates * row);
 }
 
 uint64_t plan_spent(const struct walk *walk, const struct walk_filter *filter)
 {
-    return (uint64_t)((double)walk->distances * distance_cost(walk->engine)) +
+    return (uint64_t)((double)walk->distances * distance_cost(walk->graph)) +
            filter->moves / MOVES_PER_UNIT;
 }
 
@@ -136,7 +136,7 @@ static double through_cost(const struct search *search, double p)
     double distances = distances_of(search) * (0.6 + 0.6 / p);
     double moves = (double)places_of(search) / p / PLACES_PER_UNIT;
 
-    return distances * (distance_cost(search->engine) + moves);
+    return distances * (distance_cost(search->graph) + moves);
 }
 
 bool plan_by_codes(const struct search *search)
@@ -163,15 +163,15 @@ static uint64_t widened(const struct search *search, uint64_t beam)
 
 enum plan plan_choose(const struct search *search)
 {
-    const struct engine *engine = search->engine;
+    const struct graph *graph = search->graph;
     bool is_scan;
 
-    if (engine->options.kind == ENGINE_FLAT || search->query->exact || search->entry == 0 ||
-        search->linked == 0 || search->live <= engine->options.flat_below ||
+    if (graph->options.kind == ENGINE_FLAT || search->query->exact || search->entry == 0 ||
+        search->linked == 0 || search->live <= graph->options.flat_below ||
         search->candidates <= search->query->k)
         return PLAN_SCAN;
-    if (engine->forced != PLAN_CHOOSE)
-        return engine->forced;
+    if (search->engine->forced != PLAN_CHOOSE)
+        return search->engine->forced;
     if (plan_is_plain(search)) /* flat_below has said what is small; but a beam may be wide */
         is_scan = plain_cost(widened(search, search->ef)) >= search->candidates;
     else

@@ -83,6 +83,35 @@ bool plane_reserve(struct plane *plane, uint64_t rows)
     return true;
 }
 
+size_t plane_run_bytes(size_t stride, size_t bytes)
+{
+    size_t chunk = stride << chunk_shift(stride);
+
+    return (bytes + chunk - 1) / chunk * chunk;
+}
+
+void plane_adopt(struct plane *plane, unsigned char *memory, size_t bytes)
+{
+    size_t chunk = plane->stride << plane->shift;
+
+    assert(plane->directory_bytes > 0 && plane->capacity == 0);
+    for (size_t at = 0; at < bytes; at += chunk) {
+        plane->chunks[plane->capacity >> plane->shift] = memory + at;
+        plane->capacity += (uint64_t)1 << plane->shift;
+    }
+}
+
+size_t plane_lend(struct plane *plane, int fd, uint64_t offset, size_t bytes)
+{
+    size_t chunk = plane->stride << plane->shift;
+    size_t whole = bytes / MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES;
+
+    for (size_t at = 0; at < whole; at += chunk)
+        if (!memory_lend(plane->chunks[at / chunk], fd, offset + at, MIN_OF(whole - at, chunk)))
+            return at;
+    return whole;
+}
+
 uint64_t plane_bytes(size_t stride, uint64_t rows)
 {
     uint64_t bytes = stride * rows;

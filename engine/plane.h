@@ -38,6 +38,16 @@ void plane_borrow(struct plane *plane, unsigned char **base, size_t stride, uint
 /* Make rows 0 .. rows-1 usable.  A borrowed plane does not grow: false beyond its rows. */
 MUST_CHECK bool plane_reserve(struct plane *plane, uint64_t rows);
 
+/* Rows that stand in a row: a mapping of plane_run_bytes() for bytes of rows becomes the memory of
+ * a plane that has none. */
+size_t plane_run_bytes(size_t stride, size_t bytes);
+void plane_adopt(struct plane *plane, unsigned char *memory, size_t bytes);
+
+/* Let whole pages of the first bytes of rows be those of a file from the offset on, which hold the
+ * same; memory goes back.  offset: a multiple of a page.  Returns the bytes that are the file's:
+ * fewer than whole pages if the system refused (errno). */
+size_t plane_lend(struct plane *plane, int fd, uint64_t offset, size_t bytes);
+
 /* Bytes that so many rows of this stride take from the system, page sizes considered. */
 uint64_t plane_bytes(size_t stride, uint64_t rows);
 

@@ -83,8 +83,8 @@ static size_t estimate_finer(struct search *search, uint64_t *rest)
         if (count >= k && !is_hopeful(&error, key_distance(run[0]), key_distance(keys[k - 1])))
             break;
         for (size_t i = 0; i < taken; i++) {
-            scratch->rows[i] = fine_of(search->engine, pool_slot(run[i]));
-            prefetch_fine(search->engine, pool_slot(run[i]));
+            scratch->rows[i] = fine_of(search->graph, pool_slot(run[i]));
+            prefetch_fine(search->graph, pool_slot(run[i]));
         }
         codes_distances(&scratch->fine, scratch->rows, taken, distances);
         for (size_t i = 0; i < taken; i++) {
@@ -101,12 +101,12 @@ static size_t estimate_finer(struct search *search, uint64_t *rest)
 /* Add a node at this distance, and its twins.  False: the deadline has passed. */
 static bool collect_node(struct search *search, uint32_t slot, uint32_t order, uint64_t *found)
 {
-    const struct engine *engine = search->engine;
+    const struct graph *graph = search->graph;
     uint64_t taken = 0;
     uint32_t seen = 0;
 
     for (;;) {
-        const struct slot *row = slot_of(engine, slot);
+        const struct slot *row = slot_of(graph, slot);
 
         if (slot >= search->linked)
             break; /* linked while we walked; the scan of the tail sees it */
@@ -128,16 +128,16 @@ static bool collect_node(struct search *search, uint32_t slot, uint32_t order, u
 static bool measure(struct search *search, const uint64_t *run, size_t count, struct error *error,
                     uint64_t *found)
 {
-    const struct engine *engine = search->engine;
+    const struct graph *graph = search->graph;
 
     for (size_t i = 0; i < count; i++) {
-        prefetch(slot_of(engine, pool_slot(run[i])));
-        prefetch_vector(engine, pool_slot(run[i]));
+        prefetch(slot_of(graph, pool_slot(run[i])));
+        prefetch_vector(graph, pool_slot(run[i]));
     }
     for (size_t i = 0; i < count; i++) {
         uint32_t slot = pool_slot(run[i]);
         float distance =
-            ruler_distance(&engine->ruler, search->scratch->query, vector_of(engine, slot));
+            ruler_distance(&graph->ruler, search->scratch->query, vector_of(graph, slot));
 
         error_add(error, distance - key_distance(run[i]));
         if (!collect_node(search, slot, key_order(distance), found))
@@ -156,7 +156,7 @@ bool refine_beam(struct search *search, uint64_t *found)
     uint64_t rest = 0;
     size_t at = 0, count;
 
-    if (search->engine->bits != FINE_BITS)
+    if (search->graph->options.bits != FINE_BITS)
         scratch->pool_count = estimate_finer(search, &rest);
     *found = 0;
     while ((count = take_run(search, &at, run)) > 0) {

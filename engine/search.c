@@ -27,12 +27,12 @@ static uint32_t wanted_of(const struct search *search)
  * reach stands for it. */
 static float lift_of(const struct search *search)
 {
-    const struct engine *engine = search->engine;
+    const struct graph *graph = search->graph;
     const float *query = search->scratch->query;
 
-    if (engine->options.metric != ENGINE_IP)
+    if (graph->options.metric != ENGINE_IP)
         return 0.0f;
-    return sqrtf(engine->kernels->dot(query, query, engine->options.dim)) * engine->length;
+    return sqrtf(graph->kernels->dot(query, query, graph->options.dim)) * graph->length;
 }
 
 static void best_reset(struct search *search)
@@ -49,24 +49,24 @@ static void best_reset(struct search *search)
 /* Only when the graph is there: its first linking fixes the frame. */
 static void code_query(struct search *search)
 {
-    struct engine *engine = search->engine;
+    const struct graph *graph = search->graph;
     struct scratch *scratch = search->scratch;
     struct code_place place = {.numbers = scratch->placed};
 
     if (search->is_coded)
         return;
     search->is_coded = true;
-    codes_place_query(&engine->frame, scratch->query, &place);
-    codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
+    codes_place_query(&graph->frame, scratch->query, &place);
+    codes_query(graph->kernels, &graph->frame, &place, graph->options.bits, scratch->codes,
                 &scratch->coded);
-    if (engine->bits != FINE_BITS)
-        codes_query(engine->kernels, &engine->frame, &place, FINE_BITS, scratch->fine_codes,
+    if (graph->options.bits != FINE_BITS)
+        codes_query(graph->kernels, &graph->frame, &place, FINE_BITS, scratch->fine_codes,
                     &scratch->fine);
 }
 
 static struct walk walk_of(const struct search *search)
 {
-    return (struct walk){.engine = search->engine,
+    return (struct walk){.graph = search->graph,
                          .scratch = search->scratch,
                          .query = &search->scratch->coded,
                          .limit = search->linked,
@@ -100,7 +100,7 @@ static bool walk_plain(struct search *search, bool *is_plenty)
 
     walk.limit = search->count;
     walk.wanted = wanted_of(search);
-    if (!scratch_beam(search->engine, search->scratch, beam))
+    if (!scratch_beam(search->scratch, beam))
         return true; /* the scan needs no room */
     bool in_time = walk_level(&walk, walk_descend(&walk, search->entry, 0), 0, beam);
 
@@ -134,8 +134,8 @@ static bool walk_admitted(struct search *search, bool *is_plenty)
         .beam = plan_beam_through(search),
         .budget = search->engine->forced != PLAN_CHOOSE ? UINT64_MAX : plan_scan_cost(search)};
     bool in_time = true;
-    bool is_walked = !is_scan_better(search, &walk, start) &&
-                     scratch_beam(search->engine, search->scratch, filter.beam);
+    bool is_walked =
+        !is_scan_better(search, &walk, start) && scratch_beam(search->scratch, filter.beam);
     uint64_t found;
 
     if (walk.slack == INFINITY) { /* the ef nearest say how far it goes */
@@ -197,13 +197,14 @@ static enum err_code check_query(const struct engine *engine, const struct engin
 /* The entry first: whatever it names is below the count that is read after it. */
 static void look(struct search *search)
 {
-    struct engine *engine = search->engine;
+    const struct graph *graph = graph_of(search->engine);
     const struct engine_bitmap *filter = search->query->filter;
 
-    search->entry = atomic_load_explicit(&engine->entry, memory_order_acquire);
-    search->linked = atomic_load_explicit(&engine->linked, memory_order_acquire);
-    search->count = atomic_load_explicit(&engine->count, memory_order_acquire);
-    search->live = atomic_load_explicit(&engine->live, memory_order_relaxed);
+    search->graph = graph;
+    search->entry = atomic_load_explicit(&graph->entry, memory_order_acquire);
+    search->linked = atomic_load_explicit(&graph->linked, memory_order_acquire);
+    search->count = atomic_load_explicit(&graph->count, memory_order_acquire);
+    search->live = atomic_load_explicit(&graph->live, memory_order_relaxed);
     /* An insertion under way may be counted among the living already. */
     search->candidates = MIN_OF(search->live, (uint64_t)search->count);
     if (filter != NULL)
@@ -211,19 +212,38 @@ static void look(struct search *search)
     search->counters.linked = search->linked;
     search->ef = plan_effort(search->query);
     if (search->count > 0)
-        admit_init(&search->admit, engine, filter, search->count);
+        admit_init(&search->admit, graph, filter, search->count);
 }
 
 static void prepare_query(struct search *search)
 {
-    struct engine *engine = search->engine;
+    const struct graph *graph = search->graph;
     const float *vector = search->query->vector;
     float *query = search->scratch->query;
 
-    if (engine->options.metric == ENGINE_COSINE)
-        (void)kernels_normalise(engine->kernels, query, vector, engine->options.dim);
+    if (graph->options.metric == ENGINE_COSINE)
+        (void)kernels_normalise(graph->kernels, query, vector, graph->options.dim);
     else
-        memcpy(query, vector, engine->options.dim * sizeof(float));
+        memcpy(query, vector, graph->options.dim * sizeof(float));
+}
+
+static enum err_code answer(struct search *search, struct engine_hit *hits, size_t *count,
+                            struct err *err)
+{
+    size_t beam = MIN_OF(search->ef, search->count); /* not below k */
+
+    if (!scratch_room(search->scratch, search->count, beam, beam))
+        return err_set(err, ERR_NO_MEMORY, "no memory to search");
+    prepare_query(search);
+    if (deadline_passed(search->query->deadline_ns) || !run(search))
+        return err_set(err, ERR_TIMEOUT, "the deadline passed after %llu distances",
+                       (unsigned long long)search->counters.distances);
+    topk_finish(&search->best);
+    for (size_t i = 0; i < search->best.count; i++)
+        hits[i] = (struct engine_hit){.distance = key_distance(search->best.keys[i]),
+                                      .ordinal = key_number(search->best.keys[i])};
+    *count = search->best.count;
+    return ERR_OK;
 }
 
 enum err_code engine_search(struct engine *engine, const struct engine_query *query,
@@ -236,24 +256,12 @@ enum err_code engine_search(struct engine *engine, const struct engine_query *qu
     *count = 0;
     if (code != ERR_OK)
         return code;
-    look(&search);
-    size_t beam = (size_t)MIN_OF((uint64_t)search.ef, (uint64_t)search.count);
-    size_t best = (size_t)MIN_OF((uint64_t)search.ef, (uint64_t)search.count); /* not below k */
-    search.scratch = scratch_get(engine, search.count, beam, best);
+    search.scratch = scratch_get(&engine->scratches);
     if (search.scratch == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory to search");
-    prepare_query(&search);
-    if (deadline_passed(query->deadline_ns) || !run(&search)) {
-        code = err_set(err, ERR_TIMEOUT, "the deadline passed after %llu distances",
-                       (unsigned long long)search.counters.distances);
-    } else {
-        topk_finish(&search.best);
-        for (size_t i = 0; i < search.best.count; i++)
-            hits[i] = (struct engine_hit){.distance = key_distance(search.best.keys[i]),
-                                          .ordinal = key_number(search.best.keys[i])};
-        *count = search.best.count;
-    }
-    scratch_put(engine, search.scratch);
+    look(&search);
+    code = answer(&search, hits, count, err);
+    scratch_put(search.scratch);
     if (counters != NULL)
         *counters = search.counters;
     return code;

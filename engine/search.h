@@ -5,9 +5,11 @@
 
 #include "engine/admit.h"
 #include "engine/hnsw.h"
+#include "engine/internal.h"
 
 struct search {
     struct engine *engine;
+    const struct graph *graph; /* the engine's when the search began */
     const struct engine_query *query;
     struct scratch *scratch;
     struct admit admit;

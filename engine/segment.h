@@ -37,8 +37,8 @@ enum segment_section {
     SEGMENT_SECTIONS
 };
 
-/* A linked graph, as struct engine has it (internal.h).  The planes are borrowed: from an engine,
- * or from an open segment. */
+/* A linked graph, as struct graph has it (graph.h).  The planes are borrowed: from a graph, or from
+ * an open segment. */
 struct segment_parts {
     struct engine_options options; /* defaults filled in; no kernel and no budget */
     float length;                  /* of the vectors, if all are about as long; else 0 */
@@ -51,27 +51,31 @@ struct segment_parts {
     struct plane fine; /* zeroed where the codes have 8 bits */
 };
 
-/* The linked part of an engine: what it holds beyond is not in a graph yet.  Good until the next
- * engine_step or engine_close.  A flat engine or an empty graph give a count of 0. */
-struct segment_parts segment_parts_of(const struct engine *engine);
+/* The linked part of a graph.  Good until more is linked.  Where nothing is, the count is 0. */
+struct graph;
+struct segment_parts segment_parts_of(const struct graph *graph);
 
-/* Asked before each part of a megabyte or less is written, and before the sync; false ends the
- * writing. */
+/* What the writer tells and asks; each may be NULL. */
 struct segment_progress {
+    /* Before each part of a megabyte or less, and before the sync; false ends the writing. */
     bool (*go_on)(void *state, uint64_t bytes_done, uint64_t bytes);
+    /* Slots and links are written: from now on the graph may be linked again. */
+    void (*links_written)(void *state);
+    /* The file is whole and synced, and does not have its name yet; an error ends the writing. */
+    enum err_code (*before_rename)(void *state, struct err *err);
     void *state;
 };
 
 /* Write a segment to `path`, durably, in place of what may be there; progress may be NULL.  Takes a
  * megabyte and 1/16384 of the file's bytes of memory.  The parts are checked first: what could not
- * be opened is not written.  Meanwhile nobody steps the engine that the parts are of; deleting is
- * allowed, and each deletion is either in the segment or not.
- * The file is made as PATH.tmp, which is replaced if it is there (two writers of one path are a
- * bug), synced, and renamed.  After an error PATH is as it was and PATH.tmp is gone.  One error is
- * different: when the folder cannot be synced after the renaming, PATH is the new segment, whole,
- * and a crash of the machine may bring the old one back.
- * Errors: ERR_INVALID_ARGUMENT (the path, an empty graph), ERR_CORRUPT (the parts),
- * ERR_INSUFFICIENT_STORAGE, ERR_IO, ERR_NO_MEMORY, ERR_DEAD (stopped by go_on). */
+ * be opened is not written.  Nothing is linked in the graph that the parts are of until
+ * links_written; inserting and deleting are allowed, and each deletion is either in the segment or
+ * not. The file is made as PATH.tmp, which is replaced if it is there (two writers of one path are
+ * a bug), synced, and renamed.  After an error PATH is as it was and PATH.tmp is gone.  One error
+ * is different: when the folder cannot be synced after the renaming, PATH is the new segment,
+ * whole, and a crash of the machine may bring the old one back. Errors: ERR_INVALID_ARGUMENT (the
+ * path, an empty graph), ERR_CORRUPT (the parts), ERR_INSUFFICIENT_STORAGE, ERR_IO, ERR_NO_MEMORY,
+ * ERR_DEAD (stopped by go_on), those of before_rename. */
 MUST_CHECK enum err_code segment_write(const char *path, const struct segment_parts *parts,
                                        const struct segment_progress *progress, struct err *err);
 
@@ -106,6 +110,19 @@ void segment_close(struct segment *segment); /* NULL is fine */
 
 /* Live until the segment is closed. */
 const struct segment_parts *segment_parts(const struct segment *segment);
+
+/* Into an empty graph of the expected options: memory of the copied sections becomes the graph's,
+ * vectors are read from the file.  Closing the segment then is harmless.  All must have been
+ * copied but the vectors.
+ * Errors: ERR_NO_MEMORY, ERR_IO; the graph can only be freed then. */
+MUST_CHECK enum err_code segment_give(struct segment *segment, struct graph *graph,
+                                      struct err *err);
+
+/* Let the graph's first count vectors, which stand in the segment at path, be read from there;
+ * their memory goes back to the system.  Readers need not know: the bytes are the same.
+ * Errors: ERR_IO, ERR_NO_MEMORY; what has not been moved stays in memory. */
+MUST_CHECK enum err_code segment_lend_vectors(const char *path, const struct segment_parts *parts,
+                                              struct graph *graph, struct err *err);
 
 /* Bytes of the file, and bytes of memory taken beside the page cache. */
 uint64_t segment_bytes(const struct segment *segment);

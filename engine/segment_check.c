@@ -12,7 +12,7 @@
 
 #include "common/base/checked.h"
 #include "common/base/limits.h"
-#include "engine/internal.h"
+#include "engine/graph.h"
 #include "engine/memory.h"
 #include "engine/segment.h"
 

@@ -10,7 +10,7 @@
 #include "common/base/checked.h"
 #include "common/base/hash.h"
 #include "common/base/limits.h"
-#include "engine/internal.h"
+#include "engine/graph.h"
 #include "engine/memory.h"
 
 #define ENDIAN_TAG UINT32_C(0x01020304)

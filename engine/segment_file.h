@@ -4,6 +4,7 @@
  *   segment_write.c  making the file
  *   segment_read.c   reading sections against their checksums; the scrub
  *   segment_open.c   mapping and copying
+ *   segment_graph.c  a segment becomes a graph
  *   segment_check.c  whether a graph can be walked
  *
  *   0      header, 4 KiB, its last 4 bytes the CRC32C of the others

@@ -11,7 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "engine/internal.h"
+#include "engine/graph.h"
 #include "engine/memory.h"
 #include "engine/segment_file.h"
 
@@ -78,7 +78,7 @@ static enum err_code load_section(struct segment *segment, enum segment_section 
     if (place->length == 0)
         return ERR_OK;
     if (is_copied(segment, section)) {
-        copy = memory_map(place->length);
+        copy = memory_map(plane_run_bytes(segment_stride(&segment->parts, section), place->length));
         if (copy == NULL)
             return err_set(err, ERR_NO_MEMORY, "no memory for section %s",
                            segment_section_name(section));
@@ -189,7 +189,8 @@ void segment_close(struct segment *segment)
         return;
     for (enum segment_section i = 0; i < SEGMENT_CHECKS; i++)
         if (is_copied(segment, i))
-            memory_unmap(segment->bases[i], segment->layout.places[i].length);
+            memory_unmap(segment->bases[i], plane_run_bytes(segment_stride(&segment->parts, i),
+                                                            segment->layout.places[i].length));
     memory_unmap(segment->mapping, segment->layout.bytes);
     memory_free(segment->checks);
     if (segment->fd >= 0)

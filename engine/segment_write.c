@@ -15,7 +15,7 @@
 
 #include "common/base/checked.h"
 #include "common/base/hash.h"
-#include "engine/internal.h"
+#include "engine/graph.h"
 #include "engine/memory.h"
 #include "engine/segment_file.h"
 
@@ -36,23 +36,23 @@ struct writer {
     uint64_t live; /* slots written that are not dead */
 };
 
-struct segment_parts segment_parts_of(const struct engine *engine)
+struct segment_parts segment_parts_of(const struct graph *graph)
 {
-    struct segment_parts parts = {.options = engine->options,
-                                  .length = engine->length,
-                                  .centre = engine->frame.centre,
-                                  .slots = engine->slots,
-                                  .ground = engine->ground,
-                                  .upper = engine->upper,
-                                  .codes = engine->codes,
-                                  .fine = engine->fine,
-                                  .vectors = engine->vectors};
+    struct segment_parts parts = {.options = graph->options,
+                                  .length = graph->length,
+                                  .centre = graph->frame.centre,
+                                  .slots = graph->slots,
+                                  .ground = graph->ground,
+                                  .upper = graph->upper,
+                                  .codes = graph->codes,
+                                  .fine = graph->fine,
+                                  .vectors = graph->vectors};
 
     parts.options.kernel = NULL;
     parts.options.memory_budget = 0;
-    parts.count = atomic_load_explicit(&engine->linked, memory_order_acquire);
-    parts.entry = atomic_load_explicit(&engine->entry, memory_order_acquire);
-    parts.upper_rows = atomic_load_explicit(&engine->upper_rows, memory_order_acquire);
+    parts.count = atomic_load_explicit(&graph->linked, memory_order_acquire);
+    parts.entry = atomic_load_explicit(&graph->entry, memory_order_acquire);
+    parts.upper_rows = atomic_load_explicit(&graph->upper_rows, memory_order_acquire);
     return parts;
 }
 
@@ -254,12 +254,24 @@ static enum err_code publish(struct writer *writer, struct err *err)
         return code;
     if (fdatasync(writer->fd) != 0)
         return write_errno(err, "sync");
+    if (writer->progress != NULL && writer->progress->before_rename != NULL)
+        code = writer->progress->before_rename(writer->progress->state, err);
+    if (code != ERR_OK)
+        return code;
     if (renameat(writer->dir_fd, writer->unfinished, writer->dir_fd, writer->name) != 0)
         return write_errno(err, "rename");
     writer->is_made = false;
     if (fsync(writer->dir_fd) != 0)
         return write_errno(err, "sync of the folder");
     return ERR_OK;
+}
+
+/* The sections behind are of rows that never change. */
+static void tell_links_written(const struct writer *writer)
+{
+    static_assert(SEGMENT_SLOTS < SEGMENT_UPPER && SEGMENT_GROUND < SEGMENT_UPPER, "all links");
+    if (writer->progress != NULL && writer->progress->links_written != NULL)
+        writer->progress->links_written(writer->progress->state);
 }
 
 static enum err_code write_all(struct writer *writer, const char *path, struct err *err)
@@ -272,8 +284,11 @@ static enum err_code write_all(struct writer *writer, const char *path, struct e
         code = err_set(err, ERR_NO_MEMORY, "no memory to write");
     if (code == ERR_OK)
         code = make_file(writer, err);
-    for (enum segment_section i = 0; code == ERR_OK && i < SEGMENT_SECTIONS; i++)
+    for (enum segment_section i = 0; code == ERR_OK && i < SEGMENT_SECTIONS; i++) {
         code = write_section(writer, i, err);
+        if (code == ERR_OK && i == SEGMENT_UPPER)
+            tell_links_written(writer);
+    }
     if (code == ERR_OK)
         code = write_header(writer, err);
     if (code == ERR_OK)

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/hnsw.h"
+#include "engine/internal.h"
 #include "engine/memory.h"
 
 static uint32_t load(const _Atomic uint32_t *value)
@@ -11,26 +12,26 @@ static uint32_t load(const _Atomic uint32_t *value)
     return atomic_load_explicit(value, memory_order_acquire);
 }
 
-static enum err_code check_link(const struct engine *engine, uint32_t slot, uint32_t level,
+static enum err_code check_link(const struct graph *graph, uint32_t slot, uint32_t level,
                                 uint32_t target, struct err *err)
 {
-    if (target >= load(&engine->linked))
+    if (target >= load(&graph->linked))
         return err_set(err, ERR_CORRUPT, "slot %u links to %u, which is not linked", slot, target);
     if (target == slot)
         return err_set(err, ERR_CORRUPT, "slot %u links to itself", slot);
-    if ((slot_state(engine, target) & SLOT_TWIN) != 0)
+    if ((slot_state(graph, target) & SLOT_TWIN) != 0)
         return err_set(err, ERR_CORRUPT, "slot %u links to the twin %u", slot, target);
-    if (level_of(engine, slot_of(engine, target)->ordinal) < level)
+    if (level_of(graph, slot_of(graph, target)->ordinal) < level)
         return err_set(err, ERR_CORRUPT, "slot %u links to %u on level %u, which that lacks", slot,
                        target, level);
     return ERR_OK;
 }
 
-static enum err_code check_links(const struct engine *engine, uint32_t slot, uint32_t level,
+static enum err_code check_links(const struct graph *graph, uint32_t slot, uint32_t level,
                                  struct err *err)
 {
-    const _Atomic uint32_t *links = links_of(engine, slot, level);
-    uint32_t max = links_max(engine, level);
+    const _Atomic uint32_t *links = links_of(graph, slot, level);
+    uint32_t max = links_max(graph, level);
     uint64_t before = 0;
     bool ended = false;
 
@@ -44,9 +45,9 @@ static enum err_code check_links(const struct engine *engine, uint32_t slot, uin
         }
         if (ended)
             return err_set(err, ERR_CORRUPT, "slot %u has a hole in its list", slot);
-        if (check_link(engine, slot, level, target, err) != ERR_OK)
+        if (check_link(graph, slot, level, target, err) != ERR_OK)
             return ERR_CORRUPT;
-        uint64_t key = key_make(pair_distance(engine, slot, target), target);
+        uint64_t key = key_make(pair_distance(graph, slot, target), target);
         if (key <= before)
             return err_set(err, ERR_CORRUPT, "the links of slot %u do not ascend on level %u", slot,
                            level);
@@ -56,63 +57,64 @@ static enum err_code check_links(const struct engine *engine, uint32_t slot, uin
 }
 
 /* The chain of a node ascends and every twin in it has the node's bytes. */
-static enum err_code check_twins(const struct engine *engine, uint32_t slot, uint32_t *twins,
+static enum err_code check_twins(const struct graph *graph, uint32_t slot, uint32_t *twins,
                                  struct err *err)
 {
     uint32_t before = slot;
 
-    for (uint32_t next = load(&slot_of(engine, slot)->twin); next != 0;) {
+    for (uint32_t next = load(&slot_of(graph, slot)->twin); next != 0;) {
         uint32_t twin = next - 1;
 
-        if (twin <= before || twin >= load(&engine->linked) ||
-            (slot_state(engine, twin) & SLOT_TWIN) == 0)
+        if (twin <= before || twin >= load(&graph->linked) ||
+            (slot_state(graph, twin) & SLOT_TWIN) == 0)
             return err_set(err, ERR_CORRUPT, "slot %u has the wrong twin %u", slot, twin);
-        if (memcmp(vector_of(engine, slot), vector_of(engine, twin),
-                   engine->options.dim * sizeof(float)) != 0)
+        if (memcmp(vector_of(graph, slot), vector_of(graph, twin),
+                   graph->options.dim * sizeof(float)) != 0)
             return err_set(err, ERR_CORRUPT, "slot %u differs from its twin %u", slot, twin);
         before = twin;
         ++*twins;
-        next = load(&slot_of(engine, twin)->twin);
+        next = load(&slot_of(graph, twin)->twin);
     }
     return ERR_OK;
 }
 
-static enum err_code check_slots(const struct engine *engine, struct err *err)
+static enum err_code check_slots(const struct graph *graph, struct err *err)
 {
-    uint32_t count = load(&engine->count);
+    uint32_t count = load(&graph->count);
     uint32_t live = 0;
 
     for (uint32_t slot = 0; slot < count; slot++) {
-        live += (slot_state(engine, slot) & SLOT_DEAD) == 0;
-        if (slot > 0 && slot_of(engine, slot)->ordinal <= slot_of(engine, slot - 1)->ordinal)
+        live += (slot_state(graph, slot) & SLOT_DEAD) == 0;
+        if (slot > 0 && slot_of(graph, slot)->ordinal <= slot_of(graph, slot - 1)->ordinal)
             return err_set(err, ERR_CORRUPT, "the ordinals do not ascend at slot %u", slot);
     }
-    if (load(&engine->linked) > count)
+    if (load(&graph->linked) > count)
         return err_set(err, ERR_CORRUPT, "more vectors are linked than there are");
-    if (live != engine_count(engine))
-        return err_set(err, ERR_CORRUPT, "%u vectors live, %llu were counted", live,
-                       (unsigned long long)engine_count(engine));
+    if (live != atomic_load_explicit(&graph->live, memory_order_relaxed))
+        return err_set(
+            err, ERR_CORRUPT, "%u vectors live, %llu were counted", live,
+            (unsigned long long)atomic_load_explicit(&graph->live, memory_order_relaxed));
     return ERR_OK;
 }
 
-static enum err_code check_nodes(const struct engine *engine, uint32_t *nodes, struct err *err)
+static enum err_code check_nodes(const struct graph *graph, uint32_t *nodes, struct err *err)
 {
-    uint32_t linked = load(&engine->linked);
+    uint32_t linked = load(&graph->linked);
     uint32_t twins = 0;
     uint32_t top = 0;
-    uint64_t entry = atomic_load_explicit(&engine->entry, memory_order_acquire);
+    uint64_t entry = atomic_load_explicit(&graph->entry, memory_order_acquire);
 
     for (uint32_t slot = 0; slot < linked; slot++) {
-        uint32_t level = level_of(engine, slot_of(engine, slot)->ordinal);
+        uint32_t level = level_of(graph, slot_of(graph, slot)->ordinal);
 
-        if ((slot_state(engine, slot) & SLOT_TWIN) != 0)
+        if ((slot_state(graph, slot) & SLOT_TWIN) != 0)
             continue;
         ++*nodes;
         top = level > top ? level : top;
-        if (check_twins(engine, slot, &twins, err) != ERR_OK)
+        if (check_twins(graph, slot, &twins, err) != ERR_OK)
             return ERR_CORRUPT;
         for (uint32_t l = 0; l <= level; l++)
-            if (check_links(engine, slot, l, err) != ERR_OK)
+            if (check_links(graph, slot, l, err) != ERR_OK)
                 return ERR_CORRUPT;
     }
     if (*nodes + twins != linked)
@@ -124,18 +126,18 @@ static enum err_code check_nodes(const struct engine *engine, uint32_t *nodes, s
 }
 
 /* Breadth first over the ground from the entry: every node must be met. */
-static uint32_t count_reachable(const struct engine *engine, uint32_t *queue, uint8_t *seen)
+static uint32_t count_reachable(const struct graph *graph, uint32_t *queue, uint8_t *seen)
 {
     uint32_t head = 0;
     uint32_t tail = 0;
-    uint32_t start = entry_slot(atomic_load_explicit(&engine->entry, memory_order_acquire));
+    uint32_t start = entry_slot(atomic_load_explicit(&graph->entry, memory_order_acquire));
 
     seen[start] = 1;
     queue[tail++] = start;
     while (head < tail) {
-        const _Atomic uint32_t *links = links_of(engine, queue[head++], 0);
+        const _Atomic uint32_t *links = links_of(graph, queue[head++], 0);
 
-        for (uint32_t i = 0; i < links_max(engine, 0) && load(&links[i]) != 0; i++) {
+        for (uint32_t i = 0; i < links_max(graph, 0) && load(&links[i]) != 0; i++) {
             uint32_t target = (load(&links[i]) & LINK_TARGET) - 1;
 
             if (seen[target] != 0)
@@ -147,9 +149,9 @@ static uint32_t count_reachable(const struct engine *engine, uint32_t *queue, ui
     return tail;
 }
 
-static enum err_code check_reachable(const struct engine *engine, uint32_t nodes, struct err *err)
+static enum err_code check_reachable(const struct graph *graph, uint32_t nodes, struct err *err)
 {
-    uint32_t linked = load(&engine->linked);
+    uint32_t linked = load(&graph->linked);
     enum err_code code = ERR_OK;
 
     if (linked == 0)
@@ -159,7 +161,7 @@ static enum err_code check_reachable(const struct engine *engine, uint32_t nodes
     if (queue == NULL || seen == NULL) {
         code = err_set(err, ERR_NO_MEMORY, "no memory to validate");
     } else {
-        uint32_t reached = count_reachable(engine, queue, seen);
+        uint32_t reached = count_reachable(graph, queue, seen);
         if (reached != nodes)
             code = err_set(err, ERR_CORRUPT, "%u of %u nodes can be reached", reached, nodes);
     }
@@ -170,15 +172,16 @@ static enum err_code check_reachable(const struct engine *engine, uint32_t nodes
 
 enum err_code engine_validate(const struct engine *engine, struct err *err)
 {
+    const struct graph *graph = graph_of(engine);
     uint32_t nodes = 0;
 
-    if (check_slots(engine, err) != ERR_OK)
+    if (check_slots(graph, err) != ERR_OK)
         return ERR_CORRUPT;
-    if (engine->options.kind == ENGINE_FLAT)
+    if (graph->options.kind == ENGINE_FLAT)
         return ERR_OK;
-    if (check_nodes(engine, &nodes, err) != ERR_OK)
+    if (check_nodes(graph, &nodes, err) != ERR_OK)
         return ERR_CORRUPT;
-    return check_reachable(engine, nodes, err);
+    return check_reachable(graph, nodes, err);
 }
 
 static uint64_t digest_words(uint64_t digest, const void *words, size_t count)
@@ -195,14 +198,14 @@ static uint64_t digest_words(uint64_t digest, const void *words, size_t count)
     return digest;
 }
 
-static uint64_t digest_links(const struct engine *engine, uint32_t slot, uint64_t digest)
+static uint64_t digest_links(const struct graph *graph, uint32_t slot, uint64_t digest)
 {
-    uint32_t level = level_of(engine, slot_of(engine, slot)->ordinal);
+    uint32_t level = level_of(graph, slot_of(graph, slot)->ordinal);
 
     for (uint32_t l = 0; l <= level; l++) {
-        const _Atomic uint32_t *links = links_of(engine, slot, l);
+        const _Atomic uint32_t *links = links_of(graph, slot, l);
 
-        for (uint32_t i = 0; i < links_max(engine, l); i++) {
+        for (uint32_t i = 0; i < links_max(graph, l); i++) {
             uint32_t link = load(&links[i]);
             digest = digest_words(digest, &link, 1);
         }
@@ -212,22 +215,23 @@ static uint64_t digest_links(const struct engine *engine, uint32_t slot, uint64_
 
 uint64_t engine_digest(const struct engine *engine)
 {
-    uint32_t count = load(&engine->count);
-    uint32_t linked = load(&engine->linked);
-    uint64_t entry = atomic_load_explicit(&engine->entry, memory_order_acquire);
+    const struct graph *graph = graph_of(engine);
+    uint32_t count = load(&graph->count);
+    uint32_t linked = load(&graph->linked);
+    uint64_t entry = atomic_load_explicit(&graph->entry, memory_order_acquire);
     uint64_t digest = digest_words(UINT64_C(0xcbf29ce484222325), &entry, 2);
 
     for (uint32_t slot = 0; slot < count; slot++) {
-        uint32_t head[2] = {slot_of(engine, slot)->ordinal, slot_state(engine, slot)};
+        uint32_t head[2] = {slot_of(graph, slot)->ordinal, slot_state(graph, slot)};
 
         digest = digest_words(digest, head, 2);
-        digest = digest_words(digest, vector_of(engine, slot), engine->options.dim);
+        digest = digest_words(digest, vector_of(graph, slot), graph->options.dim);
         if (slot >= linked)
             continue;
-        uint32_t twin = load(&slot_of(engine, slot)->twin);
+        uint32_t twin = load(&slot_of(graph, slot)->twin);
         digest = digest_words(digest, &twin, 1);
         if ((head[1] & SLOT_TWIN) == 0)
-            digest = digest_links(engine, slot, digest);
+            digest = digest_links(graph, slot, digest);
     }
     return digest;
 }

@@ -35,7 +35,7 @@ static void make_sound(unsigned which, const struct segment_recipe *recipe)
     char name[200];
     const char *tmp = getenv("TMPDIR");
     struct engine *engine = segment_engine(recipe);
-    struct segment_parts parts = segment_parts_of(engine);
+    struct segment_parts parts = segment_parts_of(graph_of(engine));
     struct err err;
 
     snprintf(name, sizeof(name), "%.100s/segment-fuzz-%ld-%u", tmp == NULL ? P_tmpdir : tmp,

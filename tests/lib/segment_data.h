@@ -69,25 +69,26 @@ static inline struct engine *segment_attach(const struct segment_parts *parts)
 
     if (engine_open(&engine, NULL, &parts->options, NULL, &err) != ERR_OK)
         assert(!"the engine opens");
-    assert(engine->bits == parts->options.bits);
-    plane_free(&engine->vectors);
-    plane_free(&engine->codes);
-    plane_free(&engine->fine);
-    plane_free(&engine->slots);
-    plane_free(&engine->ground);
-    plane_free(&engine->upper);
-    engine->vectors = parts->vectors;
-    engine->codes = parts->codes;
-    engine->fine = parts->fine;
-    engine->slots = parts->slots;
-    engine->ground = parts->ground;
-    engine->upper = parts->upper;
-    frame_take(engine, parts->centre, parts->length);
-    engine->upper_rows = parts->upper_rows;
-    engine->live = parts->live;
-    engine->entry = parts->entry;
-    engine->count = parts->count;
-    engine->linked = parts->count;
+    assert(engine->options.bits == parts->options.bits);
+    struct graph *graph = graph_of(engine);
+    plane_free(&graph->vectors);
+    plane_free(&graph->codes);
+    plane_free(&graph->fine);
+    plane_free(&graph->slots);
+    plane_free(&graph->ground);
+    plane_free(&graph->upper);
+    graph->vectors = parts->vectors;
+    graph->codes = parts->codes;
+    graph->fine = parts->fine;
+    graph->slots = parts->slots;
+    graph->ground = parts->ground;
+    graph->upper = parts->upper;
+    frame_take(graph, parts->centre, parts->length);
+    graph->upper_rows = parts->upper_rows;
+    graph->live = parts->live;
+    graph->entry = parts->entry;
+    graph->count = parts->count;
+    graph->linked = parts->count;
     return engine;
 }
 

@@ -236,7 +236,7 @@ static void inner_products_of_uneven_lengths_are_walked_by_the_beam(void **state
 
     data_insert(engine, &data, 0, SOME);
     data_link(engine);
-    assert_true(engine->length == 0.0f);
+    assert_true(graph_of(engine)->length == 0.0f);
     engine->forced = PLAN_WALK;
     for (uint32_t one_in = 2; one_in <= 8; one_in *= 2) {
         static struct filter filter;

@@ -41,7 +41,7 @@ static int folder_remove(void **state)
 
 static void must_write(const struct engine *engine, const char *to)
 {
-    struct segment_parts parts = segment_parts_of(engine);
+    struct segment_parts parts = segment_parts_of(graph_of(engine));
     struct err err;
 
     if (segment_write(to, &parts, NULL, &err) != ERR_OK)
@@ -94,9 +94,11 @@ static void assert_equal_parts(const struct segment_parts *a, const struct segme
 static size_t walk_ground(struct engine *engine, const float *query, uint32_t limit, uint64_t *keys)
 {
     enum { EF = 40 };
-    struct scratch *scratch = scratch_get(engine, limit, EF, 1);
+    const struct graph *graph = graph_of(engine);
+    struct scratch *scratch = scratch_get(&engine->scratches);
+    assert_true(scratch_room(scratch, limit, EF, 1));
     struct code_place place = {.numbers = scratch->placed};
-    struct walk walk = {.engine = engine,
+    struct walk walk = {.graph = graph,
                         .scratch = scratch,
                         .query = &scratch->coded,
                         .limit = limit,
@@ -104,13 +106,13 @@ static size_t walk_ground(struct engine *engine, const float *query, uint32_t li
                         .slack = 0.3f,
                         .lift = 10.0f};
 
-    codes_place_query(&engine->frame, query, &place);
-    codes_query(engine->kernels, &engine->frame, &place, engine->bits, scratch->codes,
-                &scratch->coded);
-    assert_true(walk_level(&walk, walk_descend(&walk, engine->entry, 0), 0, EF));
+    codes_place_query(&graph_of(engine)->frame, query, &place);
+    codes_query(graph_of(engine)->kernels, &graph_of(engine)->frame, &place, engine->options.bits,
+                scratch->codes, &scratch->coded);
+    assert_true(walk_level(&walk, walk_descend(&walk, graph_of(engine)->entry, 0), 0, EF));
     size_t count = scratch->pool_count;
     memcpy(keys, scratch->pool, count * sizeof(*keys));
-    scratch_put(engine, scratch);
+    scratch_put(scratch);
     return count;
 }
 
@@ -118,18 +120,19 @@ static void assert_equal_walks(struct engine *a, struct engine *b, uint32_t limi
 {
     for (uint32_t i = 0; i < limit; i += limit / 50 + 1) {
         uint64_t keys[2][64];
-        size_t count = walk_ground(a, vector_of(a, i), limit, keys[0]);
+        size_t count = walk_ground(a, vector_of(graph_of(a), i), limit, keys[0]);
 
         assert_true(count > 0);
-        assert_int_equal(walk_ground(b, vector_of(a, i), limit, keys[1]), count);
+        assert_int_equal(walk_ground(b, vector_of(graph_of(a), i), limit, keys[1]), count);
         assert_memory_equal(keys[0], keys[1], count * sizeof(keys[0][0]));
     }
 }
 
 static void assert_equal_searches(struct engine *a, struct engine *b)
 {
-    for (uint32_t i = 0; i < a->linked; i += a->linked / 30 + 1) {
-        struct engine_query query = {.vector = vector_of(a, i), .k = 10, .bound = INFINITY};
+    for (uint32_t i = 0; i < graph_of(a)->linked; i += graph_of(a)->linked / 30 + 1) {
+        struct engine_query query = {
+            .vector = vector_of(graph_of(a), i), .k = 10, .bound = INFINITY};
         struct engine_hit hits[2][10];
         size_t counts[2];
         struct engine_counters counters[2];
@@ -142,7 +145,7 @@ static void assert_equal_searches(struct engine *a, struct engine *b)
             assert_memory_equal(&hits[0][j], &hits[1][j], sizeof(hits[0][j]));
         assert_int_equal(counters[0].hops, counters[1].hops);
         assert_string_equal(counters[0].plan, counters[1].plan);
-        assert_true(a->linked < 1000 || counters[1].hops > 0);
+        assert_true(graph_of(a)->linked < 1000 || counters[1].hops > 0);
     }
 }
 
@@ -150,7 +153,7 @@ static void assert_equal_searches(struct engine *a, struct engine *b)
 static void round_trip(const struct segment_recipe *recipe)
 {
     struct engine *engine = segment_engine(recipe);
-    struct segment_parts parts = segment_parts_of(engine);
+    struct segment_parts parts = segment_parts_of(graph_of(engine));
     struct err err;
 
     must_write(engine, path);
@@ -159,11 +162,12 @@ static void round_trip(const struct segment_recipe *recipe)
         struct engine *again = segment_attach(segment_parts(segment));
 
         assert_equal_parts(&parts, segment_parts(segment));
-        assert_memory_equal(&again->frame.pair_base, &engine->frame.pair_base, sizeof(float));
+        assert_memory_equal(&graph_of(again)->frame.pair_base, &graph_of(engine)->frame.pair_base,
+                            sizeof(float));
         if (engine_validate(again, &err) != ERR_OK)
             fail_msg("%s", err.message);
         assert_equal_walks(engine, again, parts.count);
-        if (engine->count == engine->linked) {
+        if (graph_of(engine)->count == graph_of(engine)->linked) {
             assert_true(engine_digest(engine) == engine_digest(again));
             assert_equal_searches(engine, again);
         }
@@ -188,7 +192,7 @@ static void a_fitted_frame_comes_back(void **state)
     struct engine *engine = segment_engine(&recipe);
 
     (void)state;
-    assert_true(engine->length > 0);
+    assert_true(graph_of(engine)->length > 0);
     engine_close(engine);
     round_trip(&recipe);
     recipe.metric = ENGINE_IP;
@@ -244,11 +248,11 @@ static void only_what_is_linked_is_written(void **state)
         segment_engine(&(struct segment_recipe){.count = 1500, .dim = 8, .metric = ENGINE_L2});
 
     (void)state;
-    assert_true(engine->linked < engine->count);
+    assert_true(graph_of(engine)->linked < graph_of(engine)->count);
     must_write(engine, path);
     struct segment *segment = must_open(0);
-    assert_int_equal(segment_parts(segment)->count, engine->linked);
-    assert_true(segment_parts(segment)->live == engine->linked);
+    assert_int_equal(segment_parts(segment)->count, graph_of(engine)->linked);
+    assert_true(segment_parts(segment)->live == graph_of(engine)->linked);
     segment_close(segment);
     engine_close(engine);
 }
@@ -322,7 +326,8 @@ static void copied_slots_take_deletions(void **state)
     must_write(engine, path);
     struct segment *segment = must_open(UINT32_C(1) << SEGMENT_SLOTS);
     struct engine *again = segment_attach(segment_parts(segment));
-    struct engine_query query = {.vector = vector_of(engine, 20), .k = 1, .bound = INFINITY};
+    struct engine_query query = {
+        .vector = vector_of(graph_of(engine), 20), .k = 1, .bound = INFINITY};
     assert_int_equal(engine_search(again, &query, hits, &count, NULL, &err), ERR_OK);
     assert_int_equal(hits[0].ordinal, 60);
     engine_delete(again, 60);
@@ -340,8 +345,8 @@ static void *delete_many(void *argument)
 {
     struct engine *engine = argument;
 
-    for (uint32_t i = 0; i < engine->linked; i += 2)
-        engine_delete(engine, slot_of(engine, i)->ordinal);
+    for (uint32_t i = 0; i < graph_of(engine)->linked; i += 2)
+        engine_delete(engine, slot_of(graph_of(engine), i)->ordinal);
     return NULL;
 }
 
@@ -350,7 +355,7 @@ static void deleting_goes_on_meanwhile(void **state)
 {
     struct engine *engine =
         segment_engine(&(struct segment_recipe){.count = 16384, .dim = 4, .metric = ENGINE_L2});
-    uint32_t count = engine->linked;
+    uint32_t count = graph_of(engine)->linked;
     pthread_t thread;
 
     (void)state;
@@ -381,10 +386,11 @@ static void huge_numbers_come_back(void **state)
             i / DIM % 3 == 0 ? data.vectors[i] * 1e30f : copysignf(9.9e17f, data.vectors[i]);
     data_insert(engine, &data, 0, COUNT);
     data_link(engine);
-    for (uint32_t i = 0; i < engine->linked; i++) {
+    for (uint32_t i = 0; i < graph_of(engine)->linked; i++) {
         struct code_tail tail;
 
-        memcpy(&tail, code_of(engine, i) + codes_bytes(DIM, engine->bits), sizeof(tail));
+        memcpy(&tail, code_of(graph_of(engine), i) + codes_bytes(DIM, engine->options.bits),
+               sizeof(tail));
         infinite += isinf(tail.scale) != 0;
     }
     assert_true(infinite > 0);
@@ -398,7 +404,7 @@ static void huge_numbers_come_back(void **state)
 static void an_empty_graph_is_refused(void **state)
 {
     struct engine *engine = data_open(4, ENGINE_L2);
-    struct segment_parts parts = segment_parts_of(engine);
+    struct segment_parts parts = segment_parts_of(graph_of(engine));
     struct stat about;
     struct err err;
 
@@ -414,7 +420,7 @@ static void a_path_that_is_no_file_is_refused(void **state)
 {
     struct engine *engine =
         segment_engine(&(struct segment_recipe){.count = 64, .dim = 4, .metric = ENGINE_L2});
-    struct segment_parts parts = segment_parts_of(engine);
+    struct segment_parts parts = segment_parts_of(graph_of(engine));
     struct segment *segment = NULL;
     char other[600];
     struct err err;

@@ -37,7 +37,7 @@ static int make_sound(void **state)
                                     .twin_every = TWINS,
                                     .dead_every = 10};
     struct engine *engine = segment_engine(&recipe);
-    struct segment_parts made = segment_parts_of(engine);
+    struct segment_parts made = segment_parts_of(graph_of(engine));
     struct err err;
 
     (void)state;
@@ -465,7 +465,7 @@ static void lies_about_codes_of_8_bits(void **state)
 {
     struct segment_recipe recipe = {.count = 64, .dim = DIM, .metric = ENGINE_L2, .bits = 8};
     struct engine *engine = segment_engine(&recipe);
-    struct segment_parts made = segment_parts_of(engine);
+    struct segment_parts made = segment_parts_of(graph_of(engine));
     struct segment_layout places = segment_layout_of(&made);
     struct segment *segment;
     struct err err;

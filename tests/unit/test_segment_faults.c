@@ -199,7 +199,7 @@ static int make_two(void **state)
         struct err err;
 
         engines[i] = segment_engine(&recipe);
-        struct segment_parts parts = segment_parts_of(engines[i]);
+        struct segment_parts parts = segment_parts_of(graph_of(engines[i]));
         if (segment_write(path, &parts, NULL, &err) != ERR_OK)
             return 1;
         files[i] = segment_file_read(path, &sizes[i]);
@@ -243,7 +243,7 @@ static bool is_there(const char *name)
 
 static enum err_code write_new(const struct segment_progress *progress, struct err *err)
 {
-    struct segment_parts parts = segment_parts_of(engines[1]);
+    struct segment_parts parts = segment_parts_of(graph_of(engines[1]));
 
     return segment_write(path, &parts, progress, err);
 }
@@ -419,12 +419,12 @@ static void a_file_that_may_not_grow_is_no_room(void **state)
 /* Graphs that could not be opened are not written. */
 static void a_broken_graph_is_not_written(void **state)
 {
-    _Atomic uint32_t *link = links_of(engines[1], 5, 0);
+    _Atomic uint32_t *link = links_of(graph_of(engines[1]), 5, 0);
     uint32_t before = *link;
     struct err err = {0};
 
     (void)state;
-    *link = engines[1]->linked + 1;
+    *link = graph_of(engines[1])->linked + 1;
     assert_int_equal(write_new(NULL, &err), ERR_CORRUPT);
     *link = before;
     assert_true(holds(0));
@@ -514,7 +514,7 @@ static void an_open_segment_outlives_its_name(void **state)
     assert_int_equal(segment_open(&segment, path, NULL, &err), ERR_OK);
     assert_int_equal(write_new(NULL, &err), ERR_OK);
     assert_int_equal(unlink(path), 0);
-    struct segment_parts parts = segment_parts_of(engines[0]);
+    struct segment_parts parts = segment_parts_of(graph_of(engines[0]));
     for (uint32_t i = 0; i < parts.count; i++)
         assert_memory_equal(plane_row(&segment_parts(segment)->vectors, i),
                             plane_row(&parts.vectors, i), parts.vectors.stride);

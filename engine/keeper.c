@@ -1,0 +1,210 @@
+/* See keeper.h.
+ *
+ * The folder holds one segment, which is replaced as a whole: graph.seg.  It is written again when
+ * the graph has grown by a quarter, so that each vector is written about five times while a
+ * collection grows, and at most a fifth of it is linked again after a restart.
+ * Failure: what stands in the folder stays as it was, and the segment is still due. */
+#include "engine/keeper.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "common/base/checked.h"
+#include "engine/memory.h"
+#include "engine/segment.h"
+
+#define SEGMENT_NAME "graph.seg"
+
+enum {
+    GROWTH_LEAST = 10000, /* vectors that are linked in about a second */
+    GROWTH_PART = 4,
+};
+
+struct keeper {
+    char path[PATH_MAX];
+    struct err notice; /* why a segment was set aside */
+    _Atomic uint32_t covered;
+    _Atomic uint32_t written; /* slots of the engine's graph that are in the segment */
+};
+
+static enum err_code name_segment(struct keeper *keeper, const char *dir, struct err *err)
+{
+    int len = snprintf(keeper->path, sizeof(keeper->path), "%s/" SEGMENT_NAME, dir);
+
+    if (len < 0 || (size_t)len >= sizeof(keeper->path))
+        return err_set(err, ERR_INVALID_ARGUMENT, "the folder's path is too long");
+    if (mkdir(dir, 0755) != 0 && errno != EEXIST)
+        return err_set_errno(err, errno, "folder of segments");
+    return ERR_OK;
+}
+
+/* A segment that cannot be used is kept for whoever wants to know why, but only the last one. */
+static enum err_code set_aside(struct keeper *keeper, const struct err *why, struct err *err)
+{
+    char aside[PATH_MAX + 16];
+
+    (void)snprintf(aside, sizeof(aside), "%s.damaged", keeper->path);
+    if (rename(keeper->path, aside) != 0)
+        return err_set_errno(err, errno, "setting a segment aside (%.100s)", why->message);
+    keeper->notice = *why;
+    return ERR_OK;
+}
+
+static enum err_code check_budget(const struct engine *engine, uint32_t count, struct err *err)
+{
+    uint64_t bytes = engine_predict(&engine->options, count, ENGINE_LOAD);
+
+    if (engine->options.memory_budget == 0 || bytes <= engine->options.memory_budget)
+        return ERR_OK;
+    return err_set(err, ERR_INSUFFICIENT_STORAGE,
+                   "the segment's %u vectors take %llu bytes, above the memory budget", count,
+                   (unsigned long long)bytes);
+}
+
+static enum err_code take_segment(struct engine *engine, struct segment *segment, struct err *err)
+{
+    struct keeper *keeper = engine->keeper;
+    struct graph *graph = graph_of(engine);
+    uint32_t count = segment_parts(segment)->count;
+    enum err_code code = check_budget(engine, count, err);
+
+    if (code == ERR_OK)
+        code = segment_give(segment, graph, err);
+    if (code != ERR_OK)
+        return code;
+    keeper->covered = slot_of(graph, count - 1)->ordinal + 1;
+    keeper->written = count;
+    engine->next_ordinal = keeper->covered;
+    return ERR_OK;
+}
+
+static enum err_code load(struct engine *engine, struct err *err)
+{
+    struct keeper *keeper = engine->keeper;
+    struct segment_how how = {.copied = SEGMENT_COPY_ALL & ~(UINT32_C(1) << SEGMENT_VECTORS),
+                              .expected = &engine->options};
+    struct segment *segment;
+    struct err why = {0};
+    enum err_code code = segment_open(&segment, keeper->path, &how, &why);
+
+    if (code == ERR_NOT_FOUND)
+        return ERR_OK;
+    if (code == ERR_CORRUPT || code == ERR_CONFIG || code == ERR_IO)
+        return set_aside(keeper, &why, err);
+    if (code != ERR_OK) {
+        *err = why;
+        return code;
+    }
+    code = take_segment(engine, segment, err);
+    segment_close(segment);
+    return code;
+}
+
+enum err_code keeper_open(struct engine *engine, const char *dir, struct err *err)
+{
+    if (engine->options.kind == ENGINE_FLAT)
+        return ERR_OK; /* nothing is linked: its owner's copies are all there is to keep */
+    engine->keeper = memory_alloc(1, sizeof(*engine->keeper));
+    if (engine->keeper == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory to keep segments");
+    enum err_code code = name_segment(engine->keeper, dir, err);
+    return code == ERR_OK ? load(engine, err) : code;
+}
+
+void keeper_close(struct keeper *keeper)
+{
+    memory_free(keeper);
+}
+
+uint32_t keeper_covered(const struct keeper *keeper)
+{
+    return keeper == NULL ? 0 : atomic_load_explicit(&keeper->covered, memory_order_acquire);
+}
+
+uint64_t keeper_bytes(const struct keeper *keeper)
+{
+    return keeper == NULL ? 0 : sizeof(*keeper);
+}
+
+const char *engine_notice(const struct engine *engine)
+{
+    return engine->keeper == NULL ? "" : engine->keeper->notice.message;
+}
+
+bool keeper_is_due(const struct keeper *keeper, const struct graph *graph)
+{
+    if (keeper == NULL)
+        return false;
+    uint32_t linked = atomic_load_explicit(&graph->linked, memory_order_relaxed);
+    uint32_t written = atomic_load_explicit(&keeper->written, memory_order_relaxed);
+    uint32_t least = MAX_OF((uint32_t)GROWTH_LEAST, written / GROWTH_PART);
+
+    return linked >= written && linked - written >= least;
+}
+
+void keeper_forget(struct keeper *keeper)
+{
+    if (keeper != NULL)
+        atomic_store_explicit(&keeper->written, 0, memory_order_relaxed);
+}
+
+/* --- writing --------------------------------------------------------------------------------- */
+
+struct sealing {
+    struct engine *engine;
+    const struct engine_hooks *hooks;
+    bool is_locked; /* nothing is linked */
+};
+
+static bool seal_go_on(void *state, uint64_t bytes_done, uint64_t bytes)
+{
+    const struct sealing *sealing = state;
+
+    (void)bytes_done;
+    (void)bytes;
+    return sealing->hooks == NULL || sealing->hooks->go_on == NULL ||
+           sealing->hooks->go_on(sealing->hooks->state);
+}
+
+static void seal_unlock(void *state)
+{
+    struct sealing *sealing = state;
+
+    if (sealing->is_locked)
+        pthread_mutex_unlock(&sealing->engine->link_lock);
+    sealing->is_locked = false;
+}
+
+static enum err_code seal_make_durable(void *state, struct err *err)
+{
+    const struct sealing *sealing = state;
+
+    if (sealing->hooks == NULL || sealing->hooks->make_durable == NULL)
+        return ERR_OK;
+    return sealing->hooks->make_durable(sealing->hooks->state, err);
+}
+
+enum err_code keeper_seal(struct engine *engine, const struct engine_hooks *hooks, struct err *err)
+{
+    struct keeper *keeper = engine->keeper;
+    struct sealing sealing = {.engine = engine, .hooks = hooks, .is_locked = true};
+    struct segment_progress progress = {.go_on = seal_go_on,
+                                        .links_written = seal_unlock,
+                                        .before_rename = seal_make_durable,
+                                        .state = &sealing};
+
+    pthread_mutex_lock(&engine->link_lock);
+    struct graph *graph = graph_of(engine); /* only our caller changes it */
+    struct segment_parts parts = segment_parts_of(graph);
+    enum err_code code = segment_write(keeper->path, &parts, &progress, err);
+    seal_unlock(&sealing);
+    if (code != ERR_OK)
+        return code;
+    atomic_store_explicit(&keeper->covered, slot_of(graph, parts.count - 1)->ordinal + 1,
+                          memory_order_release);
+    atomic_store_explicit(&keeper->written, parts.count, memory_order_relaxed);
+    return segment_lend_vectors(keeper->path, &parts, graph, err);
+}

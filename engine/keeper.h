@@ -1,0 +1,26 @@
+/* What outlives a process: the segment in the engine's folder, written now and then. */
+#ifndef VICINAL_ENGINE_KEEPER_H
+#define VICINAL_ENGINE_KEEPER_H
+
+#include "engine/internal.h"
+
+/* Make the folder, load the segment that is there into the engine's empty graph, or set it aside.
+ * Errors: ERR_NO_MEMORY, ERR_IO, ERR_INSUFFICIENT_STORAGE (over the budget). */
+MUST_CHECK enum err_code keeper_open(struct engine *engine, const char *dir, struct err *err);
+
+/* All may be asked of NULL, an engine that keeps nothing. */
+void keeper_close(struct keeper *keeper);
+uint32_t keeper_covered(const struct keeper *keeper);
+uint64_t keeper_bytes(const struct keeper *keeper); /* of memory */
+
+/* Has the graph grown so much that it should be written again? */
+bool keeper_is_due(const struct keeper *keeper, const struct graph *graph);
+
+/* Write it: see engine_maintain(). */
+MUST_CHECK enum err_code keeper_seal(struct engine *engine, const struct engine_hooks *hooks,
+                                     struct err *err);
+
+/* The graph is another one: nothing of it is written. */
+void keeper_forget(struct keeper *keeper);
+
+#endif
