@@ -86,6 +86,7 @@ static inline struct engine *segment_attach(const struct segment_parts *parts)
     frame_take(graph, parts->centre, parts->length);
     graph->upper_rows = parts->upper_rows;
     graph->live = parts->live;
+    graph->has_dead = graph->has_twins = true; /* perhaps */
     graph->entry = parts->entry;
     graph->count = parts->count;
     graph->linked = parts->count;
