@@ -19,7 +19,7 @@
 #define SEGMENT_NAME "graph.seg"
 
 enum {
-    GROWTH_LEAST = 10000, /* vectors that are linked in about a second */
+    GROWTH_LEAST = 5, /* times flat_below: by default what is linked in about a second */
     GROWTH_PART = 4,
 };
 
@@ -140,9 +140,9 @@ bool keeper_is_due(const struct keeper *keeper, const struct graph *graph)
         return false;
     uint32_t linked = atomic_load_explicit(&graph->linked, memory_order_relaxed);
     uint32_t written = atomic_load_explicit(&keeper->written, memory_order_relaxed);
-    uint32_t least = MAX_OF((uint32_t)GROWTH_LEAST, written / GROWTH_PART);
+    uint64_t least = (uint64_t)GROWTH_LEAST * graph->options.flat_below;
 
-    return linked >= written && linked - written >= least;
+    return linked >= written && linked - written >= MAX_OF(least, (uint64_t)written / GROWTH_PART);
 }
 
 void keeper_forget(struct keeper *keeper)

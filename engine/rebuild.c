@@ -14,7 +14,7 @@
 #include "engine/keeper.h"
 
 enum {
-    DEAD_LEAST = 1000, /* fewer do not matter, whatever they are a part of */
+    DEAD_LEAST = 2, /* a part of flat_below: fewer do not matter */
     DEAD_PART = 5,
     SLICE = 1024,   /* vectors between two questions whether to go on */
     TAIL_PART = 32, /* so few may be left to be linked as others are: insertions may be quicker */
@@ -34,7 +34,7 @@ bool rebuild_is_due(const struct graph *graph)
     uint64_t live = atomic_load_explicit(&graph->live, memory_order_relaxed);
     uint64_t dead = count - MIN_OF(live, count); /* an insertion under way counts as alive */
 
-    return dead >= DEAD_LEAST && dead * DEAD_PART >= count;
+    return dead > 0 && dead >= graph->options.flat_below / DEAD_LEAST && dead * DEAD_PART >= count;
 }
 
 static enum err_code copy_to(struct rebuild *rebuild, uint32_t end, struct err *err)

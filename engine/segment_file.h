@@ -11,7 +11,7 @@
  *   4096   the sections, in the order of enum segment_section
  *
  * Sections of 2 MiB and more stand on a multiple of 2 MiB (so that they can lie in huge pages),
- * others on a multiple of 64.  One may have no bytes (SEGMENT_UPPER, SEGMENT_FINE); it stands in
+ * others on a page.  One may have no bytes (SEGMENT_UPPER, SEGMENT_FINE); it stands in
  * the table all the same.
  *
  * Header, little-endian: magic 8, format version u32, endian tag u32, size of the header u32,

@@ -37,9 +37,7 @@ static enum err_code give_vectors(const struct segment *segment, struct graph *g
         return err_set(err, ERR_NO_MEMORY, "no memory for %llu bytes of vectors",
                        (unsigned long long)bytes);
     plane_adopt(plane, memory, bytes);
-    size_t lent = place->offset % MEMORY_PAGE_BYTES == 0
-                      ? plane_lend(plane, segment->fd, place->offset, place->length)
-                      : 0;
+    size_t lent = plane_lend(plane, segment->fd, place->offset, place->length);
     graph->filed = (uint32_t)(lent / plane->stride);
     memory_want_random(memory, lent);
     return segment_read_bytes(segment->fd, memory + lent, place->length - lent,
@@ -91,8 +89,6 @@ enum err_code segment_lend_vectors(const char *path, const struct segment_parts 
     const struct segment_place *place = &layout.places[SEGMENT_VECTORS];
     size_t whole = place->length / MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES;
 
-    if (place->offset % MEMORY_PAGE_BYTES != 0)
-        return ERR_OK; /* so few that they are not worth it */
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return err_set_errno(err, errno, "segment %.100s", segment_file_name(path));

@@ -188,7 +188,7 @@ void segment_close(struct segment *segment)
     if (segment == NULL)
         return;
     for (enum segment_section i = 0; i < SEGMENT_CHECKS; i++)
-        if (is_copied(segment, i))
+        if (is_copied(segment, i) && segment->bases[i] != NULL)
             memory_unmap(segment->bases[i], plane_run_bytes(segment_stride(&segment->parts, i),
                                                             segment->layout.places[i].length));
     memory_unmap(segment->mapping, segment->layout.bytes);
