@@ -24,7 +24,6 @@
 #include "bench/crew.h"
 #include "bench/engine_bench.h"
 #include "common/base/checked.h"
-#include "common/base/limits.h"
 
 double bench_now_s(void)
 {
@@ -57,18 +56,14 @@ static enum err_code build_ivf(struct bench *bench, struct err *err)
     return code;
 }
 
-static enum err_code build(struct bench *bench, struct err *err)
+/* Into the open engine. */
+static enum err_code fill(struct bench *bench, struct err *err)
 {
-    float *row = array_alloc(bench->base.cols, sizeof(*row));
-    struct engine_executor executor = {.run = crew_run, .state = &bench->options.threads};
-    enum err_code code;
+    float row[DIMENSION_MAX];
+    enum err_code code = ERR_OK;
     uint64_t left;
-
-    if (row == NULL)
-        return err_set(err, ERR_NO_MEMORY, "no memory");
-    code = engine_open(&bench->engine, NULL, &bench->options.engine,
-                       bench->options.threads > 1 ? &executor : NULL, err);
     double begin = bench_now_s();
+
     for (uint64_t i = 0; code == ERR_OK && i < bench->base.rows; i++) {
         npy_row_f32(&bench->base, i, row);
         code = engine_insert(bench->engine, (uint32_t)i, row, err);
@@ -77,8 +72,18 @@ static enum err_code build(struct bench *bench, struct err *err)
     if (code == ERR_OK)
         code = engine_step(bench->engine, UINT32_MAX, &left, err);
     bench->build_s = bench_now_s() - begin;
-    free(row);
     return code;
+}
+
+static enum err_code build(struct bench *bench, struct err *err)
+{
+    struct engine_executor executor = {.run = crew_run, .state = &bench->options.threads};
+    const struct engine_executor *borrowed = bench->options.threads > 1 ? &executor : NULL;
+
+    if (bench->options.keep != NULL)
+        return bench_keep(bench, borrowed, fill, err);
+    enum err_code code = engine_open(&bench->engine, NULL, &bench->options.engine, borrowed, err);
+    return code == ERR_OK ? fill(bench, err) : code;
 }
 
 static int compare_double(const void *a, const void *b)
@@ -436,7 +441,8 @@ enum {
     O_INDEX,
     O_LISTS,
     O_SELECTIVITY,
-    O_FILTER
+    O_FILTER,
+    O_KEEP
 };
 
 static bool set_option(struct bench *bench, int option, const char *text)
@@ -479,6 +485,9 @@ static bool set_option(struct bench *bench, int option, const char *text)
         return parse_shares(text, options->shares, SHARES_MAX, &options->share_count);
     case O_FILTER:
         return parse_filter(text, &options->filter);
+    case O_KEEP:
+        options->keep = text;
+        return true;
     case O_KERNEL:
         options->engine.kernel = text;
         return true;
@@ -513,6 +522,7 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         {"lists", required_argument, NULL, O_LISTS},
         {"selectivity", required_argument, NULL, O_SELECTIVITY},
         {"filter", required_argument, NULL, O_FILTER},
+        {"keep", required_argument, NULL, O_KEEP},
         {"kernel", required_argument, NULL, O_KERNEL},
         {"json", no_argument, NULL, O_JSON},
         {"serve", no_argument, NULL, O_SERVE},
@@ -546,6 +556,7 @@ int main(int argc, char **argv)
                 "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
                 "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n"
+                "  [--keep DIR]\n"
                 "  [--selectivity S[,S...] [--filter uncorrelated|correlated|anti]]\n");
         return 2;
     }

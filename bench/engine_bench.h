@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "bench/bench_ivf.h"
+#include "common/base/limits.h"
 #include "common/base/npy.h"
 #include "engine/engine.h"
 
@@ -25,6 +26,7 @@ struct options {
     double shares[SHARES_MAX]; /* of the vectors, that filters name */
     size_t share_count;
     enum bench_filter filter;
+    const char *keep; /* folder; NULL: the graph is not written */
     bool json, serve;
 };
 
@@ -45,6 +47,13 @@ struct bench {
 };
 
 double bench_now_s(void);
+
+typedef enum err_code bench_build_fn(struct bench *bench, struct err *err);
+
+/* engine_keep.c: open the engine on options.keep; if there is nothing, let build() fill it, write
+ * it, close it and open it again.  Errors: those of the engine, and of build(). */
+MUST_CHECK enum err_code bench_keep(struct bench *bench, const struct engine_executor *executor,
+                                    bench_build_fn *build, struct err *err);
 
 /* engine_filters.c: recall and speed under filters, of the planner's choice and of each plan.
  * Errors: those of engine_search(), ERR_NO_MEMORY. */
