@@ -1,5 +1,6 @@
 /* Recall holds while vectors come and go: during insertion by another thread, with half of all
- * deleted, after everything was deleted and replaced, and over rounds of replacing a tenth. */
+ * deleted, after everything was deleted and replaced, and over rounds of replacing; with
+ * maintenance neither recall nor work nor memory differ from those of a fresh build. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -141,12 +142,88 @@ static void recall_holds_over_rounds_of_replacing(void **state)
     data_free(&data);
 }
 
+/* Mean work of a search and its recall. */
+struct figures {
+    double recall, distances;
+};
+
+static struct figures figures_of(struct engine *engine, const struct data *data)
+{
+    enum { QUERIES = 200 };
+    float vector[DIM];
+    uint64_t state = 99;
+    struct figures sum = {0};
+
+    engine->forced = PLAN_WALK;
+    for (uint32_t i = 0; i < QUERIES; i++) {
+        struct engine_query query = {.vector = vector, .k = 10, .ef = 60, .bound = INFINITY};
+        struct engine_counters counters;
+
+        data_vector(data, i % data->clusters, 0.0f, &state, vector);
+        sum.recall += data_recall_one(engine, query, &counters) / QUERIES;
+        sum.distances += (double)counters.distances / QUERIES;
+    }
+    return sum;
+}
+
+static void maintain_if_due(struct engine *engine)
+{
+    struct err err;
+
+    if (engine_is_due(engine))
+        assert_int_equal(engine_maintain(engine, NULL, &err), ERR_OK);
+    data_link(engine);
+}
+
+/* The oldest make room for new ones; what is left is compared with an engine that never held
+ * anything else. */
+static void replace_and_compare(uint32_t rounds, uint32_t part)
+{
+    struct data data = data_make(COUNT + rounds * part, DIM, 0.0f, 29);
+    struct engine *engine = data_open(DIM, ENGINE_COSINE);
+    struct engine *fresh = data_open(DIM, ENGINE_COSINE);
+    struct err err = {0};
+
+    data_insert(engine, &data, 0, COUNT);
+    data_link(engine);
+    for (uint32_t round = 0; round < rounds; round++) {
+        data_insert(engine, &data, COUNT + round * part, COUNT + (round + 1) * part);
+        for (uint32_t i = 0; i < part; i++)
+            engine_delete(engine, round * part + i);
+        maintain_if_due(engine);
+    }
+    data_insert(fresh, &data, rounds * part, data.count);
+    data_link(fresh);
+    assert_int_equal(engine_count(engine), COUNT);
+    struct figures now = figures_of(engine, &data), best = figures_of(fresh, &data);
+    double memory = (double)engine_memory_used(engine) / (double)engine_memory_used(fresh);
+    printf("%u rounds of %u: recall %.4f, fresh %.4f; distances %.0f, fresh %.0f; memory %.2f\n",
+           rounds, part, now.recall, best.recall, now.distances, best.distances, memory);
+    assert_true(now.recall >= best.recall - 0.005);
+    assert_true(now.distances <= best.distances * 1.1);
+    assert_true(memory <= 1.3); /* a fifth may be dead */
+    assert_int_equal(engine_validate(engine, &err), ERR_OK);
+    engine_close(engine);
+    engine_close(fresh);
+    data_free(&data);
+}
+
+static void with_maintenance_it_stays_as_good_as_a_fresh_build(void **state)
+{
+    (void)state;
+    replace_and_compare(100, COUNT / 100);
+    replace_and_compare(30, COUNT / 10);
+    replace_and_compare(1, COUNT / 2);
+    replace_and_compare(19, COUNT / 100); /* as many dead as there may be */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(recall_holds_while_inserting),
         cmocka_unit_test(recall_holds_after_deletes),
         cmocka_unit_test(recall_holds_over_rounds_of_replacing),
+        cmocka_unit_test(with_maintenance_it_stays_as_good_as_a_fresh_build),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
