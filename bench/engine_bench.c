@@ -442,7 +442,8 @@ enum {
     O_LISTS,
     O_SELECTIVITY,
     O_FILTER,
-    O_KEEP
+    O_KEEP,
+    O_LOW_MEMORY
 };
 
 static bool set_option(struct bench *bench, int option, const char *text)
@@ -491,6 +492,9 @@ static bool set_option(struct bench *bench, int option, const char *text)
     case O_KERNEL:
         options->engine.kernel = text;
         return true;
+    case O_LOW_MEMORY:
+        options->engine.low_memory = true;
+        return true;
     case O_JSON:
         options->json = true;
         return true;
@@ -524,6 +528,7 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         {"filter", required_argument, NULL, O_FILTER},
         {"keep", required_argument, NULL, O_KEEP},
         {"kernel", required_argument, NULL, O_KERNEL},
+        {"low-memory", no_argument, NULL, O_LOW_MEMORY},
         {"json", no_argument, NULL, O_JSON},
         {"serve", no_argument, NULL, O_SERVE},
         {NULL, 0, NULL, 0},
@@ -556,7 +561,7 @@ int main(int argc, char **argv)
                 "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
                 "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n"
-                "  [--keep DIR]\n"
+                "  [--keep DIR [--low-memory]]\n"
                 "  [--selectivity S[,S...] [--filter uncorrelated|correlated|anti]]\n");
         return 2;
     }

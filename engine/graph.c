@@ -171,16 +171,10 @@ void graph_revive(struct graph *graph, uint32_t slot)
         atomic_fetch_add_explicit(&graph->live, 1, memory_order_relaxed);
 }
 
-/* Bytes of the vectors from..n-1. */
-static uint64_t vectors_bytes(const struct engine_options *options, uint64_t from, uint64_t n)
-{
-    return plane_bytes(vector_stride(options->dim), n - from);
-}
-
 uint64_t graph_bytes(const struct engine_options *options, const struct graph_size *size)
 {
     size_t link = sizeof(uint32_t);
-    uint64_t bytes = vectors_bytes(options, size->filed, size->count) +
+    uint64_t bytes = plane_bytes(vector_stride(options->dim), size->count - size->filed) +
                      plane_bytes(sizeof(struct slot), size->count);
 
     if (options->kind == ENGINE_FLAT)
@@ -189,7 +183,8 @@ uint64_t graph_bytes(const struct engine_options *options, const struct graph_si
              plane_bytes(2 * options->m * link, size->linked) +
              plane_bytes(options->m * link, size->upper_rows);
     if (options->bits != FINE_BITS)
-        bytes += plane_bytes(codes_stride(options->dim, FINE_BITS), size->linked);
+        bytes += plane_bytes(codes_stride(options->dim, FINE_BITS),
+                             size->linked - (options->low_memory ? size->filed : 0));
     return bytes + sizeof(struct graph) + options->dim * sizeof(float);
 }
 

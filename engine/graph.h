@@ -71,12 +71,24 @@ struct graph {
     _Atomic uint64_t live;       /* slots in use that are not dead */
     _Atomic uint64_t entry;      /* (slot + 1) << 8 | level; 0: nothing is linked */
     _Atomic uint32_t upper_rows; /* rows of the upper plane in use */
-    _Atomic uint32_t filed;      /* slots whose vectors are a file's, not memory */
+    _Atomic uint32_t filed;      /* slots whose vectors are pages of a file */
     _Atomic bool has_dead;       /* some vector was deleted */
     _Atomic bool has_twins;      /* some node has a twin */
 
     struct graph *before; /* whose place it took: only its numbers are left */
 };
+
+/* Are there finer codes, and do searches read them?  Those that they do not read stay in the file
+ * of a segment. */
+static inline bool graph_reads_fine(const struct engine_options *options)
+{
+    return options->bits != FINE_BITS && !options->low_memory;
+}
+
+static inline bool graph_files_fine(const struct engine_options *options)
+{
+    return options->bits != FINE_BITS && options->low_memory;
+}
 
 /* Empty.  NULL: no memory. */
 MUST_CHECK struct graph *graph_new(const struct engine_options *options,

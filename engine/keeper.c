@@ -84,7 +84,7 @@ static enum err_code take_segment(struct engine *engine, struct segment *segment
 static enum err_code load(struct engine *engine, struct err *err)
 {
     struct keeper *keeper = engine->keeper;
-    struct segment_how how = {.copied = SEGMENT_COPY_ALL & ~(UINT32_C(1) << SEGMENT_VECTORS),
+    struct segment_how how = {.copied = SEGMENT_COPY_ALL & ~segment_filed(&engine->options),
                               .expected = &engine->options};
     struct segment *segment;
     struct err why = {0};
@@ -206,5 +206,5 @@ enum err_code keeper_seal(struct engine *engine, const struct engine_hooks *hook
     atomic_store_explicit(&keeper->covered, slot_of(graph, parts.count - 1)->ordinal + 1,
                           memory_order_release);
     atomic_store_explicit(&keeper->written, parts.count, memory_order_relaxed);
-    return segment_lend_vectors(keeper->path, &parts, graph, err);
+    return segment_lend(keeper->path, &parts, graph, err);
 }

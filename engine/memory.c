@@ -88,21 +88,6 @@ void *memory_map_file(int fd, size_t bytes)
     return memory == MAP_FAILED ? NULL : memory;
 }
 
-bool memory_lend(void *memory, int fd, uint64_t offset, size_t bytes)
-{
-    if (must_fail()) {
-        errno = ENOMEM;
-        return false;
-    }
-    return mmap(memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
-}
-
-void memory_unmap(void *memory, size_t bytes)
-{
-    if (memory != NULL)
-        (void)munmap(memory, page_round(bytes));
-}
-
 void memory_want_random(void *memory, size_t bytes)
 {
     uintptr_t from = ((uintptr_t)memory + MEMORY_PAGE_BYTES - 1) & ~(MEMORY_PAGE_BYTES - 1);
@@ -110,6 +95,24 @@ void memory_want_random(void *memory, size_t bytes)
 
     if (from < to)
         (void)madvise((unsigned char *)memory + (from - (uintptr_t)memory), to - from, MADV_RANDOM);
+}
+
+bool memory_lend(void *memory, int fd, uint64_t offset, size_t bytes)
+{
+    if (must_fail()) {
+        errno = ENOMEM;
+        return false;
+    }
+    if (mmap(memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) == MAP_FAILED)
+        return false;
+    memory_want_random(memory, bytes);
+    return true;
+}
+
+void memory_unmap(void *memory, size_t bytes)
+{
+    if (memory != NULL)
+        (void)munmap(memory, page_round(bytes));
 }
 
 void memory_want_huge(void *memory, size_t bytes)

@@ -25,8 +25,8 @@ void *memory_map(size_t bytes);
 void *memory_map_file(int fd, size_t bytes);
 
 /* Replace a part of a mapping, whole pages, by pages of a file that hold the same bytes, to be read
- * only.  The system does this at one blow: whoever reads there meanwhile reads the one or the
- * other.  False (errno): as it was. */
+ * only, in no order.  The system does this at one blow: whoever reads there meanwhile reads the one
+ * or the other.  False (errno): as it was. */
 MUST_CHECK bool memory_lend(void *memory, int fd, uint64_t offset, size_t bytes);
 void memory_unmap(void *memory, size_t bytes);
 

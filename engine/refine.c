@@ -156,7 +156,7 @@ bool refine_beam(struct search *search, uint64_t *found)
     uint64_t rest = 0;
     size_t at = 0, count;
 
-    if (search->graph->options.bits != FINE_BITS)
+    if (graph_reads_fine(&search->graph->options))
         scratch->pool_count = estimate_finer(search, &rest);
     *found = 0;
     while ((count = take_run(search, &at, run)) > 0) {

@@ -111,18 +111,22 @@ void segment_close(struct segment *segment); /* NULL is fine */
 /* Live until the segment is closed. */
 const struct segment_parts *segment_parts(const struct segment *segment);
 
-/* Into an empty graph of the expected options: memory of the copied sections becomes the graph's,
- * vectors are read from the file.  Closing the segment then is harmless.  All must have been
- * copied but the vectors.
+/* Which sections an engine of these options leaves in the file: bits as in segment_how. */
+uint32_t segment_filed(const struct engine_options *options);
+
+/* Into an empty graph of the expected options: memory of the copied sections, which are all but
+ * segment_filed(), becomes the graph's, the others are read from the file.  Closing the segment
+ * then is harmless.
  * Errors: ERR_NO_MEMORY, ERR_IO; the graph can only be freed then. */
 MUST_CHECK enum err_code segment_give(struct segment *segment, struct graph *graph,
                                       struct err *err);
 
-/* Let the graph's first count vectors, which stand in the segment at path, be read from there;
- * their memory goes back to the system.  Readers need not know: the bytes are the same.
+/* Let the rows of a graph that stand in the segment at path, and are to be left in the file, be
+ * read from there; their memory goes back to the system.  Readers need not know: the bytes are the
+ * same.
  * Errors: ERR_IO, ERR_NO_MEMORY; what has not been moved stays in memory. */
-MUST_CHECK enum err_code segment_lend_vectors(const char *path, const struct segment_parts *parts,
-                                              struct graph *graph, struct err *err);
+MUST_CHECK enum err_code segment_lend(const char *path, const struct segment_parts *parts,
+                                      struct graph *graph, struct err *err);
 
 /* Bytes of the file, and bytes of memory taken beside the page cache. */
 uint64_t segment_bytes(const struct segment *segment);

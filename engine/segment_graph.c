@@ -1,7 +1,8 @@
 /* A segment becomes a graph that can grow: see segment.h.
  *
- * Slots, links and codes are memory of the graph; vectors are pages of the file, but for the last
- * ones, which share a page with vectors that are still to come.
+ * Slots, links and codes are memory of the graph; vectors (and the finer codes, where memory is to
+ * be spared) are pages of the file, but for the last ones, which share a page with those that are
+ * still to come.
  * Failure: memory, or a disk that cannot be read; nobody has seen the graph then. */
 #include <assert.h>
 #include <errno.h>
@@ -24,24 +25,37 @@ static void give_plane(struct segment *segment, enum segment_section section, st
     segment->bases[section] = NULL;
 }
 
-/* Room for all vectors, of which whole pages are the file's and the rest is read. */
-static enum err_code give_vectors(const struct segment *segment, struct graph *graph,
-                                  struct err *err)
+/* Rows that searches seldom read: of them whole pages are the file's, and the rest is read.  Sets
+ * *lent to the rows that are the file's. */
+static enum err_code give_rows(const struct segment *segment, enum segment_section section,
+                               struct plane *plane, uint32_t *lent, struct err *err)
 {
-    const struct segment_place *place = &segment->layout.places[SEGMENT_VECTORS];
-    struct plane *plane = &graph->vectors;
+    const struct segment_place *place = &segment->layout.places[section];
     size_t bytes = plane_run_bytes(plane->stride, place->length);
     unsigned char *memory = memory_map(bytes);
 
     if (memory == NULL)
-        return err_set(err, ERR_NO_MEMORY, "no memory for %llu bytes of vectors",
-                       (unsigned long long)bytes);
+        return err_set(err, ERR_NO_MEMORY, "no memory for %llu bytes of section %s",
+                       (unsigned long long)bytes, segment_section_name(section));
     plane_adopt(plane, memory, bytes);
-    size_t lent = plane_lend(plane, segment->fd, place->offset, place->length);
-    graph->filed = (uint32_t)(lent / plane->stride);
-    memory_want_random(memory, lent);
-    return segment_read_bytes(segment->fd, memory + lent, place->length - lent,
-                              place->offset + lent, err);
+    size_t done = plane_lend(plane, segment->fd, place->offset, place->length);
+    *lent = (uint32_t)(done / plane->stride);
+    return segment_read_bytes(segment->fd, memory + done, place->length - done,
+                              place->offset + done, err);
+}
+
+static enum err_code give_seldom_read(const struct segment *segment, struct graph *graph,
+                                      struct err *err)
+{
+    uint32_t vectors, fine;
+    enum err_code code = give_rows(segment, SEGMENT_VECTORS, &graph->vectors, &vectors, err);
+
+    graph->filed = vectors;
+    if (code == ERR_OK && graph_files_fine(&graph->options)) {
+        code = give_rows(segment, SEGMENT_FINE, &graph->fine, &fine, err);
+        graph->filed = MIN_OF(vectors, fine);
+    }
+    return code;
 }
 
 /* What the slots tell. */
@@ -66,14 +80,15 @@ enum err_code segment_give(struct segment *segment, struct graph *graph, struct 
     const struct segment_parts *parts = &segment->parts;
 
     frame_take(graph, parts->centre, parts->length);
-    enum err_code code = give_vectors(segment, graph, err);
+    enum err_code code = give_seldom_read(segment, graph, err);
     if (code != ERR_OK)
         return code;
     give_plane(segment, SEGMENT_SLOTS, &graph->slots);
     give_plane(segment, SEGMENT_GROUND, &graph->ground);
     give_plane(segment, SEGMENT_UPPER, &graph->upper);
     give_plane(segment, SEGMENT_CODES, &graph->codes);
-    give_plane(segment, SEGMENT_FINE, &graph->fine);
+    if (!graph_files_fine(&graph->options))
+        give_plane(segment, SEGMENT_FINE, &graph->fine);
     count_slots(graph, parts->count);
     graph->upper_rows = parts->upper_rows;
     graph->entry = parts->entry;
@@ -82,21 +97,37 @@ enum err_code segment_give(struct segment *segment, struct graph *graph, struct 
     return ERR_OK;
 }
 
-enum err_code segment_lend_vectors(const char *path, const struct segment_parts *parts,
-                                   struct graph *graph, struct err *err)
+uint32_t segment_filed(const struct engine_options *options)
+{
+    return UINT32_C(1) << SEGMENT_VECTORS | (uint32_t)graph_files_fine(options)
+                                                << (uint32_t)SEGMENT_FINE;
+}
+
+static enum err_code lend_rows(int fd, const struct segment_place *place, struct plane *plane,
+                               uint32_t *lent, struct err *err)
+{
+    size_t whole = place->length / MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES;
+    size_t done = plane_lend(plane, fd, place->offset, place->length);
+
+    *lent = (uint32_t)(done / plane->stride);
+    return done == whole ? ERR_OK : err_set_errno(err, errno, "mapping a segment");
+}
+
+enum err_code segment_lend(const char *path, const struct segment_parts *parts, struct graph *graph,
+                           struct err *err)
 {
     struct segment_layout layout = segment_layout_of(parts);
-    const struct segment_place *place = &layout.places[SEGMENT_VECTORS];
-    size_t whole = place->length / MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES;
-
     int fd = open(path, O_RDONLY | O_CLOEXEC);
+    uint32_t vectors, fine;
+
     if (fd < 0)
         return err_set_errno(err, errno, "segment %.100s", segment_file_name(path));
-    errno = 0;
-    size_t lent = plane_lend(&graph->vectors, fd, place->offset, place->length);
-    int failed = errno;
+    enum err_code code =
+        lend_rows(fd, &layout.places[SEGMENT_VECTORS], &graph->vectors, &vectors, err);
+    fine = vectors;
+    if (code == ERR_OK && graph_files_fine(&graph->options))
+        code = lend_rows(fd, &layout.places[SEGMENT_FINE], &graph->fine, &fine, err);
     (void)close(fd);
-    atomic_store_explicit(&graph->filed, (uint32_t)(lent / graph->vectors.stride),
-                          memory_order_relaxed);
-    return lent == whole ? ERR_OK : err_set_errno(err, failed, "mapping the vectors");
+    atomic_store_explicit(&graph->filed, MIN_OF(vectors, fine), memory_order_relaxed);
+    return code;
 }
