@@ -340,6 +340,8 @@ static enum err_code measure(struct bench *bench, struct err *err)
     struct work work = {0};
     enum err_code code = open_files(bench, err);
 
+    if (code == ERR_OK && bench->options.inserting)
+        return bench_inserting(bench, err);
     if (code == ERR_OK)
         code = bench->options.is_ivf ? build_ivf(bench, err) : build(bench, err);
     if (code != ERR_OK)
@@ -443,7 +445,8 @@ enum {
     O_SELECTIVITY,
     O_FILTER,
     O_KEEP,
-    O_LOW_MEMORY
+    O_LOW_MEMORY,
+    O_INSERTING
 };
 
 static bool set_option(struct bench *bench, int option, const char *text)
@@ -495,6 +498,9 @@ static bool set_option(struct bench *bench, int option, const char *text)
     case O_LOW_MEMORY:
         options->engine.low_memory = true;
         return true;
+    case O_INSERTING:
+        options->inserting = true;
+        return true;
     case O_JSON:
         options->json = true;
         return true;
@@ -529,6 +535,7 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         {"keep", required_argument, NULL, O_KEEP},
         {"kernel", required_argument, NULL, O_KERNEL},
         {"low-memory", no_argument, NULL, O_LOW_MEMORY},
+        {"inserting", no_argument, NULL, O_INSERTING},
         {"json", no_argument, NULL, O_JSON},
         {"serve", no_argument, NULL, O_SERVE},
         {NULL, 0, NULL, 0},
@@ -561,7 +568,7 @@ int main(int argc, char **argv)
                 "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
                 "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n"
-                "  [--keep DIR [--low-memory]]\n"
+                "  [--keep DIR [--low-memory]] [--inserting]\n"
                 "  [--selectivity S[,S...] [--filter uncorrelated|correlated|anti]]\n");
         return 2;
     }

@@ -27,6 +27,7 @@ struct options {
     size_t share_count;
     enum bench_filter filter;
     const char *keep; /* folder; NULL: the graph is not written */
+    bool inserting;   /* measure searches while the second half is inserted */
     bool json, serve;
 };
 
@@ -54,6 +55,9 @@ typedef enum err_code bench_build_fn(struct bench *bench, struct err *err);
  * it, close it and open it again.  Errors: those of the engine, and of build(). */
 MUST_CHECK enum err_code bench_keep(struct bench *bench, const struct engine_executor *executor,
                                     bench_build_fn *build, struct err *err);
+
+/* engine_inserting.c: fills the engine itself.  Errors: those of the engine, ERR_NO_MEMORY. */
+MUST_CHECK enum err_code bench_inserting(struct bench *bench, struct err *err);
 
 /* engine_filters.c: recall and speed under filters, of the planner's choice and of each plan.
  * Errors: those of engine_search(), ERR_NO_MEMORY. */
