@@ -445,7 +445,6 @@ enum {
     O_SELECTIVITY,
     O_FILTER,
     O_KEEP,
-    O_LOW_MEMORY,
     O_INSERTING
 };
 
@@ -495,9 +494,6 @@ static bool set_option(struct bench *bench, int option, const char *text)
     case O_KERNEL:
         options->engine.kernel = text;
         return true;
-    case O_LOW_MEMORY:
-        options->engine.low_memory = true;
-        return true;
     case O_INSERTING:
         options->inserting = true;
         return true;
@@ -534,7 +530,6 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         {"filter", required_argument, NULL, O_FILTER},
         {"keep", required_argument, NULL, O_KEEP},
         {"kernel", required_argument, NULL, O_KERNEL},
-        {"low-memory", no_argument, NULL, O_LOW_MEMORY},
         {"inserting", no_argument, NULL, O_INSERTING},
         {"json", no_argument, NULL, O_JSON},
         {"serve", no_argument, NULL, O_SERVE},
@@ -568,7 +563,7 @@ int main(int argc, char **argv)
                 "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
                 "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n"
-                "  [--keep DIR [--low-memory]] [--inserting]\n"
+                "  [--keep DIR] [--inserting]\n"
                 "  [--selectivity S[,S...] [--filter uncorrelated|correlated|anti]]\n");
         return 2;
     }

@@ -49,7 +49,6 @@ struct engine_options {
     uint32_t m; /* links a node keeps above the ground, where it keeps 2 m; 0: default */
     uint32_t ef_construction; /* beam of an insertion; 0: default */
     uint32_t bits;            /* of the codes that the walk reads: 1, 2, 4, 8; 0: default */
-    bool low_memory;          /* finer codes stay in the segment's file, as vectors do */
     uint32_t flat_below;      /* at most so many live vectors: exact scan; 0: default */
     uint64_t memory_budget;   /* bytes; 0: no limit */
     uint64_t seed;            /* of the levels; equal on all replicas */

@@ -183,8 +183,7 @@ uint64_t graph_bytes(const struct engine_options *options, const struct graph_si
              plane_bytes(2 * options->m * link, size->linked) +
              plane_bytes(options->m * link, size->upper_rows);
     if (options->bits != FINE_BITS)
-        bytes += plane_bytes(codes_stride(options->dim, FINE_BITS),
-                             size->linked - (options->low_memory ? size->filed : 0));
+        bytes += plane_bytes(codes_stride(options->dim, FINE_BITS), size->linked - size->filed);
     return bytes + sizeof(struct graph) + options->dim * sizeof(float);
 }
 

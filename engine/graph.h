@@ -61,7 +61,7 @@ struct graph {
 
     struct plane vectors; /* row of a slot: dim floats and padding */
     struct plane codes;   /* row of a node: codes.h; none without links */
-    struct plane fine;    /* row of a node: 8-bit codes; none where `codes` are that already */
+    struct plane fine;    /* row of a node: 8-bit codes, for linking; none where `codes` are that */
     struct plane slots;   /* struct slot */
     struct plane ground;  /* row of a slot: 2 m links */
     struct plane upper;   /* row of (node, level above ground): m links */
@@ -71,24 +71,12 @@ struct graph {
     _Atomic uint64_t live;       /* slots in use that are not dead */
     _Atomic uint64_t entry;      /* (slot + 1) << 8 | level; 0: nothing is linked */
     _Atomic uint32_t upper_rows; /* rows of the upper plane in use */
-    _Atomic uint32_t filed;      /* slots whose vectors are pages of a file */
+    _Atomic uint32_t filed;      /* slots whose vectors and finer codes are pages of a file */
     _Atomic bool has_dead;       /* some vector was deleted */
     _Atomic bool has_twins;      /* some node has a twin */
 
     struct graph *before; /* whose place it took: only its numbers are left */
 };
-
-/* Are there finer codes, and do searches read them?  Those that they do not read stay in the file
- * of a segment. */
-static inline bool graph_reads_fine(const struct engine_options *options)
-{
-    return options->bits != FINE_BITS && !options->low_memory;
-}
-
-static inline bool graph_files_fine(const struct engine_options *options)
-{
-    return options->bits != FINE_BITS && options->low_memory;
-}
 
 /* Empty.  NULL: no memory. */
 MUST_CHECK struct graph *graph_new(const struct engine_options *options,

@@ -59,9 +59,6 @@ static void code_query(struct search *search)
     codes_place_query(&graph->frame, scratch->query, &place);
     codes_query(graph->kernels, &graph->frame, &place, graph->options.bits, scratch->codes,
                 &scratch->coded);
-    if (graph_reads_fine(&graph->options))
-        codes_query(graph->kernels, &graph->frame, &place, FINE_BITS, scratch->fine_codes,
-                    &scratch->fine);
 }
 
 static struct walk walk_of(const struct search *search)
