@@ -534,6 +534,9 @@ static void the_status_tells_everything(void **state)
     assert_int_equal(live, 3 * (RECORDS + 1));
     assert_int_equal(json_array_size(json_object_get(json_array_get(collections, 0), "changes")),
                      RIG_PARTITIONS);
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(collections, 0), "covered")),
+                     0);
+    assert_true(json_is_false(json_object_get(json_array_get(collections, 0), "maintaining")));
     json_decref(document);
     reply_free(&reply);
     shard_measure(&world->rig->shard);
