@@ -86,7 +86,7 @@ $(BIN)/vicinal-replicator: $(BUILD)/services/replicator/main.o $(call lib,servic
 $(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(CLUSTER_LIBS)
 	$(call program,$^)
 $(BIN)/engine-bench: $(patsubst %,$(BUILD)/bench/%.o,engine_bench engine_filters engine_inserting \
-                                                      engine_keep bench_ivf) $(ENGINE_LIBS)
+                                                      engine_keep engine_recall bench_ivf) $(ENGINE_LIBS)
 	$(call program,$^)
 $(BIN)/wal-bench: $(BUILD)/bench/wal_bench.o $(CLUSTER_LIBS)
 	$(call program,$^)

@@ -88,7 +88,8 @@ struct engine_bitmap {
 struct engine_query {
     const float *vector;                /* dim floats, finite */
     uint32_t k;                         /* at least 1 */
-    uint32_t ef;                        /* beam; 0: default for k; raised to k */
+    uint32_t ef;                        /* effort; 0: default for k; raised to k */
+    float recall;                       /* 0.5..1 that is wanted of the k nearest; 0: as ef says */
     bool exact;                         /* measure all that may be returned */
     const struct engine_bitmap *filter; /* NULL: all */
     float bound;                        /* farther hits are not wanted; INFINITY: none */
@@ -107,7 +108,15 @@ struct engine_counters {
     uint64_t hops;      /* graph nodes expanded */
     uint64_t scanned;   /* vectors that the flat scan saw */
     uint64_t linked;    /* vectors that the graph held */
+    uint32_t ef;        /* effort of a walk */
 };
+
+/* A search may say which recall it wants, the share of the k nearest that is found, instead of the
+ * effort; an ef that is given too is the least effort then.  Recall is a mean over queries, and the
+ * promise holds within a point for queries that lie no farther from the data than k-th neighbours
+ * from one another.  engine_maintain() finds out which effort that takes in this graph; before, or
+ * while there are few vectors, it is guessed cautiously.  1 is the greatest effort that was worth
+ * measuring; only `exact` promises all. */
 
 /* Up to k hits, ascending by (distance, ordinal), into hits (room for k); *count says how many.
  * counters may be NULL.
@@ -149,15 +158,15 @@ struct engine_hooks {
 };
 
 /* Is there maintenance that is worth its cost?  The graph has grown by a part since it was last
- * written, or many vectors are dead. */
+ * written, or has doubled since its recall was measured, or many vectors are dead. */
 bool engine_is_due(const struct engine *engine);
 
 /* Do it: when many vectors are dead the living ones are linked into a new graph, which then takes
  * the place of the old one and gives its memory back; then the graph is written as the engine's
  * segment, in place of the one before, and its vectors are from then on read from that file, not
- * kept in memory.  Searches see either state.  One caller at a time, on any thread, also while
- * others insert, delete, step and search; a step may wait while links are written.
- * After an error all is as it was, and the work is still due.
+ * kept in memory; then it is found out which effort gives which recall.  Searches see either state.
+ * One caller at a time, on any thread, also while others insert, delete, step and search; a step
+ * may wait while links are written. After an error all is as it was, and the work is still due.
  * Errors: ERR_DEAD (go_on), ERR_IO, ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, those of
  * make_durable. */
 MUST_CHECK enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *hooks,

@@ -97,6 +97,7 @@ void graph_clear(struct graph *graph)
     plane_free(&graph->vectors);
     memory_free(graph->frame.centre);
     graph->frame.centre = NULL;
+    memory_free(atomic_exchange_explicit(&graph->calibration, NULL, memory_order_acquire));
 }
 
 void graph_free(struct graph *graph)

@@ -37,6 +37,8 @@ enum {
 #define LINK_TREE   UINT32_C(0x80000000)
 #define LINK_TARGET UINT32_C(0x7fffffff)
 
+struct calibration;
+
 struct slot {
     uint32_t ordinal;
     uint32_t upper;        /* node: first row in the upper plane; first twin of a chain: its last */
@@ -74,6 +76,9 @@ struct graph {
     _Atomic uint32_t filed;      /* slots whose vectors and finer codes are pages of a file */
     _Atomic bool has_dead;       /* some vector was deleted */
     _Atomic bool has_twins;      /* some node has a twin */
+
+    _Atomic(struct calibration *) calibration; /* calibrate.h; NULL: none yet */
+    _Atomic uint32_t calibrated;               /* its `linked`, for those who hold no scratch */
 
     struct graph *before; /* whose place it took: only its numbers are left */
 };

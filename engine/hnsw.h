@@ -11,6 +11,7 @@ struct walk {
     struct scratch *scratch;
     const struct code_query *query;
     uint32_t limit;       /* slots at or above this are not looked at */
+    uint32_t held;        /* slot + 1 of a node that walk_level() does not meet; 0: none */
     uint32_t wanted;      /* slack counts from the wanted-th nearest one seen; at least 1 */
     float slack;          /* see walk_level; INFINITY: none */
     float lift;           /* makes distances positive for that, where they are not */

@@ -196,6 +196,8 @@ bool walk_level(struct walk *walk, uint32_t start, uint32_t level, uint32_t ef)
     assert(start < walk->limit && walk->limit <= scratch->visited_max);
     scratch_begin(scratch);
     scratch->visited[start] = scratch->tag;
+    if (walk->held != 0)
+        scratch->visited[walk->held - 1] = scratch->tag;
     (void)beam_insert(&beam, walk, key_make(estimate_one(walk, start), start << 1));
     while (at < beam.count && beam.pool[at] < beam.horizon) {
         if ((beam.pool[at] & 1) != 0) {

@@ -360,7 +360,7 @@ static json_t *ask_json(struct world *world, const struct wire_question *questio
     for (size_t i = 0; i < INCARNATION_BYTES; i++)
         snprintf(incarnation + 2 * i, 3, "%02x", question->incarnation[i]);
     buffer_append_format(&body,
-                         "{\"incarnation\":\"%s\",\"partitions\":[0,1,2,3],\"k\":%u,"
+                         "{\"incarnation\":\"%s\",\"partitions\":[0,1,2,3],\"k\":%u,\"recall\":0.9,"
                          "\"include\":[\"text\",\"metadata\",\"vector\"],\"explain\":true,"
                          "\"filter\":{\"even\":true},\"vector\":[",
                          incarnation, question->k);
