@@ -66,11 +66,13 @@ static void sweep(struct shard *shard)
                                    .state = shard};
     struct err err = {0};
     enum err_code code = segments_sweep(&sweep, &err);
+    char name[16];
 
     if (code != ERR_OK)
         tell(shard, NULL, "segments of no collection could not be removed", &err);
+    (void)snprintf(name, sizeof(name), "%u", shard->setup.shard);
     if (sweep.removed > 0)
-        log_info(&(struct log_context){0}, "segments of no collection were removed",
+        log_info(&(struct log_context){.shard_id = name}, "segments of no collection were removed",
                  LOG_U64("folders", sweep.removed));
 }
 

@@ -80,6 +80,7 @@ static bool enter(struct work *work)
 static void leave(struct work *work)
 {
     pthread_mutex_lock(&work->shard->lock);
+    assert(work->entry->is_maintained);
     work->entry->is_maintained = false;
     env_cond_broadcast(&work->shard->changed);
     pthread_mutex_unlock(&work->shard->lock);
