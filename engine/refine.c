@@ -10,7 +10,8 @@
 #include "engine/search.h"
 
 enum {
-    RUN_MAX = 4,    /* rows fetched ahead of measuring */
+    RUN_MAX = 16,   /* rows fetched ahead of measuring, as long as k are not there ... */
+    RUN_NEXT = 4,   /* ... and then, when each run may be the last */
     ERRORS_MIN = 8, /* from so many on their spread is known */
     CHAIN_PER_CHECK = 4096,
 };
@@ -47,13 +48,15 @@ static bool is_wanted(const struct search *search, uint32_t slot)
     return slot < search->linked && admit_node(&search->admit, slot);
 }
 
-/* The next keys of the beam that may be returned, up to RUN_MAX, from *at on. */
-static size_t take_run(const struct search *search, size_t *at, uint64_t *run)
+/* The next keys of the beam that may be returned, from *at on, when so many were taken before. */
+static size_t take_run(const struct search *search, size_t taken, size_t *at, uint64_t *run)
 {
     const struct scratch *scratch = search->scratch;
+    size_t k = search->query->k;
+    size_t max = taken < k ? MIN_OF(k - taken, (size_t)RUN_MAX) : RUN_NEXT;
     size_t count = 0;
 
-    for (; *at < scratch->pool_count && count < RUN_MAX; (*at)++)
+    for (; *at < scratch->pool_count && count < max; (*at)++)
         if (is_wanted(search, pool_slot(scratch->pool[*at])))
             run[count++] = scratch->pool[*at];
     return count;
@@ -117,7 +120,7 @@ bool refine_beam(struct search *search, uint64_t *found)
     size_t at = 0, count;
 
     *found = 0;
-    while ((count = take_run(search, &at, run)) > 0) {
+    while ((count = take_run(search, best->count, &at, run)) > 0) {
         if (best->count == best->max &&
             !is_hopeful(&error, key_distance(run[0]), key_distance(best->keys[0])))
             break;
