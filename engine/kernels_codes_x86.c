@@ -45,6 +45,49 @@ INLINED TARGET_VNNI int32_t vnni_row(const uint8_t *row, const int8_t *query, si
     return _mm512_reduce_add_epi32(_mm512_add_epi32(s0, s1));
 }
 
+/* Four rows abreast: each part of the query is loaded once, and their sums are added up together.
+ */
+INLINED TARGET_VNNI __m128i vnni_four(const uint8_t *const *rows, const int8_t *query, size_t bytes,
+                                      const int bits)
+{
+    const __m512i mask = _mm512_set1_epi8((char)((1 << bits) - 1));
+    __m512i sums[4];
+
+#pragma GCC unroll 4
+    for (size_t r = 0; r < 4; r++)
+        sums[r] = _mm512_setzero_si512();
+    for (size_t at = 0; at < bytes; at += BLOCK) {
+        size_t left = bytes - at;
+        __mmask64 valid = left >= BLOCK ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
+        __m512i codes[4];
+
+#pragma GCC unroll 4
+        for (size_t r = 0; r < 4; r++)
+            codes[r] = _mm512_maskz_loadu_epi8(valid, rows[r] + at);
+        for (int shift = 0; shift < 8; shift += bits, query += BLOCK) {
+            __m512i part = _mm512_load_si512((const void *)query);
+
+#pragma GCC unroll 4
+            for (size_t r = 0; r < 4; r++) {
+                __m512i numbers = _mm512_srli_epi16(codes[r], (unsigned)shift);
+
+                if (bits != 8)
+                    numbers = _mm512_and_si512(numbers, mask);
+                sums[r] = _mm512_dpbusd_epi32(sums[r], numbers, part);
+            }
+        }
+    }
+    /* Lanes of two rows, then of four, are added crosswise; then the quarters of the register. */
+    __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]),
+                                 _mm512_unpackhi_epi32(sums[0], sums[1]));
+    __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]),
+                                 _mm512_unpackhi_epi32(sums[2], sums[3]));
+    __m512i c = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(c), _mm512_extracti64x4_epi64(c, 1));
+
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
 /* 32 bytes of 8-bit codes, widened. */
 INLINED TARGET_AVX512 __m512i avx512_wide(const __m256i codes, const int8_t *query)
 {
@@ -237,9 +280,19 @@ CODE_KERNEL(avx2, TARGET_AVX2, 8)
 CODE_KERNEL(avx512, TARGET_AVX512, 2)
 CODE_KERNEL(avx512, TARGET_AVX512, 4)
 CODE_KERNEL(avx512, TARGET_AVX512, 8)
-CODE_KERNEL(vnni, TARGET_VNNI, 2)
-CODE_KERNEL(vnni, TARGET_VNNI, 4)
-CODE_KERNEL(vnni, TARGET_VNNI, 8)
+#define CODE_KERNEL_BY_FOUR(bits)                                                                  \
+    TARGET_VNNI void vnni_codes_##bits(const uint8_t *const *rows, size_t count,                   \
+                                       const int8_t *query, size_t bytes, int32_t *sums)           \
+    {                                                                                              \
+        for (; count >= 4; count -= 4, rows += 4, sums += 4)                                       \
+            _mm_storeu_si128((void *)sums, vnni_four(rows, query, bytes, bits));                   \
+        for (size_t i = 0; i < count; i++)                                                         \
+            sums[i] = vnni_row(rows[i], query, bytes, bits);                                       \
+    }
+
+CODE_KERNEL_BY_FOUR(2)
+CODE_KERNEL_BY_FOUR(4)
+CODE_KERNEL_BY_FOUR(8)
 
 /* Bytes that a masked load leaves out count as 128, hence as nothing. */
 TARGET_VNNI int32_t vnni_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
