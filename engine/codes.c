@@ -73,28 +73,49 @@ static void place(const struct code_frame *frame, const float *vector, float *nu
         rotation_apply(&frame->rotation, numbers, numbers);
 }
 
+/* Sums in double precision over numbers in lanes, so that no addition waits for the one before. */
+static double sum_of_doubles(double *lanes)
+{
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            lanes[j] += lanes[j + half];
+    return lanes[0];
+}
+
 static double dot_with_centre(const struct code_frame *frame, const float *vector, bool relative)
 {
-    double sum = 0;
+    const float *centre = frame->centre;
+    size_t dim = frame->rotation.dim, i = 0;
+    double weight = relative ? 1.0 : 0.0;
+    double lanes[LANES] = {0};
 
-    for (size_t i = 0; i < frame->rotation.dim; i++) {
-        double number = (double)vector[i] - (relative ? (double)frame->centre[i] : 0.0);
-
-        sum += (double)frame->centre[i] * number;
-    }
-    return sum;
+    for (; i + LANES <= dim; i += LANES)
+        for (size_t j = 0; j < LANES; j++)
+            lanes[j] += (double)centre[i + j] *
+                        ((double)vector[i + j] - weight * (double)centre[i + j]);
+    for (; i < dim; i++)
+        lanes[0] += (double)centre[i] * ((double)vector[i] - weight * (double)centre[i]);
+    return sum_of_doubles(lanes);
 }
 
 static double square_from_centre(const struct code_frame *frame, const float *vector)
 {
-    double sum = 0;
+    const float *centre = frame->centre;
+    size_t dim = frame->rotation.dim, i = 0;
+    double lanes[LANES] = {0};
 
-    for (size_t i = 0; i < frame->rotation.dim; i++) {
-        double number = (double)vector[i] - (double)frame->centre[i];
+    for (; i + LANES <= dim; i += LANES)
+        for (size_t j = 0; j < LANES; j++) {
+            double number = (double)vector[i + j] - (double)centre[i + j];
 
-        sum += number * number;
+            lanes[j] += number * number;
+        }
+    for (; i < dim; i++) {
+        double number = (double)vector[i] - (double)centre[i];
+
+        lanes[0] += number * number;
     }
-    return sum;
+    return sum_of_doubles(lanes);
 }
 
 void codes_place_vector(const struct code_frame *frame, const float *vector, struct code_place *out)

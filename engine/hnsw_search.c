@@ -76,8 +76,10 @@ static bool step_nearer(struct walk *walk, uint32_t level, uint64_t *nearest)
 
         if (link == 0)
             break;
-        if (link - 1 < walk->limit)
-            scratch->fresh[count++] = link - 1;
+        if (link - 1 >= walk->limit)
+            continue;
+        prefetch(slot_of(graph, link - 1)); /* which knows where its links are */
+        scratch->fresh[count++] = link - 1;
     }
     walk_estimate(walk, count);
     for (size_t i = 0; i < count; i++) {
