@@ -135,10 +135,20 @@ static inline const uint8_t *fine_of(const struct graph *graph, uint32_t slot)
     return plane_row(graph->options.bits == FINE_BITS ? &graph->codes : &graph->fine, slot);
 }
 
-/* Between two nodes; by this links are ordered and pruned. */
+/* Between a node and others, by their rows of 8-bit codes; by this links are ordered and pruned. */
+static inline void pair_distances(const struct graph *graph, uint32_t slot,
+                                  const uint8_t *const *rows, size_t count, float *distances)
+{
+    codes_pairs(graph->kernels, &graph->frame, fine_of(graph, slot), rows, count, distances);
+}
+
 static inline float pair_distance(const struct graph *graph, uint32_t a, uint32_t b)
 {
-    return codes_pair(graph->kernels, &graph->frame, fine_of(graph, a), fine_of(graph, b));
+    const uint8_t *row = fine_of(graph, b);
+    float distance;
+
+    pair_distances(graph, a, &row, 1, &distance);
+    return distance;
 }
 
 static inline struct slot *slot_of(const struct graph *graph, uint32_t slot)

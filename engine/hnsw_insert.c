@@ -22,7 +22,7 @@
 #include "engine/memory.h"
 #include "engine/spread.h"
 
-enum { LINKS_MAX = 256, MEASURE_AHEAD = 4 };
+enum { LINKS_MAX = 256, MEASURED = 8 /* pairs at a time, and rows fetched ahead */ };
 
 struct member {
     uint32_t slot;
@@ -160,16 +160,23 @@ static void find_twin(struct graph *graph, struct member *member, const uint64_t
 static void measure_found(const struct graph *graph, const struct scratch *scratch, uint32_t slot,
                           uint64_t *keys)
 {
+    const uint8_t *rows[MEASURED];
+    float distances[MEASURED];
     size_t count = scratch->pool_count;
 
-    for (size_t i = 0; i < count && i < MEASURE_AHEAD; i++)
+    for (size_t i = 0; i < count && i < MEASURED; i++)
         prefetch_fine(graph, pool_slot(scratch->pool[i]));
-    for (size_t i = 0; i < count; i++) {
-        uint32_t found = pool_slot(scratch->pool[i]);
+    for (size_t i = 0; i < count; i += MEASURED) {
+        size_t some = MIN_OF(count - i, (size_t)MEASURED);
 
-        if (i + MEASURE_AHEAD < count)
-            prefetch_fine(graph, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
-        keys[i] = key_make(pair_distance(graph, slot, found), found);
+        for (size_t j = i; j < i + some; j++) {
+            if (j + MEASURED < count)
+                prefetch_fine(graph, pool_slot(scratch->pool[j + MEASURED]));
+            rows[j - i] = fine_of(graph, pool_slot(scratch->pool[j]));
+        }
+        pair_distances(graph, slot, rows, some, distances);
+        for (size_t j = 0; j < some; j++)
+            keys[i + j] = key_make(distances[j], pool_slot(scratch->pool[i + j]));
     }
     keys_sort(keys, count); /* they are nearly in order */
 }
@@ -263,6 +270,8 @@ static void job_select(void *argument, size_t index)
     struct graph *graph = batch->graph;
     struct member *member = &batch->members[index];
     uint64_t peers[BATCH_MAX];
+    const uint8_t *rows[BATCH_MAX];
+    float distances[BATCH_MAX];
 
     if (member->twin_of != 0)
         return;
@@ -275,8 +284,12 @@ static void job_select(void *argument, size_t index)
 
             if (peer->twin_of != 0 || peer->level < level)
                 continue;
-            peers[count++] = key_make(pair_distance(graph, member->slot, peer->slot), peer->slot);
+            rows[count] = fine_of(graph, peer->slot);
+            peers[count++] = peer->slot;
         }
+        pair_distances(graph, member->slot, rows, count, distances);
+        for (size_t j = 0; j < count; j++)
+            peers[j] = key_make(distances[j], (uint32_t)peers[j]);
         keys_sort(peers, count);
         keys_merge(keys, member->count[level], peers, count);
         struct prune prune = {.graph = graph,
@@ -425,6 +438,8 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
     struct graph *graph = batch->graph;
     _Atomic uint32_t *links = links_of(graph, target, batch->level);
     uint32_t max = links_max(graph, batch->level);
+    const uint8_t *rows[LINKS_MAX];
+    float distances[LINKS_MAX];
     size_t count = 0;
 
     for (; count < max; count++) {
@@ -435,8 +450,13 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
             break;
         if ((link & LINK_TREE) != 0)
             tree[prune->tree_count++] = slot;
-        keys[count] = key_make(pair_distance(graph, target, slot), slot);
+        rows[count] = fine_of(graph, slot);
+        prefetch_fine(graph, slot);
+        keys[count] = slot;
     }
+    pair_distances(graph, target, rows, count, distances);
+    for (size_t i = 0; i < count; i++)
+        keys[i] = key_make(distances[i], (uint32_t)keys[i]);
     return count;
 }
 
