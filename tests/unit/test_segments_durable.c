@@ -135,7 +135,7 @@ static struct shard_collection *hold_commit(struct rig *rig, const struct collec
     rig_catch_up(rig);
     entry = collections_get(&rig->shard, collection->incarnation);
     AWAIT(engine_linked(entry->engine) + 64 > NEARLY);
-    assert_false(engine_is_due(entry->engine));
+    AWAIT(!engine_is_due(entry->engine)); /* its recall may have to be measured first */
     atomic_store(&commits_wait, true);
     segments_fill(rig, collection, NEARLY, ALL);
     AWAIT(atomic_load(&commit_waits));
