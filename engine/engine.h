@@ -114,9 +114,9 @@ struct engine_counters {
 /* A search may say which recall it wants, the share of the k nearest that is found, instead of the
  * effort; an ef that is given too is the least effort then.  Recall is a mean over queries, and the
  * promise holds within a point for queries that lie no farther from the data than k-th neighbours
- * from one another.  engine_maintain() finds out which effort that takes in this graph; before, or
- * while there are few vectors, it is guessed cautiously.  1 is the greatest effort that was worth
- * measuring; only `exact` promises all. */
+ * from one another, in data that have some structure.  engine_maintain() finds out which effort
+ * that takes in this graph; before, or while there are few vectors, it is guessed cautiously.  1 is
+ * the greatest effort that was worth measuring; only `exact` promises all. */
 
 /* Up to k hits, ascending by (distance, ordinal), into hits (room for k); *count says how many.
  * counters may be NULL.
