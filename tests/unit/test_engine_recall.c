@@ -1,9 +1,7 @@
 /* What a search that asks for a recall may rely on besides getting it: the same calibration each
- * time, the old one until there is a new one, whatever stops or fails, and no disturbance. */
-#include <pthread.h>
+ * time, the old one until there is a new one, whatever stops or fails. */
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -213,59 +211,6 @@ static void any_allocation_may_fail(void **state)
     close_world(&world);
 }
 
-struct crowd {
-    struct world world;
-    _Atomic bool is_over;
-    _Atomic uint32_t searches;
-};
-
-static void *search_all_the_time(void *argument)
-{
-    struct crowd *crowd = argument;
-
-    while (!atomic_load_explicit(&crowd->is_over, memory_order_acquire)) {
-        assert(effort(crowd->world.engine, 0.95f, 0) > 0);
-        (void)engine_is_due(crowd->world.engine);
-        (void)engine_memory_used(crowd->world.engine);
-        atomic_fetch_add_explicit(&crowd->searches, 1, memory_order_relaxed);
-    }
-    return NULL;
-}
-
-static void *grow_meanwhile(void *argument)
-{
-    struct crowd *crowd = argument;
-
-    for (uint32_t i = COUNT; i < GROWN; i += 100) {
-        data_insert(crowd->world.engine, &crowd->world.data, i, i + 100);
-        engine_delete(crowd->world.engine, i - 50);
-        data_link(crowd->world.engine);
-    }
-    return NULL;
-}
-
-static void searches_and_growth_go_on_meanwhile(void **state)
-{
-    struct crowd crowd = {.world = open_world()};
-    pthread_t readers[2], writer;
-    struct err err = {0};
-
-    (void)state;
-    for (int i = 0; i < 2; i++)
-        assert_int_equal(pthread_create(&readers[i], NULL, search_all_the_time, &crowd), 0);
-    assert_int_equal(pthread_create(&writer, NULL, grow_meanwhile, &crowd), 0);
-    for (int i = 0; i < 3; i++)
-        assert_int_equal(calibrate(crowd.world.engine, NULL, &err), ERR_OK);
-    assert_int_equal(pthread_join(writer, NULL), 0);
-    maintain(crowd.world.engine);
-    atomic_store_explicit(&crowd.is_over, true, memory_order_release);
-    for (int i = 0; i < 2; i++)
-        assert_int_equal(pthread_join(readers[i], NULL), 0);
-    printf("%u searches meanwhile\n", crowd.searches);
-    assert_int_equal(engine_validate(crowd.world.engine, &err), ERR_OK);
-    close_world(&crowd.world);
-}
-
 /* Equal vectors are twins of one node; those of one length and direction lie nowhere. */
 static void odd_data_does_no_harm(void **state)
 {
@@ -310,7 +255,6 @@ int main(void)
         cmocka_unit_test(it_finds_the_same_each_time),
         cmocka_unit_test(whatever_stops_it_the_old_one_stays),
         cmocka_unit_test(any_allocation_may_fail),
-        cmocka_unit_test(searches_and_growth_go_on_meanwhile),
         cmocka_unit_test(odd_data_does_no_harm),
         cmocka_unit_test(a_new_graph_is_calibrated_at_once),
     };
