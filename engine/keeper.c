@@ -41,6 +41,17 @@ static enum err_code name_segment(struct keeper *keeper, const char *dir, struct
     return ERR_OK;
 }
 
+/* What a crash left of a segment that was being written. */
+static enum err_code remove_unfinished(const struct keeper *keeper, struct err *err)
+{
+    char unfinished[PATH_MAX + 8];
+
+    (void)snprintf(unfinished, sizeof(unfinished), "%s" SEGMENT_UNFINISHED, keeper->path);
+    if (unlink(unfinished) != 0 && errno != ENOENT)
+        return err_set_errno(err, errno, "removing an unfinished segment");
+    return ERR_OK;
+}
+
 /* A segment that cannot be used is kept for whoever wants to know why, but only the last one. */
 static enum err_code set_aside(struct keeper *keeper, const struct err *why, struct err *err)
 {
@@ -111,6 +122,8 @@ enum err_code keeper_open(struct engine *engine, const char *dir, struct err *er
     if (engine->keeper == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory to keep segments");
     enum err_code code = name_segment(engine->keeper, dir, err);
+    if (code == ERR_OK)
+        code = remove_unfinished(engine->keeper, err);
     return code == ERR_OK ? load(engine, err) : code;
 }
 

@@ -24,6 +24,8 @@
 #include "engine/engine.h"
 #include "engine/plane.h"
 
+#define SEGMENT_UNFINISHED ".tmp" /* behind its path while it is written */
+
 /* In the order in which they stand in the file. */
 enum segment_section {
     SEGMENT_CENTRE,  /* dim floats */

@@ -19,8 +19,6 @@
 #include "engine/memory.h"
 #include "engine/segment_file.h"
 
-#define UNFINISHED ".tmp"
-
 struct writer {
     const struct segment_parts *parts;
     const struct segment_progress *progress;
@@ -29,7 +27,7 @@ struct writer {
     int fd;                  /* -1: not open */
     bool is_made;            /* the unfinished file is there */
     char name[NAME_MAX + 1]; /* in the folder */
-    char unfinished[NAME_MAX + sizeof(UNFINISHED)];
+    char unfinished[NAME_MAX + sizeof(SEGMENT_UNFINISHED)];
     unsigned char *chunk; /* SEGMENT_CHUNK_BYTES */
     uint32_t *checks;
     uint64_t bytes_done;
@@ -176,10 +174,10 @@ static enum err_code open_folder(struct writer *writer, const char *path, struct
         (void)snprintf(folder, sizeof(folder), "%.*s", (int)MAX_OF(slash - path, (ptrdiff_t)1),
                        path);
     if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
-        strlen(name) + sizeof(UNFINISHED) > sizeof(writer->name))
+        strlen(name) + sizeof(SEGMENT_UNFINISHED) > sizeof(writer->name))
         return err_set(err, ERR_INVALID_ARGUMENT, "\"%.40s\" cannot be the name of a file", name);
     (void)snprintf(writer->name, sizeof(writer->name), "%s", name);
-    (void)snprintf(writer->unfinished, sizeof(writer->unfinished), "%s" UNFINISHED, name);
+    (void)snprintf(writer->unfinished, sizeof(writer->unfinished), "%s" SEGMENT_UNFINISHED, name);
     writer->dir_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (writer->dir_fd < 0)
         return err_set_errno(err, errno, "folder");

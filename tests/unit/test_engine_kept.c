@@ -272,6 +272,22 @@ static void a_segment_of_other_options_is_set_aside(void **state)
     engine_close(engine);
 }
 
+static void what_a_crash_left_unfinished_is_removed(void **state)
+{
+    char unfinished[260];
+
+    (void)state;
+    engine_close(kept_engine(COUNT));
+    snprintf(unfinished, sizeof(unfinished), "%s.tmp", segment);
+    FILE *file = fopen(unfinished, "w");
+    assert_non_null(file);
+    fclose(file);
+    struct engine *engine = open_engine(folder);
+    assert_true(engine_covered(engine) > 0);
+    assert_false(is_there(unfinished));
+    engine_close(engine);
+}
+
 static void a_segment_above_the_budget_is_not_loaded(void **state)
 {
     struct engine_options other = options;
@@ -454,6 +470,7 @@ int main(void)
         KEPT(it_is_written_again_when_it_has_grown_by_a_quarter),
         KEPT(a_damaged_segment_is_set_aside),
         KEPT(a_segment_of_other_options_is_set_aside),
+        KEPT(what_a_crash_left_unfinished_is_removed),
         KEPT(a_segment_above_the_budget_is_not_loaded),
         KEPT(a_folder_that_cannot_be_made_is_an_error),
         KEPT(a_flat_engine_keeps_nothing),
