@@ -86,6 +86,9 @@ static inline uint32_t pool_slot(uint64_t key)
 
 bool deadline_passed(uint64_t deadline_ns);
 
+/* Put the distances from base into keys that have only slots yet. */
+void keys_measure(const struct graph *graph, uint32_t base, uint64_t *keys, size_t count);
+
 /* Keys are order << 32 | slot here.  Of count ascending keys around `base`, keep up to max that
  * are nearer to base than to any kept one, then fill up to `fill` with the nearest of the others;
  * the kept ones, ascending, replace the front of keys.  Keys that stand in tree (tree_count

@@ -20,7 +20,7 @@
 #include "engine/hnsw_batch.h"
 #include "engine/spread.h"
 
-enum { LINKS_MAX = 256, MEASURED = 8 /* pairs at a time, and rows fetched ahead */ };
+enum { LINKS_MAX = 256 };
 
 static uint32_t batch_size(uint32_t linked)
 {
@@ -69,24 +69,11 @@ static void find_twin(struct graph *graph, struct member *member, const uint64_t
 static void measure_found(const struct graph *graph, const struct scratch *scratch, uint32_t slot,
                           uint64_t *keys)
 {
-    const uint8_t *rows[MEASURED];
-    float distances[MEASURED];
     size_t count = scratch->pool_count;
 
-    for (size_t i = 0; i < count && i < MEASURED; i++)
-        prefetch_fine(graph, pool_slot(scratch->pool[i]));
-    for (size_t i = 0; i < count; i += MEASURED) {
-        size_t some = MIN_OF(count - i, (size_t)MEASURED);
-
-        for (size_t j = i; j < i + some; j++) {
-            if (j + MEASURED < count)
-                prefetch_fine(graph, pool_slot(scratch->pool[j + MEASURED]));
-            rows[j - i] = fine_of(graph, pool_slot(scratch->pool[j]));
-        }
-        pair_distances(graph, slot, rows, some, distances);
-        for (size_t j = 0; j < some; j++)
-            keys[i + j] = key_make(distances[j], pool_slot(scratch->pool[i + j]));
-    }
+    for (size_t i = 0; i < count; i++)
+        keys[i] = pool_slot(scratch->pool[i]);
+    keys_measure(graph, slot, keys, count);
     keys_sort(keys, count); /* they are nearly in order */
 }
 
@@ -179,8 +166,6 @@ static void job_select(void *argument, size_t index)
     struct graph *graph = batch->graph;
     struct member *member = &batch->members[index];
     uint64_t peers[BATCH_MAX];
-    const uint8_t *rows[BATCH_MAX];
-    float distances[BATCH_MAX];
 
     if (member->twin_of != 0)
         return;
@@ -193,12 +178,9 @@ static void job_select(void *argument, size_t index)
 
             if (peer->twin_of != 0 || peer->level < level)
                 continue;
-            rows[count] = fine_of(graph, peer->slot);
             peers[count++] = peer->slot;
         }
-        pair_distances(graph, member->slot, rows, count, distances);
-        for (size_t j = 0; j < count; j++)
-            peers[j] = key_make(distances[j], (uint32_t)peers[j]);
+        keys_measure(graph, member->slot, peers, count);
         keys_sort(peers, count);
         keys_merge(keys, member->count[level], peers, count);
         struct prune prune = {.graph = graph,
@@ -347,8 +329,6 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
     struct graph *graph = batch->graph;
     _Atomic uint32_t *links = links_of(graph, target, batch->level);
     uint32_t max = links_max(graph, batch->level);
-    const uint8_t *rows[LINKS_MAX];
-    float distances[LINKS_MAX];
     size_t count = 0;
 
     for (; count < max; count++) {
@@ -359,13 +339,9 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
             break;
         if ((link & LINK_TREE) != 0)
             tree[prune->tree_count++] = slot;
-        rows[count] = fine_of(graph, slot);
-        prefetch_fine(graph, slot);
         keys[count] = slot;
     }
-    pair_distances(graph, target, rows, count, distances);
-    for (size_t i = 0; i < count; i++)
-        keys[i] = key_make(distances[i], (uint32_t)keys[i]);
+    keys_measure(graph, target, keys, count);
     return count;
 }
 

@@ -8,7 +8,28 @@
 #include "common/base/checked.h"
 #include "engine/hnsw.h"
 
-enum { CANDIDATES_MAX = 2048 + BATCH_MAX, LINKS_MAX = 256, ABREAST = 4 };
+enum { CANDIDATES_MAX = 2048 + BATCH_MAX, LINKS_MAX = 256, ABREAST = 4, MEASURED = 8 };
+
+void keys_measure(const struct graph *graph, uint32_t base, uint64_t *keys, size_t count)
+{
+    const uint8_t *rows[MEASURED];
+    float distances[MEASURED];
+
+    for (size_t i = 0; i < count && i < MEASURED; i++)
+        prefetch_fine(graph, key_number(keys[i]));
+    for (size_t i = 0; i < count; i += MEASURED) {
+        size_t some = MIN_OF(count - i, (size_t)MEASURED);
+
+        for (size_t j = 0; j < some; j++) {
+            if (i + j + MEASURED < count)
+                prefetch_fine(graph, key_number(keys[i + j + MEASURED]));
+            rows[j] = fine_of(graph, key_number(keys[i + j]));
+        }
+        pair_distances(graph, base, rows, some, distances);
+        for (size_t j = 0; j < some; j++)
+            keys[i + j] = key_make(distances[j], key_number(keys[i + j]));
+    }
+}
 
 static bool in_tree(const struct prune *prune, uint32_t slot)
 {
