@@ -54,16 +54,7 @@ static uint32_t seek(const struct admit *admit, uint32_t ordinal, uint32_t from)
     uint32_t ahead = ordinal - slot_of(graph, low)->ordinal;
     if (ahead < high - low)
         high = low + ahead;
-    /* Below low: smaller; from high on: not smaller. */
-    for (low++; low < high;) {
-        uint32_t middle = low + (high - low) / 2;
-
-        if (slot_of(graph, middle)->ordinal < ordinal)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    return slot_seek(graph, ordinal, low + 1, high);
 }
 
 /* The same where it is known at once. */

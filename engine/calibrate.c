@@ -130,12 +130,10 @@ static uint32_t draw(struct calibrating *c)
 static enum err_code ask(struct calibrating *c, const float *vector, uint32_t held, uint32_t k,
                          uint32_t ef, size_t *count, struct err *err)
 {
-    const struct engine_hooks *hooks = c->hooks;
     struct engine_query query = {.vector = vector, .k = k, .bound = INFINITY};
     struct search search = c->search;
 
-    if (c->searches++ % SEARCHES_PER_CHECK == 0 && hooks != NULL && hooks->go_on != NULL &&
-        !hooks->go_on(hooks->state))
+    if (c->searches++ % SEARCHES_PER_CHECK == 0 && !hooks_go_on(c->hooks))
         return err_set(err, ERR_DEAD, "stopped after %u searches", c->searches - 1);
     search.query = &query;
     search.held = held;

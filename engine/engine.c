@@ -240,11 +240,7 @@ void engine_keep(struct engine *engine, const struct engine_bitmap *living)
     uint32_t count = (uint32_t)graph_size_of(graph).count;
 
     for (uint32_t slot = 0; slot < count; slot++) {
-        uint32_t ordinal = slot_of(graph, slot)->ordinal;
-        bool lives = ordinal / 64 < living->word_count &&
-                     (living->words[ordinal / 64] >> ordinal % 64 & 1) != 0;
-
-        if (lives)
+        if (engine_bitmap_names(living, slot_of(graph, slot)->ordinal))
             graph_revive(graph, slot);
         else
             graph_delete(graph, slot);

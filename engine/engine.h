@@ -85,6 +85,12 @@ struct engine_bitmap {
     uint64_t cardinality; /* bits set */
 };
 
+static inline bool engine_bitmap_names(const struct engine_bitmap *bitmap, uint32_t ordinal)
+{
+    return ordinal / 64 < bitmap->word_count &&
+           (bitmap->words[ordinal / 64] >> ordinal % 64 & 1) != 0;
+}
+
 struct engine_query {
     const float *vector;                /* dim floats, finite */
     uint32_t k;                         /* at least 1 */

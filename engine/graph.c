@@ -135,11 +135,8 @@ void graph_publish(struct graph *graph, uint32_t ordinal)
     atomic_store_explicit(&graph->count, slot + 1, memory_order_release);
 }
 
-bool slot_find(const struct graph *graph, uint32_t ordinal, uint32_t count, uint32_t *slot)
+uint32_t slot_seek(const struct graph *graph, uint32_t ordinal, uint32_t low, uint32_t high)
 {
-    uint32_t low = 0;
-    uint32_t high = count;
-
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
 
@@ -148,8 +145,13 @@ bool slot_find(const struct graph *graph, uint32_t ordinal, uint32_t count, uint
         else
             high = middle;
     }
-    *slot = low;
-    return low < count && slot_of(graph, low)->ordinal == ordinal;
+    return low;
+}
+
+bool slot_find(const struct graph *graph, uint32_t ordinal, uint32_t count, uint32_t *slot)
+{
+    *slot = slot_seek(graph, ordinal, 0, count);
+    return *slot < count && slot_of(graph, *slot)->ordinal == ordinal;
 }
 
 void graph_delete(struct graph *graph, uint32_t slot)

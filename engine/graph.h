@@ -97,6 +97,9 @@ MUST_CHECK bool graph_reserve(struct graph *graph, uint64_t count);
 void graph_place(const struct graph *graph, float *row, const float *vector);
 void graph_publish(struct graph *graph, uint32_t ordinal);
 
+/* The first slot of low..high-1 whose ordinal is not below this one; high: there is none. */
+uint32_t slot_seek(const struct graph *graph, uint32_t ordinal, uint32_t low, uint32_t high);
+
 /* Slot of an ordinal; false: there is none among the first count slots. */
 bool slot_find(const struct graph *graph, uint32_t ordinal, uint32_t count, uint32_t *slot);
 

@@ -16,7 +16,7 @@ enum plan {
 
 struct batch; /* workspace of linking, hnsw_insert.c */
 
-/* The graph changes places when a new one has been built without the dead (maintain.c).  Whoever
+/* The graph changes places when a new one has been built without the dead (rebuild.c).  Whoever
  * follows the pointer holds one of these while it does:
  *   searches                  a scratch (scratch.h: the old graph waits until they end)
  *   insertions and deletions  write_lock
@@ -33,12 +33,18 @@ struct engine {
     struct batch *batch; /* by link_lock */
     pthread_mutex_t write_lock;
     pthread_mutex_t link_lock;
-    struct keeper *keeper; /* of the segment, maintain.c; NULL: nothing is kept */
+    struct keeper *keeper; /* of the segment, keeper.c; NULL: nothing is kept */
 };
 
 static inline struct graph *graph_of(const struct engine *engine)
 {
     return atomic_load_explicit(&((struct engine *)(uintptr_t)engine)->graph, memory_order_acquire);
+}
+
+/* Is there nobody who wants long work to end? */
+static inline bool hooks_go_on(const struct engine_hooks *hooks)
+{
+    return hooks == NULL || hooks->go_on == NULL || hooks->go_on(hooks->state);
 }
 
 /* hnsw_batch.c, hnsw_insert.c: the workspace, and linking with it. */

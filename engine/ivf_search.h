@@ -35,13 +35,8 @@ static inline uint32_t ivf_run_list(const struct ivf_run *run, uint32_t place)
 static inline bool ivf_admits(const struct ivf_run *run, uint32_t row)
 {
     const struct engine_bitmap *filter = run->query->filter;
-    uint32_t ordinal;
 
-    if (filter == NULL)
-        return true;
-    ordinal = ivf_ordinal(run->ivf, row);
-    return ordinal / 64 < filter->word_count &&
-           (filter->words[ordinal / 64] >> ordinal % 64 & 1) != 0;
+    return filter == NULL || engine_bitmap_names(filter, ivf_ordinal(run->ivf, row));
 }
 
 /* The count least keys to the front, in any order. */

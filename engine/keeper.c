@@ -178,8 +178,7 @@ static bool seal_go_on(void *state, uint64_t bytes_done, uint64_t bytes)
 
     (void)bytes_done;
     (void)bytes;
-    return sealing->hooks == NULL || sealing->hooks->go_on == NULL ||
-           sealing->hooks->go_on(sealing->hooks->state);
+    return hooks_go_on(sealing->hooks);
 }
 
 static void seal_unlock(void *state)

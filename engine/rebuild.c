@@ -79,7 +79,7 @@ static enum err_code catch_up(struct rebuild *rebuild, const struct engine_hooks
 
         if (count - rebuild->copied + left <= MAX_OF((uint32_t)SLICE, count / TAIL_PART))
             return ERR_OK;
-        if (hooks != NULL && hooks->go_on != NULL && !hooks->go_on(hooks->state))
+        if (!hooks_go_on(hooks))
             return err_set(err, ERR_DEAD, "stopped after %u of %u vectors", rebuild->copied, count);
         code = copy_to(rebuild, MIN_OF(count, rebuild->copied + SLICE), err);
         if (code == ERR_OK)
