@@ -20,6 +20,7 @@
 
 #include "common/base/checked.h"
 #include "engine/memory.h"
+#include "engine/random.h"
 #include "engine/search.h"
 
 enum {
@@ -120,11 +121,7 @@ uint32_t calibrated_ef(const struct calibration *calibration, float recall, uint
 
 static uint32_t draw(struct calibrating *c)
 {
-    uint64_t z = (c->random += UINT64_C(0x9e3779b97f4a7c15));
-
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return (uint32_t)(((z ^ z >> 31) >> 32) * c->search.linked >> 32);
+    return (uint32_t)((random_next(&c->random) >> 32) * c->search.linked >> 32);
 }
 
 static enum err_code ask(struct calibrating *c, const float *vector, uint32_t held, uint32_t k,

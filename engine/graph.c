@@ -6,6 +6,7 @@
 
 #include "common/base/checked.h"
 #include "engine/memory.h"
+#include "engine/random.h"
 
 /* Narrow vectors stand on the next power of two, so that none straddles two lines in vain. */
 size_t vector_stride(uint32_t dim)
@@ -20,15 +21,12 @@ size_t vector_stride(uint32_t dim)
     return stride;
 }
 
-/* A level with probability 1/m each above the one before, from a mixed hash (splitmix64). */
+/* A level with probability 1/m each above the one before. */
 uint32_t level_by(const struct engine_options *options, uint32_t ordinal)
 {
-    uint64_t hash = options->seed + (ordinal + UINT64_C(1)) * UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t hash = random_mix(options->seed + ordinal * RANDOM_STEP);
     uint32_t level = 0;
 
-    hash = (hash ^ hash >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    hash = (hash ^ hash >> 27) * UINT64_C(0x94d049bb133111eb);
-    hash ^= hash >> 31;
     while (level < LEVEL_MAX && hash % options->m == 0) {
         hash /= options->m;
         level++;

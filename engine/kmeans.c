@@ -14,6 +14,7 @@
 #include "common/base/checked.h"
 #include "engine/blas.h"
 #include "engine/memory.h"
+#include "engine/random.h"
 #include "engine/spread.h"
 
 enum {
@@ -47,20 +48,12 @@ struct kmeans {
     size_t lanes;
 };
 
-static uint64_t mix(uint64_t z)
-{
-    z += UINT64_C(0x9e3779b97f4a7c15);
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
 /* One of `from` things for each of `to` equal stretches: spread over all, ascending. */
 static uint32_t pick(uint64_t seed, uint32_t i, uint32_t to, uint32_t from)
 {
     uint64_t begin = (uint64_t)i * from / to, end = ((uint64_t)i + 1) * from / to;
 
-    return (uint32_t)(begin + (end > begin ? mix(seed ^ mix(i)) % (end - begin) : 0));
+    return (uint32_t)(begin + (end > begin ? random_mix(seed ^ random_mix(i)) % (end - begin) : 0));
 }
 
 static void read_row(const struct kmeans *kmeans, uint32_t i, float *out)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/rotation_kernels.h"
+#include "engine/random.h"
 
 #define HALF_ROOT 0.70710678f /* of a butterfly: sqrt(1/2) */
 
@@ -44,15 +45,6 @@ static void scalar_hadamard(float *x, size_t count)
 const struct rotation_kernels rotation_scalar = {
     .flip = scalar_flip, .hadamard = scalar_hadamard, .butterfly = scalar_butterfly};
 
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = (*state += UINT64_C(0x9e3779b97f4a7c15));
-
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
 void rotation_init(struct rotation *rotation, size_t dim, uint64_t seed,
                    const struct kernels *kernels)
 {
@@ -67,7 +59,7 @@ void rotation_init(struct rotation *rotation, size_t dim, uint64_t seed,
     rotation->scale = 1.0f / sqrtf((float)rotation->part);
     for (size_t round = 0; round < ROTATION_ROUNDS; round++)
         for (size_t i = 0; i < rotation->padded / 32; i++)
-            rotation->signs[round][i] = (uint32_t)(next_random(&state) >> 32);
+            rotation->signs[round][i] = (uint32_t)(random_next(&state) >> 32);
 }
 
 void rotation_apply(const struct rotation *rotation, const float *in, float *out)
