@@ -21,6 +21,7 @@ struct batch; /* workspace of linking, hnsw_insert.c */
  *   searches                  a scratch (scratch.h: the old graph waits until they end)
  *   insertions and deletions  write_lock
  *   linking                   link_lock
+ * So it is with the cold parts that hang on it (cold.h), which linking does not look at.
  * The numbers of an old graph stay readable until the engine is closed. */
 struct engine {
     struct engine_options options; /* defaults filled in; kernel: NULL */

@@ -9,6 +9,7 @@
 
 #include "common/base/checked.h"
 #include "common/base/hash.h"
+#include "engine/cold.h"
 #include "engine/graph.h"
 #include "engine/memory.h"
 #include "engine/new_file.h"
@@ -29,6 +30,7 @@ struct segment_parts segment_parts_of(const struct graph *graph)
 {
     struct segment_parts parts = {.options = graph->options,
                                   .length = graph->length,
+                                  .floor = colds_floor(graph_cold(graph)),
                                   .centre = graph->frame.centre,
                                   .slots = graph->slots,
                                   .ground = graph->ground,
