@@ -443,6 +443,7 @@ enum {
     O_SELECTIVITY,
     O_FILTER,
     O_KEEP,
+    O_COLD_ABOVE,
     O_LOW_MEMORY
 };
 
@@ -489,6 +490,8 @@ static bool set_option(struct bench *bench, int option, const char *text)
     case O_KEEP:
         options->keep = text;
         return true;
+    case O_COLD_ABOVE:
+        return parse_u32(text, UINT32_MAX, &options->engine.cold_above);
     case O_KERNEL:
         options->engine.kernel = text;
         return true;
@@ -527,6 +530,7 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         {"selectivity", required_argument, NULL, O_SELECTIVITY},
         {"filter", required_argument, NULL, O_FILTER},
         {"keep", required_argument, NULL, O_KEEP},
+        {"cold-above", required_argument, NULL, O_COLD_ABOVE},
         {"kernel", required_argument, NULL, O_KERNEL},
         {"low-memory", no_argument, NULL, O_LOW_MEMORY},
         {"json", no_argument, NULL, O_JSON},
@@ -561,7 +565,7 @@ int main(int argc, char **argv)
                 "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
                 "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n"
-                "  [--keep DIR [--low-memory]]\n"
+                "  [--keep DIR [--low-memory] [--cold-above N]]\n"
                 "  [--selectivity S[,S...] [--filter uncorrelated|correlated|anti]]\n");
         return 2;
     }

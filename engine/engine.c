@@ -10,6 +10,8 @@
 #include "engine/migrate.h"
 #include "engine/rebuild.h"
 
+enum { REST_SLICE = 256 }; /* vectors linked between two questions whether to go on */
+
 static enum err_code check_options(const struct engine_options *options, struct err *err)
 {
     if (options->dim < 1 || options->dim > DIMENSION_MAX)
@@ -297,15 +299,34 @@ bool engine_is_due(const struct engine *engine)
     return is_due;
 }
 
+/* What a new graph has not linked yet, so that the segment covers no less than before. */
+static enum err_code link_rest(struct engine *engine, const struct engine_hooks *hooks,
+                               struct err *err)
+{
+    enum err_code code = ERR_OK;
+    uint64_t left = 1;
+
+    while (code == ERR_OK && left > 0) {
+        if (hooks != NULL && hooks->go_on != NULL && !hooks->go_on(hooks->state))
+            return err_set(err, ERR_DEAD, "stopped while the rest was linked");
+        code = engine_step(engine, REST_SLICE, &left, err);
+    }
+    return code;
+}
+
 enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *hooks,
                               struct err *err)
 {
+    const struct graph *before = graph_of(engine);
     enum err_code code = ERR_OK;
 
-    if (migrate_is_due(engine, graph_of(engine)))
+    if (migrate_is_due(engine, before))
         code = migrate(engine, hooks, err);
-    else if (rebuild_is_due(graph_of(engine)))
+    else if (rebuild_is_due(before))
         code = rebuild(engine, NULL, hooks, err);
+    if (code == ERR_OK && (keeper_is_behind(engine->keeper, graph_of(engine)) ||
+                           (engine->keeper != NULL && graph_of(engine) != before)))
+        code = link_rest(engine, hooks, err);
     if (code == ERR_OK && keeper_is_due(engine->keeper, graph_of(engine)))
         code = keeper_seal(engine, hooks, err);
     if (code == ERR_OK && merge_is_due(engine, graph_of(engine)))

@@ -222,6 +222,11 @@ const char *engine_notice(const struct engine *engine)
     return engine->keeper == NULL ? "" : engine->keeper->notice.message;
 }
 
+bool keeper_is_behind(const struct keeper *keeper, const struct graph *graph)
+{
+    return keeper != NULL && colds_floor(graph_cold(graph)) != keeper_floor(keeper);
+}
+
 bool keeper_is_due(const struct keeper *keeper, const struct graph *graph)
 {
     if (keeper == NULL)
@@ -230,8 +235,9 @@ bool keeper_is_due(const struct keeper *keeper, const struct graph *graph)
     uint32_t written = atomic_load_explicit(&keeper->written, memory_order_relaxed);
     uint64_t least = (uint64_t)GROWTH_LEAST * graph->options.flat_below;
 
-    if (linked > 0 && colds_floor(graph_cold(graph)) != keeper_floor(keeper))
-        return true;
+    if (keeper_is_behind(keeper, graph) &&
+        graph_size_of(graph).count >= (uint64_t)frame_sample(&graph->options) + BATCH_MAX)
+        return true; /* so many are linked soon */
     return linked >= written && linked - written >= MAX_OF(least, (uint64_t)written / GROWTH_PART);
 }
 

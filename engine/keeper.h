@@ -23,7 +23,10 @@ uint32_t keeper_next_cold(struct keeper *keeper);
 MUST_CHECK bool keeper_cold_path(const struct keeper *keeper, uint32_t number, char *out,
                                  size_t size);
 
-/* Has the graph grown so much that it should be written again, or does it begin elsewhere? */
+/* Does the graph begin elsewhere than the segment? */
+bool keeper_is_behind(const struct keeper *keeper, const struct graph *graph);
+
+/* Has the graph grown so much that it should be written again, or is the segment behind? */
 bool keeper_is_due(const struct keeper *keeper, const struct graph *graph);
 
 /* Write it: see engine_maintain(). */
