@@ -70,7 +70,7 @@ struct engine_options {
  * engine's alone.  NULL: nothing is kept.  A segment that is there is loaded: all that was linked
  * when it was written is there again, dead or alive as it was then; what was cold lives again as
  * far as it lived when it became so.  What is damaged or made with other options is renamed to
- * X.damaged, with what it left a gap before, and engine_notice() says why.
+ * X.damaged, what comes behind it cannot be used either, and engine_notice() says why.
  * The executor is borrowed until close, may be NULL.
  * Errors: ERR_INVALID_ARGUMENT (options), ERR_CONFIG (unknown or unsupported kernel),
  * ERR_NO_MEMORY, ERR_IO (the folder). */
@@ -114,8 +114,9 @@ struct engine_hit {
 };
 
 struct engine_counters {
-    const char *plan;   /* "hnsw", "flat", "flat_filter", "hnsw_filter": what gave the answer;
-                           with "+ivf" when inverted files were asked too */
+    /* "hnsw", "flat", "flat_filter", "hnsw_filter": what gave the answer; and "+ivf" behind that if
+     * inverted files were asked too. */
+    const char *plan;
     uint64_t distances; /* estimated and measured, in the graph and in the scan */
     uint64_t hops;      /* graph nodes expanded */
     uint64_t lists;     /* lists of inverted files looked at */
@@ -190,8 +191,9 @@ enum engine_work { ENGINE_BUILD, ENGINE_LOAD };
 uint64_t engine_predict(const struct engine_options *options, uint64_t n, enum engine_work work);
 
 /* A number that is equal for engines with the same ordinals, vectors, deletions and graph, hence
- * after the same sequence of insertions, whatever the budgets and threads of engine_step() were.
- * Only while nobody inserts, deletes or steps. */
+ * after the same sequence of insertions, whatever the budgets and threads of engine_step() were;
+ * but what is cold depends on when it became so, and on the processor (ivf.h). Only while nobody
+ * inserts, deletes or steps. */
 uint64_t engine_digest(const struct engine *engine);
 
 /* Check every invariant: degrees, ids, levels, link distances ascending, reachability of live

@@ -230,6 +230,9 @@ enum err_code migrate(struct engine *engine, const struct engine_hooks *hooks, s
     uint64_t live = atomic_load_explicit(&graph->live, memory_order_relaxed);
     struct making making = {
         .engine = engine, .hooks = hooks, .from = colds_floor(graph_cold(graph))};
+
+    if (live <= engine->options.cold_above)
+        return ERR_OK; /* some have died meanwhile */
     enum err_code code = open_making(&making, live - engine->options.cold_above / 2, err);
 
     if (code == ERR_OK)
