@@ -85,8 +85,8 @@ $(BIN)/vicinal-replicator: $(BUILD)/services/replicator/main.o $(call lib,servic
 	$(call program,$^)
 $(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(CLUSTER_LIBS)
 	$(call program,$^)
-$(BIN)/engine-bench: $(BUILD)/bench/engine_bench.o $(BUILD)/bench/engine_filters.o $(BUILD)/bench/engine_keep.o \
-                     $(BUILD)/bench/bench_ivf.o $(ENGINE_LIBS)
+$(BIN)/engine-bench: $(patsubst %,$(BUILD)/bench/%.o,engine_bench engine_filters engine_inserting \
+                                                      engine_keep engine_recall bench_ivf) $(ENGINE_LIBS)
 	$(call program,$^)
 $(BIN)/wal-bench: $(BUILD)/bench/wal_bench.o $(CLUSTER_LIBS)
 	$(call program,$^)

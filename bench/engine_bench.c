@@ -9,6 +9,8 @@
  * the default), runs all queries once and prints one object: so that somebody else can let it take
  * turns with other engines.
  *
+ * With --recall it asks for recalls instead of sweeping: engine_recall.c.
+ *
  * With --selectivity it measures filters instead: engine_filters.c.
  *
  * Failure: any file or option that does not fit ends the run with code 1. */
@@ -105,14 +107,8 @@ static double recall_of(const struct engine_hit *hits, size_t count, const int32
     return (double)right / k;
 }
 
-struct work {
-    struct engine_hit *hits;
-    int32_t *truth;
-    double *times;
-};
-
-static enum err_code run_queries(struct bench *bench, struct work *work, struct point *point,
-                                 struct err *err)
+enum err_code bench_run(struct bench *bench, struct work *work, struct point *point,
+                        struct err *err)
 {
     size_t dim = bench->queries.cols;
     double recall = 0, total = 0;
@@ -122,6 +118,7 @@ static enum err_code run_queries(struct bench *bench, struct work *work, struct 
         struct engine_query query = {.vector = bench->vectors + i * dim,
                                      .k = bench->options.k,
                                      .ef = point->ef,
+                                     .recall = (float)point->asked,
                                      .bound = INFINITY};
         struct engine_counters counters;
         size_t count;
@@ -138,6 +135,7 @@ static enum err_code run_queries(struct bench *bench, struct work *work, struct 
         recall += recall_of(work->hits, count, work->truth, bench->options.k);
         point->distances += (double)counters.distances;
         point->hops += (double)counters.hops;
+        point->used = counters.ef;
     }
     double n = (double)bench->queries.rows;
     qsort(work->times, bench->queries.rows, sizeof(double), compare_double);
@@ -164,7 +162,7 @@ static enum err_code sweep(struct bench *bench, struct work *work, struct err *e
         struct point point = {.ef = bench->options.ef != 0 ? bench->options.ef : beams[i]};
 
         for (uint32_t r = 0; r < bench->options.repeats; r++) {
-            enum err_code code = run_queries(bench, work, &point, err);
+            enum err_code code = bench_run(bench, work, &point, err);
             if (code != ERR_OK)
                 return code;
         }
@@ -278,7 +276,7 @@ static enum err_code serve(struct bench *bench, struct work *work, struct err *e
         line[strcspn(line, "\n")] = '\0';
         if (!parse_u32(line, SEARCH_EF_MAX, &point.ef))
             return err_set(err, ERR_INVALID_ARGUMENT, "\"%s\" is no beam", line);
-        code = run_queries(bench, work, &point, err);
+        code = bench_run(bench, work, &point, err);
         if (code != ERR_OK)
             break;
         printf("{\"ef\":%u,\"recall\":%.6f,\"qps\":%.2f,\"p50_us\":%.2f,\"p99_us\":%.2f,"
@@ -340,6 +338,8 @@ static enum err_code measure(struct bench *bench, struct err *err)
     struct work work = {0};
     enum err_code code = open_files(bench, err);
 
+    if (code == ERR_OK && bench->options.inserting)
+        return bench_inserting(bench, err);
     if (code == ERR_OK)
         code = bench->options.is_ivf ? build_ivf(bench, err) : build(bench, err);
     if (code != ERR_OK)
@@ -351,10 +351,14 @@ static enum err_code measure(struct bench *bench, struct err *err)
     work.times = array_alloc(bench->queries.rows, sizeof(*work.times));
     if (work.hits == NULL || work.truth == NULL || work.times == NULL)
         code = err_set(err, ERR_NO_MEMORY, "no memory");
+    if (code == ERR_OK && bench->options.recall_count > 0)
+        code = bench_calibrate(bench, err);
     if (code == ERR_OK && bench->options.share_count > 0)
         code = bench_filters(bench, err);
     else if (code == ERR_OK && bench->options.serve)
         code = serve(bench, &work, err);
+    else if (code == ERR_OK && bench->options.recall_count > 0)
+        code = bench_recalls(bench, &work, err);
     else if (code == ERR_OK && (code = sweep(bench, &work, err)) == ERR_OK)
         report(bench);
     free(work.hits);
@@ -442,9 +446,10 @@ enum {
     O_LISTS,
     O_SELECTIVITY,
     O_FILTER,
+    O_RECALL,
     O_KEEP,
     O_COLD_ABOVE,
-    O_LOW_MEMORY
+    O_INSERTING
 };
 
 static bool set_option(struct bench *bench, int option, const char *text)
@@ -485,6 +490,8 @@ static bool set_option(struct bench *bench, int option, const char *text)
         return parse_shares(text, options->targets, TARGETS_MAX, &options->target_count);
     case O_SELECTIVITY:
         return parse_shares(text, options->shares, SHARES_MAX, &options->share_count);
+    case O_RECALL:
+        return parse_shares(text, options->recalls, TARGETS_MAX, &options->recall_count);
     case O_FILTER:
         return parse_filter(text, &options->filter);
     case O_KEEP:
@@ -495,8 +502,8 @@ static bool set_option(struct bench *bench, int option, const char *text)
     case O_KERNEL:
         options->engine.kernel = text;
         return true;
-    case O_LOW_MEMORY:
-        options->engine.low_memory = true;
+    case O_INSERTING:
+        options->inserting = true;
         return true;
     case O_JSON:
         options->json = true;
@@ -529,10 +536,11 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         {"lists", required_argument, NULL, O_LISTS},
         {"selectivity", required_argument, NULL, O_SELECTIVITY},
         {"filter", required_argument, NULL, O_FILTER},
+        {"recall", required_argument, NULL, O_RECALL},
         {"keep", required_argument, NULL, O_KEEP},
         {"cold-above", required_argument, NULL, O_COLD_ABOVE},
         {"kernel", required_argument, NULL, O_KERNEL},
-        {"low-memory", no_argument, NULL, O_LOW_MEMORY},
+        {"inserting", no_argument, NULL, O_INSERTING},
         {"json", no_argument, NULL, O_JSON},
         {"serve", no_argument, NULL, O_SERVE},
         {NULL, 0, NULL, 0},
@@ -543,7 +551,8 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         if (!set_option(bench, option, optarg))
             return false;
     return optind == argc && options->base != NULL && options->queries != NULL &&
-           options->truth != NULL && !(options->is_ivf && options->share_count > 0);
+           options->truth != NULL &&
+           !(options->is_ivf && options->share_count + options->recall_count > 0);
 }
 
 int main(int argc, char **argv)
@@ -561,11 +570,11 @@ int main(int argc, char **argv)
     if (!parse_options(argc, argv, &bench)) {
         fprintf(stderr,
                 "usage: engine-bench --base X.npy --queries Q.npy --truth T.npy\n"
-                "  [--metric cosine|ip|l2] [--k N] [--ef N]\n"
+                "  [--metric cosine|ip|l2] [--k N] [--ef N] [--recall 0.95[,0.99...]]\n"
                 "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
                 "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n"
-                "  [--keep DIR [--low-memory] [--cold-above N]]\n"
+                "  [--keep DIR [--cold-above N]] [--inserting]\n"
                 "  [--selectivity S[,S...] [--filter uncorrelated|correlated|anti]]\n");
         return 2;
     }

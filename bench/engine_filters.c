@@ -127,6 +127,7 @@ static enum err_code run_once(struct filters *filters, size_t share, struct outc
         struct engine_query query = {.vector = bench->vectors + q * bench->queries.cols,
                                      .k = bench->options.k,
                                      .ef = bench->options.ef,
+                                     .recall = (float)bench->options.recalls[0],
                                      .filter = &asked->bitmap,
                                      .bound = INFINITY};
         struct engine_counters counters;

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import subprocess
+import tempfile
 import time
 
 import numpy
@@ -223,6 +224,8 @@ class SvsFloat16(Peer):
 
 
 class Ours:
+    """A graph is searched as a restart finds it: written to a folder, opened again, its vectors in the file."""
+
     name = "Vicinal"
     efforts = Peer.efforts
     metrics = Peer.metrics
@@ -230,6 +233,7 @@ class Ours:
 
     def __init__(self, data, program, index="hnsw"):
         self.data, self.program, self.index, self.process = data, program, index, None
+        self.folder = tempfile.TemporaryDirectory(prefix="vicinal-bench-")
         if index != "hnsw":
             self.name = f"{self.name} {index}"
             self.efforts = FaissIvf.efforts
@@ -238,7 +242,8 @@ class Ours:
         paths = self.data.paths
         self.process = subprocess.Popen(
             [self.program, "--base", paths["base"], "--queries", paths["queries"], "--truth", paths["truth"],
-             "--metric", self.data.metric, "--k", str(K), "--threads", str(THREADS), "--serve", "--index", self.index],
+             "--metric", self.data.metric, "--k", str(K), "--threads", str(THREADS), "--serve", "--index", self.index,
+             *(["--keep", self.folder.name] if self.index == "hnsw" else [])],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         built = self.answer()
         self.bytes_per_vector = built["bytes_per_vector"]
@@ -260,6 +265,7 @@ class Ours:
         if self.process is not None:
             self.process.stdin.close()
             self.process.wait(30)
+        self.folder.cleanup()
 
 
 class Told(Round):

@@ -73,28 +73,49 @@ static void place(const struct code_frame *frame, const float *vector, float *nu
         rotation_apply(&frame->rotation, numbers, numbers);
 }
 
+/* Sums in double precision over numbers in lanes, so that no addition waits for the one before. */
+static double sum_of_doubles(double *lanes)
+{
+    for (size_t half = LANES / 2; half > 0; half /= 2)
+        for (size_t j = 0; j < half; j++)
+            lanes[j] += lanes[j + half];
+    return lanes[0];
+}
+
 static double dot_with_centre(const struct code_frame *frame, const float *vector, bool relative)
 {
-    double sum = 0;
+    const float *centre = frame->centre;
+    size_t dim = frame->rotation.dim, i = 0;
+    double weight = relative ? 1.0 : 0.0;
+    double lanes[LANES] = {0};
 
-    for (size_t i = 0; i < frame->rotation.dim; i++) {
-        double number = (double)vector[i] - (relative ? (double)frame->centre[i] : 0.0);
-
-        sum += (double)frame->centre[i] * number;
-    }
-    return sum;
+    for (; i + LANES <= dim; i += LANES)
+        for (size_t j = 0; j < LANES; j++)
+            lanes[j] +=
+                (double)centre[i + j] * ((double)vector[i + j] - weight * (double)centre[i + j]);
+    for (; i < dim; i++)
+        lanes[0] += (double)centre[i] * ((double)vector[i] - weight * (double)centre[i]);
+    return sum_of_doubles(lanes);
 }
 
 static double square_from_centre(const struct code_frame *frame, const float *vector)
 {
-    double sum = 0;
+    const float *centre = frame->centre;
+    size_t dim = frame->rotation.dim, i = 0;
+    double lanes[LANES] = {0};
 
-    for (size_t i = 0; i < frame->rotation.dim; i++) {
-        double number = (double)vector[i] - (double)frame->centre[i];
+    for (; i + LANES <= dim; i += LANES)
+        for (size_t j = 0; j < LANES; j++) {
+            double number = (double)vector[i + j] - (double)centre[i + j];
 
-        sum += number * number;
+            lanes[j] += number * number;
+        }
+    for (; i < dim; i++) {
+        double number = (double)vector[i] - (double)centre[i];
+
+        lanes[0] += number * number;
     }
-    return sum;
+    return sum_of_doubles(lanes);
 }
 
 void codes_place_vector(const struct code_frame *frame, const float *vector, struct code_place *out)
@@ -176,54 +197,62 @@ static void pack(const uint8_t *codes, size_t bytes, uint32_t bits, uint32_t fro
     }
 }
 
-/* Dot product of what two rows of 8 bits stand for. */
-static float dot_of_pair(const struct kernels *kernels, size_t padded, const uint8_t *a,
-                         const uint8_t *b)
-{
-    struct code_tail x, y;
-    struct code_pair_tail xs, ys;
+/* A row of 8 bits, behind its codes. */
+struct row_tail {
+    struct code_tail tail;
+    struct code_pair_tail pair;
+};
 
-    memcpy(&x, a + padded, sizeof(x));
-    memcpy(&y, b + padded, sizeof(y));
-    memcpy(&xs, a + padded + sizeof(x), sizeof(xs));
-    memcpy(&ys, b + padded + sizeof(y), sizeof(ys));
-    /* v = u - 128 + 1/2 */
-    float sum = (float)kernels->pair(a, b, padded) + 0.5f * (float)(xs.sum + ys.sum) +
-                0.25f * (float)padded;
-    return x.scale * y.scale * sum;
+static struct row_tail row_tail_of(const uint8_t *row, size_t padded)
+{
+    struct row_tail tail;
+
+    static_assert(sizeof(tail) == sizeof(tail.tail) + sizeof(tail.pair), "no padding");
+    memcpy(&tail, row + padded, sizeof(tail));
+    return tail;
+}
+
+/* Dot product of what two rows stand for, from the sum over their codes: v = u - 128 + 1/2. */
+static float dot_of_pair(size_t padded, const struct row_tail *a, const struct row_tail *b,
+                         int32_t sum)
+{
+    return a->tail.scale * b->tail.scale *
+           ((float)sum + 0.5f * (float)(a->pair.sum + b->pair.sum) + 0.25f * (float)padded);
 }
 
 static void finish_pair_tail(const struct kernels *kernels, size_t padded, uint8_t *row)
 {
-    struct code_pair_tail tail = {0};
-    uint8_t *at = row + padded + sizeof(struct code_tail);
+    const uint8_t *self = row;
+    struct row_tail tail = row_tail_of(row, padded);
+    int32_t sum;
 
+    tail.pair = (struct code_pair_tail){0};
     for (size_t i = 0; i < padded; i++)
-        tail.sum += (int32_t)row[i] - 128;
-    memcpy(at, &tail, sizeof(tail));
-    tail.square = clamp((double)dot_of_pair(kernels, padded, row, row));
-    memcpy(at, &tail, sizeof(tail));
+        tail.pair.sum += (int32_t)row[i] - 128;
+    kernels->pairs(row, &self, 1, padded, &sum);
+    tail.pair.square = clamp((double)dot_of_pair(padded, &tail, &tail, sum));
+    memcpy(row + padded, &tail, sizeof(tail));
 }
 
-float codes_pair(const struct kernels *kernels, const struct code_frame *frame, const uint8_t *a,
-                 const uint8_t *b)
+void codes_pairs(const struct kernels *kernels, const struct code_frame *frame, const uint8_t *row,
+                 const uint8_t *const *rows, size_t count, float *distances)
 {
     size_t padded = frame->rotation.padded;
-    float dot = dot_of_pair(kernels, padded, a, b);
+    struct row_tail a = row_tail_of(row, padded);
+    int32_t sums[CODES_ROWS_MAX];
 
-    if (frame->pair_weight == 0.0f) {
-        struct code_tail x, y;
+    assert(count <= CODES_ROWS_MAX);
+    kernels->pairs(row, rows, count, padded, sums);
+    for (size_t i = 0; i < count; i++) {
+        struct row_tail b = row_tail_of(rows[i], padded);
+        float dot = dot_of_pair(padded, &a, &b, sums[i]);
+        float distance = frame->pair_weight * ((a.pair.square + b.pair.square) - 2.0f * dot);
 
-        memcpy(&x, a + padded, sizeof(x));
-        memcpy(&y, b + padded, sizeof(y));
-        return frame->pair_base + (x.add + y.add) - dot;
+        if (frame->pair_weight == 0.0f)
+            distances[i] = frame->pair_base + (a.tail.add + b.tail.add) - dot;
+        else
+            distances[i] = distance > 0.0f ? distance : 0.0f;
     }
-    struct code_pair_tail x, y;
-
-    memcpy(&x, a + padded + sizeof(struct code_tail), sizeof(x));
-    memcpy(&y, b + padded + sizeof(struct code_tail), sizeof(y));
-    float distance = frame->pair_weight * ((x.square + y.square) - 2.0f * dot);
-    return distance > 0.0f ? distance : 0.0f;
 }
 
 void codes_encode(const struct kernels *kernels, const struct code_frame *frame,

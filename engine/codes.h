@@ -84,10 +84,12 @@ static inline size_t codes_query_bytes(size_t dim, uint32_t bits)
 void codes_encode(const struct kernels *kernels, const struct code_frame *frame,
                   const struct code_place *place, uint32_t bits, uint8_t *row);
 
-/* Estimated distance of two rows of 8 bits: symmetric, the same on every machine; 0 between equal
- * rows unless for inner products. */
-float codes_pair(const struct kernels *kernels, const struct code_frame *frame, const uint8_t *a,
-                 const uint8_t *b);
+enum { CODES_ROWS_MAX = 256 };
+
+/* Estimated distances between a row of 8 bits and up to CODES_ROWS_MAX others: symmetric, the same
+ * on every machine; 0 between equal rows unless for inner products. */
+void codes_pairs(const struct kernels *kernels, const struct code_frame *frame, const uint8_t *row,
+                 const uint8_t *const *rows, size_t count, float *distances);
 
 /* A query, made ready: distance = base + add - scale (step sum(u s) + bias), at least floor. */
 struct code_query {
@@ -113,8 +115,6 @@ static inline float codes_deviation(const struct code_query *query, const uint8_
 void codes_query(const struct kernels *kernels, const struct code_frame *frame,
                  const struct code_place *place, uint32_t bits, int8_t *codes,
                  struct code_query *out);
-
-enum { CODES_ROWS_MAX = 256 };
 
 /* Estimated distances of up to CODES_ROWS_MAX rows. */
 void codes_distances(const struct code_query *query, const uint8_t *const *rows, size_t count,

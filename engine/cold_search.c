@@ -33,7 +33,7 @@ enum { BEAM_LEAST = 8, BEAM_PART = 16 }; /* of plan.c */
 static double share_of(const struct search *search)
 {
     struct engine_query usual = {.k = search->query->k};
-    double ef = search->ef, most = plan_effort(&usual), k = search->query->k;
+    double ef = search->ef, most = plan_effort(&usual, search->graph), k = search->query->k;
     double least = (1.5 * k + BEAM_LEAST) * BEAM_PART * sqrt(k); /* as ef^2 */
 
     if (plan_slack(search) == INFINITY)

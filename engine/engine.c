@@ -4,6 +4,7 @@
  * Failure: no memory or a full budget refuse the insertion and leave the engine as it was. */
 #include "common/base/checked.h"
 #include "common/base/limits.h"
+#include "engine/calibrate.h"
 #include "engine/internal.h"
 #include "engine/keeper.h"
 #include "engine/memory.h"
@@ -177,7 +178,7 @@ uint64_t engine_memory_used(const struct engine *engine)
     pthread_mutex_unlock(write_lock_of(engine));
     return fixed_bytes(&engine->options) + graph_bytes(&engine->options, &size) + cold +
            atomic_load_explicit(&engine->scratches.bytes, memory_order_relaxed) +
-           keeper_bytes(engine->keeper);
+           calibrate_bytes(graph_of(engine)) + keeper_bytes(engine->keeper);
 }
 
 static enum err_code insert_locked(struct engine *engine, uint32_t ordinal, const float *vector,
@@ -294,7 +295,8 @@ bool engine_is_due(const struct engine *engine)
     pthread_mutex_lock(write_lock_of(engine));
     const struct graph *graph = graph_of(engine);
     bool is_due = rebuild_is_due(graph) || migrate_is_due(engine, graph) ||
-                  keeper_is_due(engine->keeper, graph) || merge_is_due(engine, graph);
+                  keeper_is_due(engine->keeper, graph) || merge_is_due(engine, graph) ||
+                  calibrate_is_due(graph);
     pthread_mutex_unlock(write_lock_of(engine));
     return is_due;
 }
@@ -331,5 +333,7 @@ enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *
         code = keeper_seal(engine, hooks, err);
     if (code == ERR_OK && merge_is_due(engine, graph_of(engine)))
         code = merge(engine, hooks, err);
+    if (code == ERR_OK && calibrate_is_due(graph_of(engine)))
+        code = calibrate(engine, hooks, err);
     return code == ERR_OK ? ERR_OK : err_wrap(err, "maintenance");
 }

@@ -52,7 +52,6 @@ struct engine_options {
     uint32_t m; /* links a node keeps above the ground, where it keeps 2 m; 0: default */
     uint32_t ef_construction; /* beam of an insertion; 0: default */
     uint32_t bits;            /* of the codes that the walk reads: 1, 2, 4, 8; 0: default */
-    bool low_memory;          /* finer codes stay in the segment's file, as vectors do */
     uint32_t flat_below;      /* at most so many live vectors: exact scan; 0: default */
     uint32_t cold_above;      /* live vectors that the graph may hold, see below; 0: any number */
     enum ivf_kind cold_kind;  /* of what becomes cold; IVF_FLAT: default */
@@ -100,7 +99,8 @@ struct engine_bitmap {
 struct engine_query {
     const float *vector;                /* dim floats, finite */
     uint32_t k;                         /* at least 1 */
-    uint32_t ef;                        /* beam; 0: default for k; raised to k */
+    uint32_t ef;                        /* effort; 0: default for k; raised to k */
+    float recall;                       /* 0.5..1 that is wanted of the k nearest; 0: as ef says */
     bool exact;                         /* measure all that may be returned */
     const struct engine_bitmap *filter; /* NULL: all */
     float bound;                        /* farther hits are not wanted; INFINITY: none */
@@ -122,7 +122,15 @@ struct engine_counters {
     uint64_t lists;     /* lists of inverted files looked at */
     uint64_t scanned;   /* vectors that the flat scan saw */
     uint64_t linked;    /* vectors that the graph and the inverted files held */
+    uint32_t ef;        /* effort of a walk */
 };
+
+/* A search may say which recall it wants, the share of the k nearest that is found, instead of the
+ * effort; an ef that is given too is the least effort then.  Recall is a mean over queries, and the
+ * promise holds within a point for queries that lie no farther from the data than k-th neighbours
+ * from one another, in data that have some structure.  engine_maintain() finds out which effort
+ * that takes in this graph; before, or while there are few vectors, it is guessed cautiously.  1 is
+ * the greatest effort that was worth measuring; only `exact` promises all. */
 
 /* Up to k hits, ascending by (distance, ordinal), into hits (room for k); *count says how many.
  * counters may be NULL.
@@ -164,18 +172,19 @@ struct engine_hooks {
 };
 
 /* Is there maintenance that is worth its cost?  The graph has grown by a part since it was last
- * written, or above cold_above, or many vectors are dead. */
+ * written, or above cold_above, or has doubled since its recall was measured, or many vectors are
+ * dead. */
 bool engine_is_due(const struct engine *engine);
 
 /* Do it: when many vectors are dead the living ones are linked into a new graph, which then takes
  * the place of the old one and gives its memory back; then the graph is written as the engine's
  * segment, in place of the one before, and its vectors are from then on read from that file, not
- * kept in memory.  When the graph holds more than cold_above, the oldest become cold first; when
- * many of those are dead or stand in many files, these are made anew.  Searches see either state.
- * One caller at a time, on any thread, also while others insert, delete, step and search; a step
- * may wait while links are written. After an error all is as it was, and the work is still due.
- * Errors: ERR_DEAD (go_on), ERR_IO, ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, those of
- * make_durable. */
+ * kept in memory; then it is found out which effort gives which recall.  When the graph holds more
+ * than cold_above, the oldest become cold first; when many of those are dead or stand in many
+ * files, these are made anew.  Searches see either state. One caller at a time, on any thread, also
+ * while others insert, delete, step and search; a step may wait while links are written. After an
+ * error all is as it was, and the work is still due. Errors: ERR_DEAD (go_on), ERR_IO,
+ * ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, those of make_durable. */
 MUST_CHECK enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *hooks,
                                          struct err *err);
 

@@ -97,6 +97,7 @@ void graph_clear(struct graph *graph)
     plane_free(&graph->vectors);
     memory_free(graph->frame.centre);
     graph->frame.centre = NULL;
+    memory_free(atomic_exchange_explicit(&graph->calibration, NULL, memory_order_acquire));
 }
 
 void graph_free(struct graph *graph)
@@ -183,8 +184,7 @@ uint64_t graph_bytes(const struct engine_options *options, const struct graph_si
              plane_bytes(2 * options->m * link, size->linked) +
              plane_bytes(options->m * link, size->upper_rows);
     if (options->bits != FINE_BITS)
-        bytes += plane_bytes(codes_stride(options->dim, FINE_BITS),
-                             size->linked - (options->low_memory ? size->filed : 0));
+        bytes += plane_bytes(codes_stride(options->dim, FINE_BITS), size->linked - size->filed);
     return bytes + sizeof(struct graph) + options->dim * sizeof(float);
 }
 

@@ -37,6 +37,8 @@ enum {
 #define LINK_TREE   UINT32_C(0x80000000)
 #define LINK_TARGET UINT32_C(0x7fffffff)
 
+struct calibration;
+
 struct slot {
     uint32_t ordinal;
     uint32_t upper;        /* node: first row in the upper plane; first twin of a chain: its last */
@@ -63,7 +65,7 @@ struct graph {
 
     struct plane vectors; /* row of a slot: dim floats and padding */
     struct plane codes;   /* row of a node: codes.h; none without links */
-    struct plane fine;    /* row of a node: 8-bit codes; none where `codes` are that already */
+    struct plane fine;    /* row of a node: 8-bit codes, for linking; none where `codes` are that */
     struct plane slots;   /* struct slot */
     struct plane ground;  /* row of a slot: 2 m links */
     struct plane upper;   /* row of (node, level above ground): m links */
@@ -73,28 +75,18 @@ struct graph {
     _Atomic uint64_t live;       /* slots in use that are not dead */
     _Atomic uint64_t entry;      /* (slot + 1) << 8 | level; 0: nothing is linked */
     _Atomic uint32_t upper_rows; /* rows of the upper plane in use */
-    _Atomic uint32_t filed;      /* slots whose vectors are pages of a file */
+    _Atomic uint32_t filed;      /* slots whose vectors and finer codes are pages of a file */
     _Atomic bool has_dead;       /* some vector was deleted */
     _Atomic bool has_twins;      /* some node has a twin */
 
     _Atomic(struct colds *) cold; /* parts of what comes before it (cold.h); NULL: none */
     _Atomic uint64_t cold_live;   /* vectors of them that are not dead, and all */
     _Atomic uint64_t cold_rows;
+    _Atomic(struct calibration *) calibration; /* calibrate.h; NULL: none yet */
+    _Atomic uint32_t calibrated;               /* its `linked`, for those who hold no scratch */
 
     struct graph *before; /* whose place it took: only its numbers are left */
 };
-
-/* Are there finer codes, and do searches read them?  Those that they do not read stay in the file
- * of a segment. */
-static inline bool graph_reads_fine(const struct engine_options *options)
-{
-    return options->bits != FINE_BITS && !options->low_memory;
-}
-
-static inline bool graph_files_fine(const struct engine_options *options)
-{
-    return options->bits != FINE_BITS && options->low_memory;
-}
 
 /* Empty.  NULL: no memory. */
 MUST_CHECK struct graph *graph_new(const struct engine_options *options,
@@ -153,10 +145,20 @@ static inline const uint8_t *fine_of(const struct graph *graph, uint32_t slot)
     return plane_row(graph->options.bits == FINE_BITS ? &graph->codes : &graph->fine, slot);
 }
 
-/* Between two nodes; by this links are ordered and pruned. */
+/* Between a node and others, by their rows of 8-bit codes; by this links are ordered and pruned. */
+static inline void pair_distances(const struct graph *graph, uint32_t slot,
+                                  const uint8_t *const *rows, size_t count, float *distances)
+{
+    codes_pairs(graph->kernels, &graph->frame, fine_of(graph, slot), rows, count, distances);
+}
+
 static inline float pair_distance(const struct graph *graph, uint32_t a, uint32_t b)
 {
-    return codes_pair(graph->kernels, &graph->frame, fine_of(graph, a), fine_of(graph, b));
+    const uint8_t *row = fine_of(graph, b);
+    float distance;
+
+    pair_distances(graph, a, &row, 1, &distance);
+    return distance;
 }
 
 static inline struct slot *slot_of(const struct graph *graph, uint32_t slot)

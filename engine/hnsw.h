@@ -11,6 +11,7 @@ struct walk {
     struct scratch *scratch;
     const struct code_query *query;
     uint32_t limit;       /* slots at or above this are not looked at */
+    uint32_t held;        /* slot + 1 of a node that walk_level() does not meet; 0: none */
     uint32_t wanted;      /* slack counts from the wanted-th nearest one seen; at least 1 */
     float slack;          /* see walk_level; INFINITY: none */
     float lift;           /* makes distances positive for that, where they are not */
@@ -84,6 +85,9 @@ static inline uint32_t pool_slot(uint64_t key)
 }
 
 bool deadline_passed(uint64_t deadline_ns);
+
+/* Put the distances from base into keys that have only slots yet. */
+void keys_measure(const struct graph *graph, uint32_t base, uint64_t *keys, size_t count);
 
 /* Keys are order << 32 | slot here.  Of count ascending keys around `base`, keep up to max that
  * are nearer to base than to any kept one, then fill up to `fill` with the nearest of the others;

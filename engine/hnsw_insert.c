@@ -16,102 +16,11 @@
 #include <string.h>
 
 #include "common/base/checked.h"
-#include "common/base/limits.h"
 #include "engine/hnsw.h"
-#include "engine/internal.h"
-#include "engine/memory.h"
+#include "engine/hnsw_batch.h"
 #include "engine/spread.h"
 
-enum { LINKS_MAX = 256, MEASURE_AHEAD = 4 };
-
-struct member {
-    uint32_t slot;
-    uint32_t level;
-    uint32_t twin_of; /* slot + 1 of the node it equals; 0: it becomes a node */
-    uint32_t parent;  /* slot; its own slot: it is the root */
-    uint64_t hash;    /* of the vector's bytes */
-    size_t list;      /* its lists: batch->keys + (list + level) * span */
-    uint32_t count[LEVEL_MAX + 1];
-};
-
-/* A link back: target takes source in. */
-struct pair {
-    uint32_t target;
-    uint32_t order; /* of the distance */
-    uint32_t source;
-    uint32_t is_tree;
-};
-
-struct batch {
-    const struct engine_executor *executor;
-    struct scratches *scratches;
-    struct graph *graph; /* that is being linked */
-    uint64_t entry;      /* of the graph before the batch */
-    uint32_t first;      /* slot of the first member */
-    uint32_t count;
-    struct member members[BATCH_MAX];
-    uint64_t *keys;
-    size_t lists_max; /* lists that keys has room for */
-    size_t span;      /* keys of a list */
-    struct pair *pairs;
-    size_t pairs_max;
-    size_t pair_count;
-    size_t groups[BATCH_MAX * (HNSW_M_MAX + 1) + 1]; /* where each target's pairs begin */
-    uint32_t level;                                  /* that is being linked back */
-    _Atomic bool failed;                             /* a thread found no memory */
-};
-
-static size_t span_of(const struct engine_options *options)
-{
-    return options->ef_construction + BATCH_MAX;
-}
-
-uint64_t batch_bytes(const struct engine_options *options)
-{
-    return sizeof(struct batch) + 2 * BATCH_MAX * (span_of(options) * sizeof(uint64_t)) +
-           BATCH_MAX * (options->m + 1) * sizeof(struct pair);
-}
-
-static bool batch_grow(struct batch *batch, size_t lists)
-{
-    if (lists <= batch->lists_max)
-        return true;
-    uint64_t *keys = memory_alloc(lists, batch->span * sizeof(*keys));
-    if (keys == NULL)
-        return false;
-    memory_free(batch->keys);
-    batch->keys = keys;
-    batch->lists_max = lists;
-    return true;
-}
-
-struct batch *batch_new(const struct engine_options *options,
-                        const struct engine_executor *executor, struct scratches *scratches)
-{
-    struct batch *batch = memory_alloc(1, sizeof(*batch));
-
-    if (batch == NULL)
-        return NULL;
-    batch->executor = executor;
-    batch->scratches = scratches;
-    batch->span = span_of(options);
-    batch->pairs_max = BATCH_MAX * (options->m + 1);
-    batch->pairs = memory_alloc(batch->pairs_max, sizeof(*batch->pairs));
-    if (batch->pairs == NULL || !batch_grow(batch, 2 * BATCH_MAX)) {
-        batch_free(batch);
-        return NULL;
-    }
-    return batch;
-}
-
-void batch_free(struct batch *batch)
-{
-    if (batch == NULL)
-        return;
-    memory_free(batch->keys);
-    memory_free(batch->pairs);
-    memory_free(batch);
-}
+enum { LINKS_MAX = 256 };
 
 static uint32_t batch_size(uint32_t linked)
 {
@@ -162,15 +71,9 @@ static void measure_found(const struct graph *graph, const struct scratch *scrat
 {
     size_t count = scratch->pool_count;
 
-    for (size_t i = 0; i < count && i < MEASURE_AHEAD; i++)
-        prefetch_fine(graph, pool_slot(scratch->pool[i]));
-    for (size_t i = 0; i < count; i++) {
-        uint32_t found = pool_slot(scratch->pool[i]);
-
-        if (i + MEASURE_AHEAD < count)
-            prefetch_fine(graph, pool_slot(scratch->pool[i + MEASURE_AHEAD]));
-        keys[i] = key_make(pair_distance(graph, slot, found), found);
-    }
+    for (size_t i = 0; i < count; i++)
+        keys[i] = pool_slot(scratch->pool[i]);
+    keys_measure(graph, slot, keys, count);
     keys_sort(keys, count); /* they are nearly in order */
 }
 
@@ -275,8 +178,9 @@ static void job_select(void *argument, size_t index)
 
             if (peer->twin_of != 0 || peer->level < level)
                 continue;
-            peers[count++] = key_make(pair_distance(graph, member->slot, peer->slot), peer->slot);
+            peers[count++] = peer->slot;
         }
+        keys_measure(graph, member->slot, peers, count);
         keys_sort(peers, count);
         keys_merge(keys, member->count[level], peers, count);
         struct prune prune = {.graph = graph,
@@ -435,8 +339,9 @@ static size_t read_links(struct batch *batch, uint32_t target, uint64_t *keys, s
             break;
         if ((link & LINK_TREE) != 0)
             tree[prune->tree_count++] = slot;
-        keys[count] = key_make(pair_distance(graph, target, slot), slot);
+        keys[count] = slot;
     }
+    keys_measure(graph, target, keys, count);
     return count;
 }
 

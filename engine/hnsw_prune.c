@@ -5,9 +5,31 @@
  * for a longer list costs no more to fetch.  Differs from the paper: tree links always stay. */
 #include <assert.h>
 
+#include "common/base/checked.h"
 #include "engine/hnsw.h"
 
-enum { CANDIDATES_MAX = 2048 + BATCH_MAX, LINKS_MAX = 256 };
+enum { CANDIDATES_MAX = 2048 + BATCH_MAX, LINKS_MAX = 256, ABREAST = 4, MEASURED = 8 };
+
+void keys_measure(const struct graph *graph, uint32_t base, uint64_t *keys, size_t count)
+{
+    const uint8_t *rows[MEASURED];
+    float distances[MEASURED];
+
+    for (size_t i = 0; i < count && i < MEASURED; i++)
+        prefetch_fine(graph, key_number(keys[i]));
+    for (size_t i = 0; i < count; i += MEASURED) {
+        size_t some = MIN_OF(count - i, (size_t)MEASURED);
+
+        for (size_t j = 0; j < some; j++) {
+            if (i + j + MEASURED < count)
+                prefetch_fine(graph, key_number(keys[i + j + MEASURED]));
+            rows[j] = fine_of(graph, key_number(keys[i + j]));
+        }
+        pair_distances(graph, base, rows, some, distances);
+        for (size_t j = 0; j < some; j++)
+            keys[i + j] = key_make(distances[j], key_number(keys[i + j]));
+    }
+}
 
 static bool in_tree(const struct prune *prune, uint32_t slot)
 {
@@ -17,15 +39,21 @@ static bool in_tree(const struct prune *prune, uint32_t slot)
     return false;
 }
 
-static bool is_diverse(const struct prune *prune, uint64_t key, const uint32_t *kept,
+/* Compared with some at a time: often one of the first kept ones is nearer already. */
+static bool is_diverse(const struct prune *prune, uint64_t key, const uint8_t *const *kept,
                        size_t kept_count)
 {
-    const struct graph *graph = prune->graph;
-    uint32_t slot = key_number(key);
     uint32_t order = (uint32_t)(key >> 32);
+    float distances[ABREAST];
 
-    for (size_t i = 0; i < kept_count; i++) {
-        if (key_order(pair_distance(graph, slot, kept[i])) < order)
+    for (size_t i = 0; i < kept_count; i += ABREAST) {
+        size_t count = MIN_OF(kept_count - i, (size_t)ABREAST);
+        bool is_nearer = false;
+
+        pair_distances(prune->graph, key_number(key), kept + i, count, distances);
+        for (size_t j = 0; j < count; j++)
+            is_nearer |= key_order(distances[j]) < order;
+        if (is_nearer)
             return false;
     }
     return true;
@@ -33,7 +61,7 @@ static bool is_diverse(const struct prune *prune, uint64_t key, const uint32_t *
 
 size_t prune_select(const struct prune *prune)
 {
-    uint32_t kept[LINKS_MAX];
+    const uint8_t *kept[LINKS_MAX]; /* their codes */
     bool is_kept[CANDIDATES_MAX] = {false};
     size_t kept_count = 0;
     size_t reserved = prune->tree_count;
@@ -48,7 +76,7 @@ size_t prune_select(const struct prune *prune)
             reserved--;
         else if (kept_count + reserved >= prune->max || !is_diverse(prune, key, kept, kept_count))
             continue;
-        kept[kept_count++] = key_number(key);
+        kept[kept_count++] = fine_of(prune->graph, key_number(key));
         is_kept[i] = true;
     }
     assert(reserved == 0);

@@ -3,18 +3,23 @@
  * The beam is an array of 64-bit keys, ascending: finding the next node to expand, the worst one
  * and a tie's order are all plain integer work.  Of a node's links, those seen before are sorted
  * out first; then the code rows of the rest are all fetched at once, because memory answers many
- * questions in the time of one, and their distances estimated in one go.
+ * questions in the time of one, and their distances estimated in one go.  So that memory is never
+ * idle, three nodes are under way at a time: each is chosen before the two ahead of it have been
+ * heard.  That costs hardly a distance more, for near the query about every node of the front is
+ * expanded sooner or later.
  * Failure: only a deadline, looked at every HOPS_PER_CHECK hops. */
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 #include <time.h>
 
+#include "common/base/checked.h"
 #include "engine/hnsw.h"
 
 enum {
     HOPS_PER_CHECK = 64,
-    LINKS_AHEAD = 2, /* so near to the front, a node will be expanded soon */
+    HOPS_AHEAD = 3, /* under way at a time ... */
+    ROWS_AHEAD = 2, /* ... and with their links read */
 };
 
 bool deadline_passed(uint64_t deadline_ns)
@@ -71,8 +76,10 @@ static bool step_nearer(struct walk *walk, uint32_t level, uint64_t *nearest)
 
         if (link == 0)
             break;
-        if (link - 1 < walk->limit)
-            scratch->fresh[count++] = link - 1;
+        if (link - 1 >= walk->limit)
+            continue;
+        prefetch(slot_of(graph, link - 1)); /* which knows where its links are */
+        scratch->fresh[count++] = link - 1;
     }
     walk_estimate(walk, count);
     for (size_t i = 0; i < count; i++) {
@@ -144,15 +151,13 @@ size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t key)
 {
     uint64_t *pool = beam->pool;
     size_t low = 0;
-    size_t high = beam->count;
 
-    while (low < high) {
-        size_t middle = (low + high) / 2;
+    /* Without a branch: where a key belongs is hard to predict. */
+    for (size_t left = beam->count; left > 0;) {
+        size_t half = (left + 1) / 2;
 
-        if (pool[middle] < key)
-            low = middle + 1;
-        else
-            high = middle;
+        low = pool[low + half - 1] < key ? low + half : low;
+        left -= half;
     }
     size_t moved = beam->count - low;
     if (beam->count == beam->max)
@@ -166,22 +171,60 @@ size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t key)
     return low;
 }
 
-/* Take in what walk_fresh() found; *at goes back to the first key that is new. */
-static void absorb_fresh(struct walk *walk, struct beam *beam, size_t count, size_t *at)
-{
-    const struct scratch *scratch = walk->scratch;
+/* The expansion of one node, in three steps: while the rows of one are estimated, those of the
+ * next and the links of the one after are on their way. */
+struct hop {
+    uint32_t node;
+    size_t count;
+    uint32_t slots[FRESH_MAX];      /* what it has met: fresh links ... */
+    const uint8_t *rows[FRESH_MAX]; /* ... and their codes */
+};
 
-    walk_estimate(walk, count);
-    for (size_t i = 0; i < count; i++) {
-        uint64_t key = key_make(scratch->distances[i], scratch->fresh[i] << 1);
+/* Choose the next node of the beam, *at or behind.  False: there is none. */
+static bool hop_choose(const struct walk *walk, const struct beam *beam, size_t *at, uint32_t level,
+                       struct hop *hop)
+{
+    while (*at < beam->count && (beam->pool[*at] & 1) != 0)
+        ++*at;
+    if (*at == beam->count || beam->pool[*at] >= beam->horizon)
+        return false;
+    beam->pool[*at] |= 1;
+    hop->node = pool_slot(beam->pool[*at]);
+    ++*at;
+    if (level > 0)
+        return true;
+    walk_prefetch_links(walk->graph, hop->node);
+    if (*at < beam->count) /* perhaps the next */
+        walk_prefetch_links(walk->graph, pool_slot(beam->pool[*at]));
+    return true;
+}
+
+static void hop_begin(struct walk *walk, uint32_t level, struct hop *hop)
+{
+    size_t bytes = walk->query->bytes + sizeof(struct code_tail);
+
+    hop->count = walk_fresh(walk, hop->node, level);
+    for (size_t i = 0; i < hop->count; i++) {
+        hop->slots[i] = walk->scratch->fresh[i];
+        hop->rows[i] = code_of(walk->graph, hop->slots[i]);
+        prefetch_row(hop->rows[i], bytes);
+    }
+}
+
+/* Take in what a hop has met; *at goes back to the first key that is new. */
+static void hop_end(struct walk *walk, struct beam *beam, size_t *at, const struct hop *hop)
+{
+    float *distances = walk->scratch->distances;
+
+    codes_distances(walk->query, hop->rows, hop->count, distances);
+    walk->distances += hop->count;
+    for (size_t i = 0; i < hop->count; i++) {
+        uint64_t key = key_make(distances[i], hop->slots[i] << 1);
 
         if (key >= beam->horizon)
             continue;
         size_t place = beam_insert(beam, walk, key);
-        if (place < *at + LINKS_AHEAD)
-            walk_prefetch_links(walk->graph, scratch->fresh[i]);
-        if (place < *at)
-            *at = place;
+        *at = MIN_OF(*at, place);
     }
 }
 
@@ -189,29 +232,30 @@ bool walk_level(struct walk *walk, uint32_t start, uint32_t level, uint32_t ef)
 {
     struct scratch *scratch = walk->scratch;
     struct beam beam = {.pool = scratch->pool, .max = ef, .horizon = UINT64_MAX};
+    struct hop hops[HOPS_AHEAD];
+    uint32_t chosen = 0, begun = 0, ended = 0;
     size_t at = 0;
-    uint32_t hops = 0;
 
     assert(ef > 0 && ef <= scratch->pool_max && walk->wanted > 0);
     assert(start < walk->limit && walk->limit <= scratch->visited_max);
     scratch_begin(scratch);
     scratch->visited[start] = scratch->tag;
+    if (walk->held != 0)
+        scratch->visited[walk->held - 1] = scratch->tag;
     (void)beam_insert(&beam, walk, key_make(estimate_one(walk, start), start << 1));
-    while (at < beam.count && beam.pool[at] < beam.horizon) {
-        if ((beam.pool[at] & 1) != 0) {
-            at++;
-            continue;
-        }
-        beam.pool[at] |= 1;
-        if (++hops % HOPS_PER_CHECK == 0 && deadline_passed(walk->deadline_ns))
+    for (;;) {
+        while (chosen - ended < HOPS_AHEAD &&
+               hop_choose(walk, &beam, &at, level, &hops[chosen % HOPS_AHEAD]))
+            chosen++;
+        while (begun < chosen && begun - ended < ROWS_AHEAD)
+            hop_begin(walk, level, &hops[begun++ % HOPS_AHEAD]);
+        if (begun == ended)
+            break;
+        hop_end(walk, &beam, &at, &hops[ended % HOPS_AHEAD]);
+        if (++ended % HOPS_PER_CHECK == 0 && deadline_passed(walk->deadline_ns))
             return false;
-        size_t count = walk_fresh(walk, pool_slot(beam.pool[at]), level);
-        at++;
-        if (at < beam.count && level == 0)
-            walk_prefetch_links(walk->graph, pool_slot(beam.pool[at]));
-        absorb_fresh(walk, &beam, count, &at);
     }
     scratch->pool_count = beam.count;
-    walk->hops += hops;
+    walk->hops += ended;
     return true;
 }

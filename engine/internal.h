@@ -42,7 +42,7 @@ static inline struct graph *graph_of(const struct engine *engine)
     return atomic_load_explicit(&((struct engine *)(uintptr_t)engine)->graph, memory_order_acquire);
 }
 
-/* hnsw_insert.c: the workspace, and linking with it. */
+/* hnsw_batch.c, hnsw_insert.c: the workspace, and linking with it. */
 MUST_CHECK struct batch *batch_new(const struct engine_options *options,
                                    const struct engine_executor *executor,
                                    struct scratches *scratches);

@@ -17,6 +17,7 @@
 #include "common/base/checked.h"
 #include "engine/cold.h"
 #include "engine/memory.h"
+#include "engine/new_file.h"
 #include "engine/segment.h"
 
 #define SEGMENT_NAME "graph.seg"
@@ -45,6 +46,17 @@ static enum err_code name_segment(struct keeper *keeper, const char *dir, struct
         return err_set(err, ERR_INVALID_ARGUMENT, "the folder's path is too long");
     if (mkdir(dir, 0755) != 0 && errno != EEXIST)
         return err_set_errno(err, errno, "folder of segments");
+    return ERR_OK;
+}
+
+/* What a crash left of a segment that was being written. */
+static enum err_code remove_unfinished(const struct keeper *keeper, struct err *err)
+{
+    char unfinished[PATH_MAX + 8];
+
+    (void)snprintf(unfinished, sizeof(unfinished), "%s" NEW_FILE_SUFFIX, keeper->path);
+    if (unlink(unfinished) != 0 && errno != ENOENT)
+        return err_set_errno(err, errno, "removing an unfinished segment");
     return ERR_OK;
 }
 
@@ -184,6 +196,8 @@ enum err_code keeper_open(struct engine *engine, const char *dir, struct err *er
     if (engine->keeper == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory to keep segments");
     enum err_code code = name_segment(engine->keeper, dir, err);
+    if (code == ERR_OK)
+        code = remove_unfinished(engine->keeper, err);
     return code == ERR_OK ? load(engine, err) : code;
 }
 

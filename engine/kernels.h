@@ -20,8 +20,10 @@ typedef void code_kernel_fn(const uint8_t *const *rows, size_t count, const int8
                             size_t bytes, int32_t *sums);
 enum { CODE_PLANES = 4 };
 
-/* The sum of (a[i] - 128) (b[i] - 128), exact; bytes: a multiple of 8; both may lie anywhere. */
-typedef int32_t code_pair_fn(const uint8_t *a, const uint8_t *b, size_t bytes);
+/* For each of count rows b the sum of (a[i] - 128) (b[i] - 128), exact; bytes: a multiple of 8; all
+ * may lie anywhere. */
+typedef void code_pairs_fn(const uint8_t *a, const uint8_t *const *rows, size_t count, size_t bytes,
+                           int32_t *sums);
 
 enum { CODE_WIDTHS = 4 };
 
@@ -31,7 +33,7 @@ struct kernels {
     kernel_fn *dot;          /* sum of a[i] b[i] */
     kernel_fn *l2;           /* sum of (a[i] - b[i])^2 */
     code_kernel_fn *codes[CODE_WIDTHS];
-    code_pair_fn *pair;
+    code_pairs_fn *pairs;
 };
 
 /* The table of that name; NULL or "": the fastest one that this machine supports.

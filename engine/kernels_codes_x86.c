@@ -45,6 +45,55 @@ INLINED TARGET_VNNI int32_t vnni_row(const uint8_t *row, const int8_t *query, si
     return _mm512_reduce_add_epi32(_mm512_add_epi32(s0, s1));
 }
 
+/* The sums of four registers: lanes of two, then of four, are added crosswise; then the quarters.
+ */
+INLINED TARGET_VNNI __m128i vnni_sums(const __m512i *sums)
+{
+    __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[0], sums[1]),
+                                 _mm512_unpackhi_epi32(sums[0], sums[1]));
+    __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(sums[2], sums[3]),
+                                 _mm512_unpackhi_epi32(sums[2], sums[3]));
+    __m512i c = _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(c), _mm512_extracti64x4_epi64(c, 1));
+
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+/* Four rows abreast: each part of the query is loaded once, and their sums are added up together.
+ */
+INLINED TARGET_VNNI __m128i vnni_four(const uint8_t *const *rows, const int8_t *query, size_t bytes,
+                                      const int bits)
+{
+    const __m512i mask = _mm512_set1_epi8((char)((1 << bits) - 1));
+    __m512i sums[4];
+
+#pragma GCC unroll 4
+    for (size_t r = 0; r < 4; r++)
+        sums[r] = _mm512_setzero_si512();
+    for (size_t at = 0; at < bytes; at += BLOCK) {
+        size_t left = bytes - at;
+        __mmask64 valid = left >= BLOCK ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
+        __m512i codes[4];
+
+#pragma GCC unroll 4
+        for (size_t r = 0; r < 4; r++)
+            codes[r] = _mm512_maskz_loadu_epi8(valid, rows[r] + at);
+        for (int shift = 0; shift < 8; shift += bits, query += BLOCK) {
+            __m512i part = _mm512_load_si512((const void *)query);
+
+#pragma GCC unroll 4
+            for (size_t r = 0; r < 4; r++) {
+                __m512i numbers = _mm512_srli_epi16(codes[r], (unsigned)shift);
+
+                if (bits != 8)
+                    numbers = _mm512_and_si512(numbers, mask);
+                sums[r] = _mm512_dpbusd_epi32(sums[r], numbers, part);
+            }
+        }
+    }
+    return vnni_sums(sums);
+}
+
 /* 32 bytes of 8-bit codes, widened. */
 INLINED TARGET_AVX512 __m512i avx512_wide(const __m256i codes, const int8_t *query)
 {
@@ -237,27 +286,58 @@ CODE_KERNEL(avx2, TARGET_AVX2, 8)
 CODE_KERNEL(avx512, TARGET_AVX512, 2)
 CODE_KERNEL(avx512, TARGET_AVX512, 4)
 CODE_KERNEL(avx512, TARGET_AVX512, 8)
-CODE_KERNEL(vnni, TARGET_VNNI, 2)
-CODE_KERNEL(vnni, TARGET_VNNI, 4)
-CODE_KERNEL(vnni, TARGET_VNNI, 8)
+#define CODE_KERNEL_BY_FOUR(bits)                                                                  \
+    TARGET_VNNI void vnni_codes_##bits(const uint8_t *const *rows, size_t count,                   \
+                                       const int8_t *query, size_t bytes, int32_t *sums)           \
+    {                                                                                              \
+        for (; count >= 4; count -= 4, rows += 4, sums += 4)                                       \
+            _mm_storeu_si128((void *)sums, vnni_four(rows, query, bytes, bits));                   \
+        for (size_t i = 0; i < count; i++)                                                         \
+            sums[i] = vnni_row(rows[i], query, bytes, bits);                                       \
+    }
 
-/* Bytes that a masked load leaves out count as 128, hence as nothing. */
-TARGET_VNNI int32_t vnni_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
+CODE_KERNEL_BY_FOUR(2)
+CODE_KERNEL_BY_FOUR(4)
+CODE_KERNEL_BY_FOUR(8)
+
+/* Up to four rows of 8 bits with a.  Bytes that a masked load leaves out count as 128, hence as
+ * nothing. */
+INLINED TARGET_VNNI __m128i vnni_pairs_four(const uint8_t *a, const uint8_t *const *rows,
+                                            size_t bytes, const int count)
 {
     const __m512i middle = _mm512_set1_epi8((char)128);
-    __m512i sum = _mm512_setzero_si512(), excess = sum;
+    __m512i sums[4], excess = _mm512_setzero_si512();
 
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; r++)
+        sums[r] = _mm512_setzero_si512();
     for (size_t at = 0; at < bytes; at += BLOCK) {
         size_t left = bytes - at;
         __mmask64 valid = left >= BLOCK ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
         __m512i x = _mm512_mask_loadu_epi8(middle, valid, a + at);
-        __m512i y = _mm512_mask_loadu_epi8(middle, valid, b + at);
 
-        y = _mm512_xor_si512(y, middle); /* signed: less 128 */
-        sum = _mm512_dpbusd_epi32(sum, x, y);
-        excess = _mm512_dpbusd_epi32(excess, middle, y);
+        x = _mm512_xor_si512(x, middle); /* signed: less 128 */
+        excess = _mm512_dpbusd_epi32(excess, middle, x);
+#pragma GCC unroll 4
+        for (int r = 0; r < count; r++)
+            sums[r] = _mm512_dpbusd_epi32(sums[r],
+                                          _mm512_mask_loadu_epi8(middle, valid, rows[r] + at), x);
     }
-    return _mm512_reduce_add_epi32(_mm512_sub_epi32(sum, excess));
+#pragma GCC unroll 4
+    for (int r = 0; r < count; r++)
+        sums[r] = _mm512_sub_epi32(sums[r], excess);
+    return vnni_sums(sums);
+}
+
+TARGET_VNNI void vnni_pairs(const uint8_t *a, const uint8_t *const *rows, size_t count,
+                            size_t bytes, int32_t *sums)
+{
+    for (; count >= 4; count -= 4, rows += 4, sums += 4)
+        _mm_storeu_si128((void *)sums, vnni_pairs_four(a, rows, bytes, 4));
+    for (; count >= 2; count -= 2, rows += 2, sums += 2)
+        _mm_storel_epi64((void *)sums, vnni_pairs_four(a, rows, bytes, 2));
+    if (count > 0)
+        sums[0] = _mm_cvtsi128_si32(vnni_pairs_four(a, rows, bytes, 1));
 }
 
 INLINED TARGET_AVX2 __m256i avx2_less_middle(const uint8_t *codes)
@@ -266,7 +346,7 @@ INLINED TARGET_AVX2 __m256i avx2_less_middle(const uint8_t *codes)
                             _mm256_set1_epi16(128));
 }
 
-TARGET_AVX2 int32_t avx2_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
+INLINED TARGET_AVX2 int32_t avx2_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
 {
     __m256i sum = _mm256_setzero_si256();
     size_t i = 0;
@@ -280,7 +360,7 @@ TARGET_AVX2 int32_t avx2_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
     return avx2_sum(sum) + rest;
 }
 
-TARGET_AVX512 int32_t avx512_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
+INLINED TARGET_AVX512 int32_t avx512_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
 {
     const __m512i middle = _mm512_set1_epi16(128);
     __m512i sum = _mm512_setzero_si512();
@@ -295,5 +375,16 @@ TARGET_AVX512 int32_t avx512_pair(const uint8_t *a, const uint8_t *b, size_t byt
     }
     return _mm512_reduce_add_epi32(sum) + (i < bytes ? avx2_pair(a + i, b + i, bytes - i) : 0);
 }
+
+#define PAIRS_KERNEL(table, target)                                                                \
+    target void table##_pairs(const uint8_t *a, const uint8_t *const *rows, size_t count,          \
+                              size_t bytes, int32_t *sums)                                         \
+    {                                                                                              \
+        for (size_t i = 0; i < count; i++)                                                         \
+            sums[i] = table##_pair(a, rows[i], bytes);                                             \
+    }
+
+PAIRS_KERNEL(avx2, TARGET_AVX2)
+PAIRS_KERNEL(avx512, TARGET_AVX512)
 
 #endif

@@ -11,7 +11,7 @@ extern const struct kernels kernels_vnni; /* AVX-512 with its integer dot produc
 
 /* kernels_codes_x86.c: the sums over codes for each table and number of bits. */
 #define DECLARE_CODE_KERNELS(table)                                                                \
-    code_pair_fn table##_pair;                                                                     \
+    code_pairs_fn table##_pairs;                                                                   \
     code_kernel_fn table##_codes_1, table##_codes_2, table##_codes_4, table##_codes_8
 #define CODE_KERNELS(table)                                                                        \
     {                                                                                              \

@@ -80,13 +80,14 @@ SCALAR_CODES(2)
 SCALAR_CODES(4)
 SCALAR_CODES(8)
 
-static int32_t scalar_pair(const uint8_t *a, const uint8_t *b, size_t bytes)
+static void scalar_pairs(const uint8_t *a, const uint8_t *const *rows, size_t count, size_t bytes,
+                         int32_t *sums)
 {
-    int32_t sum = 0;
-
-    for (size_t i = 0; i < bytes; i++)
-        sum += ((int32_t)a[i] - 128) * ((int32_t)b[i] - 128);
-    return sum;
+    for (size_t r = 0; r < count; r++) {
+        sums[r] = 0;
+        for (size_t i = 0; i < bytes; i++)
+            sums[r] += ((int32_t)a[i] - 128) * ((int32_t)rows[r][i] - 128);
+    }
 }
 
 const struct kernels kernels_scalar = {
@@ -95,4 +96,4 @@ const struct kernels kernels_scalar = {
     .dot = scalar_dot,
     .l2 = scalar_l2,
     .codes = {scalar_codes_1, scalar_codes_2, scalar_codes_4, scalar_codes_8},
-    .pair = scalar_pair};
+    .pairs = scalar_pairs};

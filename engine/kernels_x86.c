@@ -142,19 +142,19 @@ const struct kernels kernels_avx2 = {.name = "avx2",
                                      .dot = avx2_dot,
                                      .l2 = avx2_l2,
                                      .codes = CODE_KERNELS(avx2),
-                                     .pair = avx2_pair};
+                                     .pairs = avx2_pairs};
 const struct kernels kernels_avx512 = {.name = "avx512",
                                        .supported = avx512_supported,
                                        .dot = avx512_dot,
                                        .l2 = avx512_l2,
                                        .codes = CODE_KERNELS(avx512),
-                                       .pair = avx512_pair};
+                                       .pairs = avx512_pairs};
 const struct kernels kernels_vnni = {.name = "vnni",
                                      .supported = vnni_supported,
                                      .dot = avx512_dot,
                                      .l2 = avx512_l2,
                                      .codes = CODE_KERNELS(vnni),
-                                     .pair = vnni_pair};
+                                     .pairs = vnni_pairs};
 
 #else
 

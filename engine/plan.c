@@ -11,6 +11,7 @@
 #include <math.h>
 
 #include "common/base/checked.h"
+#include "engine/calibrate.h"
 
 enum {
     EF_FLOOR = 84,      /* default beam: recall@10 0.97 on 100,000 real passages ... */
@@ -51,10 +52,18 @@ enum {
 #define SLACK_PER_PLACE  0.004f
 #define SLACK_OF_THROUGH 1.3f /* fewer nodes lie within the same slack when some are refused */
 
-uint32_t plan_effort(const struct engine_query *query)
+uint32_t plan_effort(const struct engine_query *query, const struct graph *graph)
 {
     uint64_t ef = query->ef;
 
+    if (query->recall > 0) {
+        /* Acquiring: who sees the table sees what is in it. */
+        uint64_t least =
+            calibrated_ef(atomic_load_explicit(&graph->calibration, memory_order_acquire),
+                          query->recall, query->k);
+
+        ef = MAX_OF(ef, least);
+    }
     if (ef == 0)
         ef = MAX_OF((uint64_t)EF_FLOOR, query->k + (uint64_t)query->k / 4 + EF_BEYOND);
     return (uint32_t)MIN_OF(MAX_OF(ef, (uint64_t)query->k), PLANE_ROWS_MAX);
@@ -170,6 +179,8 @@ enum plan plan_choose(const struct search *search)
         search->linked == 0 || search->live <= graph->options.flat_below ||
         search->candidates <= search->query->k)
         return PLAN_SCAN;
+    if (search->held != 0)
+        return PLAN_WALK; /* a scan would meet it */
     if (search->engine->forced != PLAN_CHOOSE)
         return search->engine->forced;
     if (plan_is_plain(search)) /* flat_below has said what is small; but a beam may be wide */

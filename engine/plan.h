@@ -7,8 +7,8 @@
 
 #include "engine/search.h"
 
-/* The effort that a query asks for. */
-uint32_t plan_effort(const struct engine_query *query);
+/* The effort that a query asks for, in this graph. */
+uint32_t plan_effort(const struct engine_query *query, const struct graph *graph);
 
 /* The effort, as a walk wants it: how much farther than the k-th nearest a node may lie and still
  * be expanded.  INFINITY: distances say nothing about that, the ef nearest are expanded. */

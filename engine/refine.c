@@ -1,17 +1,17 @@
 /* The nearest of a beam, measured.
  *
- * A walk orders its beam by coarse estimates.  Where there are finer codes, the nearest are
- * estimated again by those; then the nearest of these are measured on the vectors.  Each stage
- * learns from the first ones how far the stage before was off, and ends when by those errors no
- * other node can still be among the best k: few codes and very few vectors are fetched. Failure:
- * only the deadline, and only in long chains of twins. */
+ * A walk orders its beam by coarse estimates; the nearest are measured on the vectors.  The first
+ * ones tell how far the estimates are off, and it ends when by those errors no other node can still
+ * be among the best k: very few vectors are fetched.
+ * Failure: only the deadline, and only in long chains of twins. */
 #include <math.h>
 
 #include "common/base/checked.h"
 #include "engine/search.h"
 
 enum {
-    RUN_MAX = 4,    /* rows fetched ahead of measuring */
+    RUN_MAX = 16,   /* rows fetched ahead of measuring, as long as k are not there ... */
+    RUN_NEXT = 4,   /* ... and then, when each run may be the last */
     ERRORS_MIN = 8, /* from so many on their spread is known */
     CHAIN_PER_CHECK = 4096,
 };
@@ -48,53 +48,17 @@ static bool is_wanted(const struct search *search, uint32_t slot)
     return slot < search->linked && admit_node(&search->admit, slot);
 }
 
-/* The next keys of the beam that may be returned, up to RUN_MAX, from *at on. */
-static size_t take_run(const struct search *search, size_t *at, uint64_t *run)
+/* The next keys of the beam that may be returned, from *at on, when so many were taken before. */
+static size_t take_run(const struct search *search, size_t taken, size_t *at, uint64_t *run)
 {
     const struct scratch *scratch = search->scratch;
+    size_t k = search->query->k;
+    size_t max = taken < k ? MIN_OF(k - taken, (size_t)RUN_MAX) : RUN_NEXT;
     size_t count = 0;
 
-    for (; *at < scratch->pool_count && count < RUN_MAX; (*at)++)
+    for (; *at < scratch->pool_count && count < max; (*at)++)
         if (is_wanted(search, pool_slot(scratch->pool[*at])))
             run[count++] = scratch->pool[*at];
-    return count;
-}
-
-static void insert_key(uint64_t *keys, size_t count, uint64_t key)
-{
-    for (; count > 0 && keys[count - 1] > key; count--)
-        keys[count] = keys[count - 1];
-    keys[count] = key;
-}
-
-/* Estimate again by the finer codes.  The beam's front becomes the keys that were estimated,
- * ascending; returns how many.  *rest: of those behind, how many may be returned. */
-static size_t estimate_finer(struct search *search, uint64_t *rest)
-{
-    struct scratch *scratch = search->scratch;
-    uint64_t *keys = scratch->pool;
-    uint32_t k = search->query->k;
-    struct error error = {0};
-    uint64_t run[RUN_MAX];
-    float distances[RUN_MAX];
-    size_t at = 0, count = 0, taken;
-
-    while ((taken = take_run(search, &at, run)) > 0) {
-        if (count >= k && !is_hopeful(&error, key_distance(run[0]), key_distance(keys[k - 1])))
-            break;
-        for (size_t i = 0; i < taken; i++) {
-            scratch->rows[i] = fine_of(search->graph, pool_slot(run[i]));
-            prefetch_fine(search->graph, pool_slot(run[i]));
-        }
-        codes_distances(&scratch->fine, scratch->rows, taken, distances);
-        for (size_t i = 0; i < taken; i++) {
-            error_add(&error, distances[i] - key_distance(run[i]));
-            insert_key(keys, count++, key_make(distances[i], pool_slot(run[i]) << 1));
-        }
-        search->counters.distances += taken;
-    }
-    for (*rest = taken; at < scratch->pool_count; at++)
-        *rest += is_wanted(search, pool_slot(scratch->pool[at]));
     return count;
 }
 
@@ -153,20 +117,17 @@ bool refine_beam(struct search *search, uint64_t *found)
     const struct topk *best = &search->best;
     struct error error = {0};
     uint64_t run[RUN_MAX];
-    uint64_t rest = 0;
     size_t at = 0, count;
 
-    if (graph_reads_fine(&search->graph->options))
-        scratch->pool_count = estimate_finer(search, &rest);
     *found = 0;
-    while ((count = take_run(search, &at, run)) > 0) {
+    while ((count = take_run(search, best->count, &at, run)) > 0) {
         if (best->count == best->max &&
             !is_hopeful(&error, key_distance(run[0]), key_distance(best->keys[0])))
             break;
         if (!measure(search, run, count, &error, found))
             return false;
     }
-    for (*found += count + rest; at < scratch->pool_count; at++)
+    for (*found += count; at < scratch->pool_count; at++)
         *found += is_wanted(search, pool_slot(scratch->pool[at]));
     return true;
 }

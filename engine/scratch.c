@@ -59,7 +59,6 @@ static bool grow_fixed(struct scratch *scratch)
         {(void **)&scratch->query, dim * sizeof(float)},
         {(void **)&scratch->placed, rotation_padded(dim) * sizeof(float)},
         {(void **)&scratch->codes, codes_query_bytes(dim, scratch->owner->bits)},
-        {(void **)&scratch->fine_codes, codes_query_bytes(dim, FINE_BITS)},
         {(void **)&scratch->fresh, FRESH_MAX * sizeof(uint32_t)},
         {(void **)&scratch->rows, FRESH_MAX * sizeof(uint8_t *)},
         {(void **)&scratch->distances, FRESH_MAX * sizeof(float)},
@@ -80,7 +79,6 @@ static void scratch_free(struct scratch *scratch)
     memory_free(scratch->query);
     memory_free(scratch->placed);
     memory_free(scratch->codes);
-    memory_free(scratch->fine_codes);
     memory_free(scratch->fresh);
     memory_free(scratch->rows);
     memory_free(scratch->distances);
@@ -186,7 +184,7 @@ bool scratch_beam(struct scratch *scratch, size_t beam)
 uint64_t scratch_predict(const struct engine_options *options, uint64_t slots)
 {
     return slots + slots / 8 + (2 * options->dim + 4 * FRESH_MAX) * UINT64_C(4) +
-           2 * codes_query_bytes(options->dim, 8) + options->ef_construction * UINT64_C(16);
+           codes_query_bytes(options->dim, options->bits) + options->ef_construction * UINT64_C(16);
 }
 
 void scratch_begin(struct scratch *scratch)

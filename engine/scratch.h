@@ -38,8 +38,6 @@ struct scratch {
     float *placed; /* the query, or a vector that is being linked, in its place (codes.h) */
     int8_t *codes; /* and coded: codes_query_bytes(), on 64 bytes */
     struct code_query coded;
-    int8_t *fine_codes; /* the same, finer; NULL: the engine has no such codes */
-    struct code_query fine;
     uint32_t *fresh;      /* slots of one hop, or of one run of a filtered scan */
     const uint8_t **rows; /* code rows of fresh */
     float *distances;     /* estimated, of fresh */

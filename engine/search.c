@@ -14,6 +14,8 @@
 #include "engine/plan.h"
 #include "engine/search.h"
 
+#define RECALL_LEAST 0.5f
+
 /* The k-th nearest that is alive is about the so many-th nearest of all. */
 static uint32_t wanted_of(const struct search *search)
 {
@@ -60,9 +62,6 @@ static void code_query(struct search *search)
     codes_place_query(&graph->frame, scratch->query, &place);
     codes_query(graph->kernels, &graph->frame, &place, graph->options.bits, scratch->codes,
                 &scratch->coded);
-    if (graph_reads_fine(&graph->options))
-        codes_query(graph->kernels, &graph->frame, &place, FINE_BITS, scratch->fine_codes,
-                    &scratch->fine);
 }
 
 static struct walk walk_of(const struct search *search)
@@ -71,6 +70,7 @@ static struct walk walk_of(const struct search *search)
                          .scratch = search->scratch,
                          .query = &search->scratch->coded,
                          .limit = search->linked,
+                         .held = search->held,
                          .wanted = search->query->k,
                          .slack = plan_slack(search),
                          .lift = lift_of(search),
@@ -190,6 +190,9 @@ static enum err_code check_query(const struct engine *engine, const struct engin
 {
     if (query->k < 1 || query->k > PLANE_ROWS_MAX)
         return err_set(err, ERR_INVALID_ARGUMENT, "k %u is not allowed", query->k);
+    if (!(query->recall == 0 || (query->recall >= RECALL_LEAST && query->recall <= 1)))
+        return err_set(err, ERR_INVALID_ARGUMENT, "recall %g is not in 0.5..1",
+                       (double)query->recall);
     if (!all_finite(query->vector, engine->options.dim))
         return err_set(err, ERR_INVALID_ARGUMENT, "the query has a number that is not finite");
     return ERR_OK;
@@ -212,7 +215,7 @@ static void look(struct search *search)
     if (filter != NULL)
         search->candidates = MIN_OF(search->candidates, filter->cardinality);
     search->counters.linked = search->linked + colds_rows(search->colds);
-    search->ef = plan_effort(search->query);
+    search->ef = plan_effort(search->query, graph);
     if (search->count > 0)
         admit_init(&search->admit, graph, filter, search->count);
 }
@@ -229,7 +232,7 @@ static void prepare_query(struct search *search)
         memcpy(query, vector, graph->options.dim * sizeof(float));
 }
 
-static enum err_code answer(struct search *search, struct engine_hit *hits, size_t *count,
+enum err_code search_answer(struct search *search, struct engine_hit *hits, size_t *count,
                             struct err *err)
 {
     size_t beam = MIN_OF(search->ef, search->count); /* not below k */
@@ -266,8 +269,9 @@ enum err_code engine_search(struct engine *engine, const struct engine_query *qu
     if (search.scratch == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory to search");
     look(&search);
-    code = answer(&search, hits, count, err);
+    code = search_answer(&search, hits, count, err);
     scratch_put(search.scratch);
+    search.counters.ef = search.ef;
     if (counters != NULL)
         *counters = search.counters;
     return code;

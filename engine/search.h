@@ -24,8 +24,14 @@ struct search {
     uint64_t candidates; /* about as many vectors may be returned */
     size_t walked;       /* nodes that the last walk left in its beam */
     bool is_coded;       /* the query is */
+    uint32_t held;       /* slot + 1 of a node on the ground that is not met; 0: none */
     struct engine_counters counters;
 };
+
+/* search.c: the search itself, when all is filled in but what it works out by itself: best, walked,
+ * is_coded, counters.  As engine_search(). */
+MUST_CHECK enum err_code search_answer(struct search *search, struct engine_hit *hits,
+                                       size_t *count, struct err *err);
 
 /* refine.c: measure the nearest of the beam that may be returned, into search->best; *found says
  * how many of the beam may be returned.  False: the deadline has passed. */

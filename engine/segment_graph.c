@@ -1,7 +1,7 @@
 /* A segment becomes a graph that can grow: see segment.h.
  *
- * Slots, links and codes are memory of the graph; vectors (and the finer codes, where memory is to
- * be spared) are pages of the file, but for the last ones, which share a page with those that are
+ * Slots, links and codes are memory of the graph; vectors, and the finer codes, which only linking
+ * reads, are pages of the file, but for the last ones, which share a page with those that are
  * still to come.
  * Failure: memory, or a disk that cannot be read; nobody has seen the graph then. */
 #include <assert.h>
@@ -51,7 +51,7 @@ static enum err_code give_seldom_read(const struct segment *segment, struct grap
     enum err_code code = give_rows(segment, SEGMENT_VECTORS, &graph->vectors, &vectors, err);
 
     graph->filed = vectors;
-    if (code == ERR_OK && graph_files_fine(&graph->options)) {
+    if (code == ERR_OK && graph->options.bits != FINE_BITS) {
         code = give_rows(segment, SEGMENT_FINE, &graph->fine, &fine, err);
         graph->filed = MIN_OF(vectors, fine);
     }
@@ -87,8 +87,6 @@ enum err_code segment_give(struct segment *segment, struct graph *graph, struct 
     give_plane(segment, SEGMENT_GROUND, &graph->ground);
     give_plane(segment, SEGMENT_UPPER, &graph->upper);
     give_plane(segment, SEGMENT_CODES, &graph->codes);
-    if (!graph_files_fine(&graph->options))
-        give_plane(segment, SEGMENT_FINE, &graph->fine);
     count_slots(graph, parts->count);
     graph->upper_rows = parts->upper_rows;
     graph->entry = parts->entry;
@@ -99,8 +97,9 @@ enum err_code segment_give(struct segment *segment, struct graph *graph, struct 
 
 uint32_t segment_filed(const struct engine_options *options)
 {
-    return UINT32_C(1) << SEGMENT_VECTORS | (uint32_t)graph_files_fine(options)
-                                                << (uint32_t)SEGMENT_FINE;
+    bool has_fine = options->bits != FINE_BITS;
+
+    return UINT32_C(1) << SEGMENT_VECTORS | (uint32_t)has_fine << (uint32_t)SEGMENT_FINE;
 }
 
 static enum err_code lend_rows(int fd, const struct segment_place *place, struct plane *plane,
@@ -125,7 +124,7 @@ enum err_code segment_lend(const char *path, const struct segment_parts *parts, 
     enum err_code code =
         lend_rows(fd, &layout.places[SEGMENT_VECTORS], &graph->vectors, &vectors, err);
     fine = vectors;
-    if (code == ERR_OK && graph_files_fine(&graph->options))
+    if (code == ERR_OK && graph->options.bits != FINE_BITS)
         code = lend_rows(fd, &layout.places[SEGMENT_FINE], &graph->fine, &fine, err);
     (void)close(fd);
     atomic_store_explicit(&graph->filed, MIN_OF(vectors, fine), memory_order_relaxed);

@@ -3,8 +3,8 @@
  * question: u8 version, u8 op, u8 flags, u8 include, u32 dim, dim floats: so the vector is aligned
  *   whenever the body is.  Then u32 k, u32 ef, f32 bound, u32 limit, u32 wait_ms,
  *   u64 max_staleness_ns, the incarnation, the partitions (varint count of words, u64 words without
- *   the zero ones at the end), the demands (position.h), the filter, the ids (varint count), the id
- *   to go on after.
+ *   the zero ones at the end), the demands (position.h), the filter, f32 recall if a flag says so,
+ *   the ids (varint count), the id to go on after.
  * answer: u8 version, u8 flags, u16 0, u32 region, u64 staleness_ns, u64 map_version, u64 count,
  *   the positions seen, the served (varint count; varint partition, varint position), the rows
  *   (varint count), the explanation.
@@ -30,7 +30,8 @@ enum {
     QUESTION_EXPLAIN = 4,
     QUESTION_EXACT = 8,
     QUESTION_FILTER = 16,
-    QUESTION_FLAGS = 31,
+    QUESTION_RECALL = 32,
+    QUESTION_FLAGS = 63,
 
     ANSWER_STALE = 1,
     ANSWER_MORE = 2,
@@ -149,7 +150,8 @@ static uint8_t question_flags(const struct wire_question *question)
                      (question->serve_stale ? QUESTION_SERVE_STALE : 0) |
                      (question->explain ? QUESTION_EXPLAIN : 0) |
                      (question->exact ? QUESTION_EXACT : 0) |
-                     (question->filter != NULL ? QUESTION_FILTER : 0));
+                     (question->filter != NULL ? QUESTION_FILTER : 0) |
+                     (question->recall != 0 ? QUESTION_RECALL : 0));
 }
 
 void wire_question_encode(const struct wire_question *question, struct buffer *out)
@@ -177,6 +179,8 @@ void wire_question_encode(const struct wire_question *question, struct buffer *o
     token_encode(&question->demands, out);
     if (question->filter != NULL)
         append_run(out, question->filter, question->filter_len);
+    if (question->recall != 0)
+        append_float(out, question->recall);
     buffer_append_varint(out, question->id_count);
     for (size_t i = 0; i < question->id_count; i++)
         append_run(out, question->ids[i].data, question->ids[i].len);
@@ -239,7 +243,7 @@ static enum err_code question_check(const struct wire_question *question, struct
     if (question->wait_ms > DEADLINE_MS_MAX)
         return malformed(err, "the time to wait is too long");
     if (isnan(question->bound) || question->ef > SEARCH_EF_MAX || question->k > TOP_K_MAX ||
-        question->limit > SCROLL_LIMIT_MAX)
+        question->limit > SCROLL_LIMIT_MAX || !wire_recall_is_valid(question->recall))
         return malformed(err, "a number is out of its range");
     if (question->op == WIRE_SEARCH && (question->vector == NULL || question->k == 0))
         return malformed(err, "a search without a vector or without k");
@@ -283,6 +287,8 @@ static enum err_code question_head(struct wire_question *out, struct bytes_reade
         return rc;
     if ((flags & QUESTION_FILTER) != 0)
         out->filter = read_run(r, &out->filter_len);
+    if ((flags & QUESTION_RECALL) != 0 && (out->recall = read_float(r)) == 0)
+        return malformed(err, "a recall of zero");
     return ERR_OK;
 }
 

@@ -56,7 +56,8 @@ struct wire_question {
     const float *vector; /* dim floats */
     uint32_t dim;
     uint32_t k;
-    uint32_t ef; /* 0: default */
+    uint32_t ef;  /* 0: default */
+    float recall; /* 0.5..1, that is wanted; 0: as ef says */
     bool exact;
     float bound; /* distance beyond which hits are not wanted; INFINITY */
     /* searches, scrolls, counts; NULL: none */
@@ -71,6 +72,12 @@ struct wire_question {
     struct wire_id after; /* rows with ids above; len 0: from the start */
     uint32_t limit;
 };
+
+/* May a question ask for this recall?  0: it does not. */
+static inline bool wire_recall_is_valid(float recall)
+{
+    return recall == 0 || (recall >= 0.5f && recall <= 1);
+}
 
 struct wire_row {
     const char *id;

@@ -16,7 +16,7 @@
 #include "services/router/search.h"
 
 #define ENTRY_VERSION 1
-#define KEY_VERSION   1
+#define KEY_VERSION   2
 #define ENTRY_TTL_MS  30000
 
 void cached_look(struct cached_now *now, struct cluster *cluster,
@@ -88,11 +88,12 @@ struct hash128 cached_key(const struct cached_now *now, const struct collection 
 {
     struct buffer key = {0};
     struct hash128 hash = {0};
-    uint64_t threshold_bits = 0, lambda_bits = 0;
+    uint64_t threshold_bits = 0, lambda_bits = 0, recall_bits = 0;
 
     assert(request->vector != NULL);
     memcpy(&threshold_bits, &request->threshold, sizeof(threshold_bits));
     memcpy(&lambda_bits, &request->mmr.lambda, sizeof(lambda_bits));
+    memcpy(&recall_bits, &request->recall, sizeof(recall_bits));
     buffer_reserve(&key, 256 + (size_t)request->dim * sizeof(float) + request->filter.len);
     buffer_append_byte(&key, KEY_VERSION);
     buffer_append_u32(&key, now->region);
@@ -110,6 +111,7 @@ struct hash128 cached_key(const struct cached_now *now, const struct collection 
     buffer_append_u64(&key, search_request_fetch(request));
     buffer_append_byte(&key, request->exact ? 1 : 0);
     buffer_append_u64(&key, request->ef);
+    buffer_append_u64(&key, recall_bits);
     buffer_append_u32(&key, request->dim);
     buffer_append(&key, request->vector, (size_t)request->dim * sizeof(float));
     /* The filter's own text: the same filter written otherwise is only another entry. */

@@ -122,6 +122,7 @@ static enum err_code ask_shards(struct search *search)
         .dim = request->dim,
         .k = search_request_fetch(request),
         .ef = (uint32_t)request->ef,
+        .recall = (float)request->recall,
         .exact = request->exact,
         .bound = INFINITY,
         .filter = request->filter.data,

@@ -30,7 +30,8 @@ struct search_request {
     double threshold;
     struct mmr_options mmr;
     bool exact;
-    uint64_t ef; /* 0: default */
+    uint64_t ef;   /* 0: default */
+    double recall; /* of the nearest, that is wanted; 0: as ef says */
     bool explain;
     struct consistency consistency;
 };

@@ -157,6 +157,15 @@ static enum err_code read_mmr(struct search_request *out, struct json_reader *re
     return member_failed(reader->err, object_read(reader, mmr_member, &out->mmr), "mmr");
 }
 
+static enum err_code read_recall(struct search_request *out, struct json_reader *reader)
+{
+    enum err_code rc = json_read_double(reader, &out->recall);
+
+    if (rc == ERR_OK && !(out->recall >= 0.8 && out->recall <= 0.999))
+        return member_wrong(reader, "recall", "must be from 0.8 to 0.999");
+    return member_failed(reader->err, rc, "recall");
+}
+
 static enum err_code params_member(void *context, struct json_reader *reader, struct json_text key,
                                    bool *known)
 {
@@ -167,6 +176,8 @@ static enum err_code params_member(void *context, struct json_reader *reader, st
         return member_failed(reader->err, json_read_bool(reader, &out->exact), "exact");
     if (json_text_is(key, "ef"))
         return member_failed(reader->err, json_read_u64(reader, 1, SEARCH_EF_MAX, &out->ef), "ef");
+    if (json_text_is(key, "recall"))
+        return read_recall(out, reader);
     *known = false;
     return ERR_OK;
 }

@@ -85,6 +85,7 @@ struct apply_partition {
 
 struct apply {
     struct store *store;
+    uint64_t life;   /* names this store, from its creation to its clearing; 0: not drawn yet */
     uint32_t region; /* number of the log read */
     struct partition_set served;
     uint32_t partition_count; /* served */
@@ -140,6 +141,12 @@ struct apply_origin {
 MUST_CHECK enum err_code apply_create(struct apply *apply, struct store *store,
                                       const struct apply_origin *origin, struct err *err);
 void apply_free(struct apply *apply); /* zeroed is fine; leaves it zeroed */
+
+/* apply_life.c: give the store that is loaded a life, if it has none: a random number, not 0, which
+ * is on the disk at the return.  What lies beside the store and speaks of its ordinals goes by it.
+ * apply is unchanged after an error.
+ * Errors: ERR_INSUFFICIENT_STORAGE, ERR_IO, ERR_NO_MEMORY, ERR_DEAD. */
+MUST_CHECK enum err_code apply_take_life(struct apply *apply, struct err *err);
 
 /* One record of the log. */
 struct apply_input {

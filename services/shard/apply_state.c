@@ -1,6 +1,7 @@
 /* How the consistency core's state lies in the store: STORE_META, one row for each thing.
  *
  *   s                  format, region, partitions served
+ *   l                  life of the store, once something lies beside it
  *   c u32be            definition of a collection: JSON
  *   n u32be            its next ordinal and its revision
  *   p u32be            a partition: position, epoch, counts, version vector …
@@ -398,6 +399,10 @@ static enum err_code load_row(struct apply *apply, struct store_value key, struc
 
     if (key.len == 1 && bytes[0] == 's')
         return ERR_OK;
+    if (key.len == 1 && bytes[0] == 'l') {
+        apply->life = read_u64(&r);
+        return read_done(&r) ? ERR_OK : damaged(err, "its life");
+    }
     if (key.len == 5 && bytes[0] == 'c')
         return load_collection(apply, load_be32(bytes + 1), value, err);
     if (key.len == 5 && bytes[0] == 'n')
@@ -480,6 +485,7 @@ enum err_code apply_load(struct apply *apply, struct store *store, struct err *e
     enum err_code code = store_begin(&txn, store, false, err);
 
     apply->store = store;
+    apply->life = 0;
     free_collections(apply);
     if (code == ERR_OK)
         code = load_head(apply, txn, err);
@@ -498,6 +504,7 @@ enum err_code apply_create(struct apply *apply, struct store *store,
     enum err_code code = store_clear(store, err);
 
     apply->store = store;
+    apply->life = 0;
     apply->region = origin->region;
     apply->served = origin->served;
     free_collections(apply);

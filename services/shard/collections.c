@@ -3,7 +3,9 @@
  * Entries stand under the numbers that the consistency core gave them.  The consumer makes an entry
  * before the commit that makes it true, and publishes it after; a reader takes a reference, so that
  * an engine lives until its last search has ended.  A dropped collection keeps an entry without an
- * engine: questions for it are told that it is gone, not that it is empty.
+ * engine: questions for it are told that it is gone, not that it is empty.  The entry that it had
+ * goes to the maintainer with its last reference: closing a large engine and removing its segment
+ * take longer than a search or a batch should.
  *
  * Failure modes: no memory for an entry or an engine fails the consumer's batch, which is undone
  * and tried again. */
@@ -13,7 +15,8 @@
 
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
-#include "services/shard/helpers.h"
+#include "common/base/log.h"
+#include "services/shard/segments.h"
 #include "services/shard/shard.h"
 
 #define INDEX_SIZE_FIRST 64
@@ -38,9 +41,52 @@ void collections_put(struct shard *shard, struct shard_collection *collection)
     pthread_mutex_lock(&shard->lock);
     assert(collection->references > 0);
     is_last = --collection->references == 0;
+    if (is_last && collection->is_dropped && collection->life != 0) {
+        collection->next = shard->gone;
+        shard->gone = collection;
+        env_cond_signal(&shard->errand);
+        is_last = false;
+    }
     pthread_mutex_unlock(&shard->lock);
     if (is_last)
         entry_free(collection);
+}
+
+/* An engine that nobody uses any more, and then its segment. */
+static void free_dropped(struct shard *shard, struct shard_collection *entry)
+{
+    char folder[SEGMENTS_PATH_BYTES];
+    struct segments_place place = {.root = shard->setup.segments,
+                                   .life = entry->life,
+                                   .incarnation = entry->definition.incarnation};
+    struct err err = {0};
+    enum err_code code;
+
+    engine_close(entry->engine);
+    entry->engine = NULL;
+    code = segments_folder(folder, &place, &err);
+    if (code == ERR_OK)
+        code = segments_remove(folder, &err);
+    /* The next start sweeps it. */
+    if (code != ERR_OK)
+        log_err(LOG_WARN, &(struct log_context){.collection = entry->definition.name},
+                "the segment of a dropped collection stays", &err);
+    entry_free(entry);
+}
+
+void collections_free_gone(struct shard *shard)
+{
+    struct shard_collection *entry;
+
+    do {
+        pthread_mutex_lock(&shard->lock);
+        entry = shard->gone;
+        if (entry != NULL)
+            shard->gone = entry->next;
+        pthread_mutex_unlock(&shard->lock);
+        if (entry != NULL)
+            free_dropped(shard, entry);
+    } while (entry != NULL);
 }
 
 /* Caller holds the lock.  Where an incarnation stands or would stand; there is a free place. */
@@ -95,51 +141,23 @@ struct shard_collection *collections_own(struct shard *shard, uint32_t number)
     return shard->collections[number];
 }
 
-static enum err_code open_engine(struct shard *shard, struct shard_collection *entry,
-                                 struct err *err)
-{
-    static const enum engine_metric metrics[] = {
-        [METRIC_COSINE] = ENGINE_COSINE,
-        [METRIC_IP] = ENGINE_IP,
-        [METRIC_L2] = ENGINE_L2,
-    };
-    const struct collection *definition = &entry->definition;
-    struct engine_options options = {
-        .dim = definition->dimension,
-        .metric = metrics[definition->metric],
-        .kind = definition->index == INDEX_FLAT ? ENGINE_FLAT : ENGINE_HNSW,
-        .m = definition->m,
-        .ef_construction = definition->ef_construction,
-        .memory_budget = shard->setup.memory_bytes,
-        .seed = load_u64(definition->incarnation),
-        .kernel = shard->setup.simd,
-    };
-    struct engine_executor executor = helpers_executor(shard->helpers);
-    enum err_code code = engine_open(&entry->engine, NULL, &options, &executor, err);
-
-    return code == ERR_OK ? ERR_OK : err_wrap(err, "collection %s", definition->name);
-}
-
 static enum err_code entry_new(struct shard *shard, const struct apply_collection *from,
-                               bool with_engine, struct shard_collection **out, struct err *err)
+                               struct shard_collection **out, struct err *err)
 {
     struct shard_collection *entry = array_alloc(1, sizeof(*entry));
-    enum err_code code;
 
     *out = NULL;
     if (entry == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for another collection");
     entry->number = from->number;
     entry->definition = from->definition;
+    atomic_init(&entry->floor, 0);
     atomic_init(&entry->pending, 0);
+    atomic_init(&entry->is_leaving, false);
     entry->parts = array_alloc(shard->apply.partition_count, sizeof(*entry->parts));
-    code = entry->parts == NULL ? err_set(err, ERR_NO_MEMORY, "no memory for another collection")
-                                : ERR_OK;
-    if (code == ERR_OK && with_engine)
-        code = open_engine(shard, entry, err);
-    if (code != ERR_OK) {
+    if (entry->parts == NULL) {
         entry_free(entry);
-        return code;
+        return err_set(err, ERR_NO_MEMORY, "no memory for another collection");
     }
     entry->references = 1;
     *out = entry;
@@ -173,6 +191,13 @@ static bool make_room_locked(struct shard *shard)
     return true;
 }
 
+/* Caller holds the lock: nothing new is begun with the entry, and what takes long ends soon. */
+static void leave_locked(struct shard *shard, struct shard_collection *entry)
+{
+    atomic_store(&entry->is_leaving, true);
+    env_cond_broadcast(&shard->changed);
+}
+
 /* Put the entry in the place of the one before, or behind all. */
 static enum err_code install(struct shard *shard, struct shard_collection *entry, struct err *err)
 {
@@ -192,6 +217,8 @@ static enum err_code install(struct shard *shard, struct shard_collection *entry
         entry->is_published = old->is_published;
         memcpy(entry->parts, old->parts, shard->served_count * sizeof(*entry->parts));
         shard->collections[entry->number] = entry;
+        old->is_dropped = entry->engine == NULL;
+        leave_locked(shard, old);
     }
     pthread_mutex_unlock(&shard->lock);
     collections_put(shard, old);
@@ -202,7 +229,8 @@ static enum err_code install(struct shard *shard, struct shard_collection *entry
     return err_set(err, ERR_NO_MEMORY, "no memory for another collection");
 }
 
-enum err_code collections_open(struct shard *shard, struct apply_collection *from, struct err *err)
+enum err_code collections_open(struct shard *shard, struct apply_collection *from,
+                               struct store_txn *stored, struct err *err)
 {
     bool is_active = apply_is_active(&shard->apply, from);
     bool is_known = from->number < shard->collection_count;
@@ -211,8 +239,17 @@ enum err_code collections_open(struct shard *shard, struct apply_collection *fro
 
     if (is_known && (!is_active || shard->collections[from->number]->engine != NULL))
         return ERR_OK;
-    code = entry_new(shard, from, is_active, &entry, err);
-    return code == ERR_OK ? install(shard, entry, err) : code;
+    code = entry_new(shard, from, &entry, err);
+    if (code != ERR_OK)
+        return code;
+    /* Before anybody else may use it. */
+    if (is_active)
+        code = engines_open(shard, entry, from, stored, err);
+    if (code == ERR_OK)
+        return install(shard, entry, err);
+    entry->references = 0;
+    entry_free(entry);
+    return code;
 }
 
 enum err_code collections_drop_engine(struct shard *shard, uint32_t number, struct err *err)
@@ -222,7 +259,7 @@ enum err_code collections_drop_engine(struct shard *shard, uint32_t number, stru
 
     if (collections_own(shard, number)->engine == NULL)
         return ERR_OK;
-    code = entry_new(shard, shard->apply.collections[number], false, &entry, err);
+    code = entry_new(shard, shard->apply.collections[number], &entry, err);
     return code == ERR_OK ? install(shard, entry, err) : code;
 }
 
@@ -253,6 +290,10 @@ void collections_cut(struct shard *shard, uint32_t count)
         /* Entries leave in the reverse order of their coming, so that no chain of the index is
          * broken: whoever stands behind a place came later. */
         *place_locked(shard, entry->definition.incarnation) = 0;
+        leave_locked(shard, entry);
+        while (entry->is_maintained &&
+               env_cond_wait(&shard->changed, &shard->lock, NEVER_NS) != ERR_DEAD)
+            continue;
         pthread_mutex_unlock(&shard->lock);
         collections_put(shard, entry);
     }

@@ -9,6 +9,11 @@
  *      that began before step 2 has ended (grace.h).
  * So a record that is rewritten is found at every moment, in its old state or its new one.
  *
+ * An engine is thus told of insertions before they are committed.  What must not happen to what it
+ * keeps on the disk is that an ordinal in there is given again; so a segment takes its place only
+ * when a commit has followed on all that the engine was told (maintain.c).  Deletions, but for
+ * those of an undone batch, are told after the commit.
+ *
  * Any failure undoes the batch: the transaction is aborted, inserted ordinals leave their engines
  * and are not used again, the state is loaded anew from the store, and reading goes on from there a
  * little later.  Meanwhile questions are answered, and the staleness grows and says so. */
@@ -113,7 +118,7 @@ static enum err_code open_entries(struct shard *shard, uint32_t count, struct er
     enum err_code code = ERR_OK;
 
     for (uint32_t n = shard->collection_count; code == ERR_OK && n < count; n++)
-        code = collections_open(shard, shard->apply.collections[n], err);
+        code = collections_open(shard, shard->apply.collections[n], NULL, err);
     return code;
 }
 
@@ -130,14 +135,15 @@ static enum err_code take_effects(struct batch *batch, struct err *err)
         if (effect->kind == EFFECT_OPENED)
             code = open_entries(shard, effect->collection, err);
         if (effect->kind == EFFECT_OPENED && code == ERR_OK)
-            code = collections_open(shard, shard->apply.collections[effect->collection], err);
+            code = collections_open(shard, shard->apply.collections[effect->collection], NULL, err);
         if (effect->kind != EFFECT_INSERTED)
             continue;
         entry = collections_own(shard, effect->collection);
+        /* First: whoever finds the vector in the engine finds that it has been told. */
+        atomic_store(&entry->floor, effect->ordinal + 1);
         code = engine_insert(entry->engine, effect->ordinal, effect->vector, err);
         if (code != ERR_OK)
             break;
-        entry->floor = effect->ordinal + 1;
         atomic_fetch_add(&entry->pending, 1);
     }
     return code;
@@ -188,8 +194,10 @@ static void publish(struct shard *shard)
         freshness_reached_locked(to);
     }
     for (uint32_t i = 0; i < apply->collection_count; i++) {
-        if (apply->collections[i]->is_dirty)
-            collections_publish_locked(shard, apply->collections[i]);
+        if (!apply->collections[i]->is_dirty)
+            continue;
+        collections_publish_locked(shard, apply->collections[i]);
+        collections_own(shard, i)->committed = apply->collections[i]->next_ordinal;
     }
     env_cond_broadcast(&shard->changed);
     pthread_mutex_unlock(&shard->lock);

@@ -1,8 +1,8 @@
 /* vicinal-shard: one replica of a shard as a process.
  *
  * Options → metadata store and store are opened → the port is known → the node is registered and
- * the threads start (consume, index, fresh; see shard.h) → ready when it has caught up with the
- * log. */
+ * the threads start (consume, index, maintain, fresh; see shard.h) → ready when it has caught up
+ * with the log. */
 #include <assert.h>
 #include <errno.h>
 #include <stddef.h>
@@ -17,6 +17,7 @@
 #include "services/shard/ask.h"
 
 #define URL_BYTES_MAX    4096
+#define PATH_BYTES_MAX   4096
 #define READERS_SPARE    64 /* read transactions beside those of the workers */
 #define ROUTES_MAX       8
 #define LINK_THREADS_MAX 64
@@ -25,6 +26,7 @@ struct process {
     struct service_base base; /* first */
     struct shard shard;
     const char *data;
+    char segments[PATH_BYTES_MAX];
     const char *wal_url;
     const char *meta_url;
     const char *simd;
@@ -49,7 +51,9 @@ static enum err_code process_open(void *state, struct err *err)
 
     if (mkdir(process->data, 0777) != 0 && errno != EEXIST)
         return err_set_errno(err, errno, "--data %s", process->data);
-    if (snprintf(url, sizeof(url), "lmdb:%s/store", process->data) >= (int)sizeof(url))
+    if (snprintf(url, sizeof(url), "lmdb:%s/store", process->data) >= (int)sizeof(url) ||
+        snprintf(process->segments, sizeof(process->segments), "%s/segments", process->data) >=
+            (int)sizeof(process->segments))
         return err_set(err, ERR_CONFIG, "--data is too long");
     if ((code = wal_check_url(process->wal_url, err)) != ERR_OK)
         return err_wrap(err, "--wal");
@@ -76,6 +80,7 @@ static enum err_code process_start(void *state, struct err *err)
         .meta = process->meta,
         .store = process->store,
         .wal_url = process->wal_url,
+        .segments = process->segments,
         .metrics = process->base.metrics,
         .shard = (uint32_t)process->shard_number,
         .replica = (uint32_t)process->replica_number,
@@ -142,7 +147,7 @@ static struct option options[] = {
     {.name = "data",
      .type = OPTION_TEXT,
      .required = true,
-     .help = "Folder of this replica; its store is in DATA/store.",
+     .help = "Folder of this replica; its store is in DATA/store, segments in DATA/segments.",
      .offset = offsetof(struct process, data)},
     {.name = "wal",
      .type = OPTION_TEXT,

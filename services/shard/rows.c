@@ -40,12 +40,16 @@ struct store_value id_key_value(const struct id_key *key)
     return (struct store_value){.data = key->bytes, .len = key->len};
 }
 
+bool id_key_is_in(struct store_value key, uint32_t collection)
+{
+    return key.len > ID_PREFIX_BYTES && load_be32(key.data) == collection;
+}
+
 bool id_key_is_of(struct store_value key, uint32_t collection, uint32_t partition)
 {
     const uint8_t *bytes = key.data;
 
-    return key.len > ID_PREFIX_BYTES && load_be32(bytes) == collection &&
-           ((uint32_t)bytes[4] << 8 | bytes[5]) == partition;
+    return id_key_is_in(key, collection) && ((uint32_t)bytes[4] << 8 | bytes[5]) == partition;
 }
 
 struct ordinal_key ordinal_key_of(uint32_t collection, uint32_t ordinal)

@@ -34,8 +34,9 @@ struct id_key {
 struct id_key id_key_of(uint32_t collection, uint32_t partition, const char *id, size_t id_len);
 struct store_value id_key_value(const struct id_key *key);
 
-/* Is this the key of an id of (collection, partition)? */
+/* Is this the key of an id of (collection, partition)?  Of the collection, in any partition? */
 bool id_key_is_of(struct store_value key, uint32_t collection, uint32_t partition);
+bool id_key_is_in(struct store_value key, uint32_t collection);
 
 struct ordinal_key {
     uint8_t bytes[ORDINAL_KEY_BYTES];

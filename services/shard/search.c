@@ -167,6 +167,7 @@ enum err_code search_run(struct ask *ask, struct err *err)
         .ask = ask,
         .query = {.vector = question->vector,
                   .ef = question->ef,
+                  .recall = question->recall,
                   .exact = question->exact,
                   .bound = question->bound,
                   .deadline_ns = engine_deadline(ask)},

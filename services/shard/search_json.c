@@ -1,8 +1,9 @@
 /* The JSON twin of a binary search, for people and tests: the same question, the same answer.
  *
- *   {"incarnation":"32 hex digits","partitions":[0,3],"vector":[…],"k":10,"ef":0,"exact":false,
- *    "bound":1.5,"filter":{…},"include":["text","metadata","vector"],"read_token":"rt1.…",
- *    "fresh":false,"serve_stale":false,"max_staleness_ms":100,"wait_ms":1000,"explain":true}
+ *   {"incarnation":"32 hex digits","partitions":[0,3],"vector":[…],"k":10,"ef":0,"recall":0,
+ *    "exact":false,"bound":1.5,"filter":{…},"include":["text","metadata","vector"],
+ *    "read_token":"rt1.…","fresh":false,"serve_stale":false,"max_staleness_ms":100,
+ *    "wait_ms":1000,"explain":true}
  *
  * Only incarnation, partitions, vector and k must be there.  The answer:
  *
@@ -106,6 +107,18 @@ static enum err_code read_k(struct decoding *d)
 static enum err_code read_ef(struct decoding *d)
 {
     return read_number(d, 0, SEARCH_EF_MAX, &d->question->ef);
+}
+
+static enum err_code read_recall(struct decoding *d)
+{
+    double recall;
+    enum err_code code = json_read_double(&d->reader, &recall);
+
+    if (code == ERR_OK && !wire_recall_is_valid((float)recall))
+        return err_set(&d->req->err, ERR_INVALID_ARGUMENT, "%g is not in 0.5..1", recall);
+    if (code == ERR_OK)
+        d->question->recall = (float)recall;
+    return code;
 }
 
 static enum err_code read_wait(struct decoding *d)
@@ -223,6 +236,7 @@ static const struct member {
     {"vector", read_vector},
     {"k", read_k},
     {"ef", read_ef},
+    {"recall", read_recall},
     {"exact", read_exact},
     {"bound", read_bound},
     {"filter", read_filter},

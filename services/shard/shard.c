@@ -136,6 +136,11 @@ static void open_metrics(struct shard *shard)
                               "Records of collections that are not known.");
     m->failures = metrics_counter(all, "shard_failures_total", labels,
                                   "Times that the log could not be followed.");
+    m->set_aside = metrics_counter(all, "shard_segments_set_aside_total", labels,
+                                   "Segments that were damaged or not of the store's history.");
+    m->maintenance_failures =
+        metrics_counter(all, "shard_maintenance_failures_total", labels,
+                        "Times that a graph could not be rebuilt or kept on the disk.");
     m->staleness = metrics_gauge(all, "staleness_seconds", labels,
                                  "How stale the stalest partition is; -1: unknown.");
     m->lag = metrics_gauge(all, "shard_position_lag", labels,
@@ -207,6 +212,8 @@ static enum err_code start_threads(struct shard *shard, struct err *err)
     if (code == ERR_OK)
         code = env_thread_start(env, &shard->indexer, "index", indexer_run, shard, err);
     if (code == ERR_OK)
+        code = env_thread_start(env, &shard->maintainer, "maintain", maintain_run, shard, err);
+    if (code == ERR_OK)
         code = env_thread_start(env, &shard->poller, "fresh", freshness_run, shard, err);
     return code;
 }
@@ -223,8 +230,11 @@ enum err_code shard_open(struct shard *shard, const struct shard_setup *setup, s
         shard->setup.waiters_max = WAITERS_MAX_DEFAULT;
     if (shard->setup.poll_ms == 0)
         shard->setup.poll_ms = POLL_MS_DEFAULT;
+    if (shard->setup.maintain_ms == 0)
+        shard->setup.maintain_ms = MAINTAIN_MS_DEFAULT;
     pthread_mutex_init(&shard->lock, NULL);
     env_cond_init(shard->env, &shard->changed);
+    env_cond_init(shard->env, &shard->errand);
     grace_init(&shard->grace);
     atomic_init(&shard->is_stopping, false);
     atomic_init(&shard->commits, 0);
@@ -256,6 +266,7 @@ void shard_stop(struct shard *shard)
     /* Release, see shard_is_stopping. */
     atomic_store_explicit(&shard->is_stopping, true, memory_order_release);
     env_cond_broadcast(&shard->changed);
+    env_cond_broadcast(&shard->errand);
     pthread_mutex_unlock(&shard->lock);
 }
 
@@ -265,10 +276,12 @@ void shard_close(struct shard *shard)
         return;
     assert(shard_is_stopping(shard));
     env_thread_join(shard->poller);
+    env_thread_join(shard->maintainer);
     env_thread_join(shard->indexer);
     env_thread_join(shard->consumer);
     start_close_wal(shard);
     collections_cut(shard, 0);
+    collections_free_gone(shard);
     helpers_close(shard->helpers);
     bitmap_cache_free(shard->bitmaps);
     apply_free(&shard->apply);
@@ -278,6 +291,7 @@ void shard_close(struct shard *shard)
     free(shard->partitions);
     free(shard->round_ends);
     env_cond_free(&shard->changed);
+    env_cond_free(&shard->errand);
     pthread_mutex_destroy(&shard->lock);
     *shard = (struct shard){0};
 }

@@ -5,6 +5,7 @@
  *   consume  reads the log, applies, commits, publishes (consume.c); the only one that changes the
  *            store and that inserts into or deletes from an engine
  *   index    links vectors into the graphs, syncs the store once a second (indexer.c)
+ *   maintain leaves the dead behind and writes segments, which may take minutes (maintain.c)
  *   fresh    asks the log's end every 100 ms (freshness.c)
  *   link     as many as the setup says: lent to the index thread (helpers.c)
  * and the server's workers, which call the handlers of shard_routes.
@@ -32,6 +33,7 @@
 
 #define WAITERS_MAX_DEFAULT 64
 #define POLL_MS_DEFAULT     100
+#define MAINTAIN_MS_DEFAULT 1000
 #define POLLS_KEPT          4
 
 /* All borrowed until shard_close. */
@@ -41,6 +43,7 @@ struct shard_setup {
     struct store *store;
     struct wal *wal; /* NULL: opened from wal_url, once there is a log */
     const char *wal_url;
+    const char *segments;    /* folder of the engines' segments; NULL: none are kept */
     struct metrics *metrics; /* NULL: none */
     uint32_t shard;
     uint32_t replica;
@@ -49,6 +52,7 @@ struct shard_setup {
     uint32_t link_threads; /* that help the index thread to link */
     uint32_t waiters_max;  /* 0: default */
     uint32_t poll_ms;      /* 0: default */
+    uint32_t maintain_ms;  /* between two looks for what is due; 0: default */
 };
 
 enum shard_state { SHARD_STARTING, SHARD_READY, SHARD_FAILED };
@@ -84,16 +88,26 @@ struct shard_collection {
     uint32_t number;
     struct collection definition;
     struct engine *engine;        /* NULL: dropped */
-    uint32_t floor;               /* ordinals below were given to the engine; the consumer's */
+    uint64_t life;                /* of the store beside which its segment lies; 0: none is kept */
+    atomic_uint_fast32_t floor;   /* ordinals below were given to the engine, by the consumer */
     atomic_uint_fast64_t pending; /* ordinals in the engine that new snapshots do not show */
-    bool is_published;            /* guarded by shard.lock: readers may find it */
-    struct shard_part *parts;     /* by slot; guarded by shard.lock */
+    atomic_bool is_leaving;       /* another entry, or none, is in its place, or about to be */
+    uint64_t due_ns;              /* not maintained before this boot time; the maintainer's */
+    uint64_t pause_ns;            /* after the next failure; 0: the shortest; the maintainer's */
+    /* below: guarded by shard.lock */
+    bool is_published; /* readers may find it */
+    bool is_maintained;
+    bool is_dropped;               /* the segment goes with it */
+    uint32_t committed;            /* ordinals below were used in a commit, or before the start */
+    struct shard_part *parts;      /* by slot */
+    struct shard_collection *next; /* in shard.gone */
 };
 
 struct shard_metrics {
     struct metric *latency[6]; /* by enum wire_op */
     struct metric *build;
     struct metric *searches, *applied, *voided, *parked, *failures;
+    struct metric *set_aside, *maintenance_failures;
     struct metric *staleness, *lag, *memory, *memory_limit, *linked, *unlinked, *records, *bytes;
 };
 
@@ -118,9 +132,11 @@ struct shard {
     bool must_rebuild;    /* the store is of another log */
     struct shard_map map; /* the last that was read */
     bool has_map;
+    uint64_t swept_life; /* of the store at the last sweep of segments */
 
     pthread_mutex_t lock;
     struct env_cond changed; /* of anything below */
+    struct env_cond errand;  /* for the maintainer: `gone`, or the end */
     /* below: guarded by lock */
     enum shard_state state;
     bool is_open;                   /* questions are answered */
@@ -141,6 +157,7 @@ struct shard {
     uint32_t collection_size;
     uint32_t *index; /* incarnation -> number + 1; 0: free */
     uint32_t index_size;
+    struct shard_collection *gone;    /* dropped, to be freed with their segments */
     uint64_t applied, voided, parked; /* records, over all partitions */
     uint32_t waiters;
     bool should_reload; /* the map changed: start anew */
@@ -151,7 +168,7 @@ struct shard {
     bool round_was_cut;       /* it had less time than a log may take */
     uint64_t *round_ends;     /* by slot */
 
-    struct env_thread *consumer, *indexer, *poller;
+    struct env_thread *consumer, *indexer, *poller, *maintainer;
 };
 
 /* Everything begins: threads, loading, catching up.  shard is zeroed.
@@ -198,19 +215,28 @@ void collections_put(struct shard *shard, struct shard_collection *collection); 
  * are none of higher numbers. */
 struct shard_collection *collections_at(struct shard *shard, uint32_t number, bool *is_last);
 
-/* The consumer's: make the entry of a collection of apply, with an engine when it is active. */
+/* The consumer's: make the entry of a collection of apply, with an engine when it is active.
+ * stored: the snapshot that apply was loaded from; the engine takes its segment over then, as far
+ * as it agrees, and wants the vectors from entry->floor on.  NULL: the collection has no vector
+ * yet, and what lies in its folder is removed. */
 MUST_CHECK enum err_code collections_open(struct shard *shard, struct apply_collection *from,
-                                          struct err *err);
+                                          struct store_txn *stored, struct err *err);
 
-/* The consumer's: the entry loses its engine. */
+/* The consumer's: the entry loses its engine.  Its segment goes when the last of those who use it
+ * has let go of it. */
 MUST_CHECK enum err_code collections_drop_engine(struct shard *shard, uint32_t number,
                                                  struct err *err);
 
 /* The consumer's, caller holds the lock: take over what apply has. */
 void collections_publish_locked(struct shard *shard, const struct apply_collection *from);
 
-/* The consumer's: forget the entries from this number on. */
+/* The consumer's: forget the entries from this number on.  None of them is maintained at the
+ * return: their folders may be opened again. */
 void collections_cut(struct shard *shard, uint32_t count);
+
+/* Close the engines of dropped collections that nobody uses any more, and remove their segments.
+ * The maintainer's; at the end the owner's. */
+void collections_free_gone(struct shard *shard);
 
 /* The consumer's: its own entry; the number is known. */
 struct shard_collection *collections_own(struct shard *shard, uint32_t number);
@@ -239,10 +265,30 @@ void start_close_wal(struct shard *shard);
 /* The consumer's: forget what waits to leave the engines of collections from this number on. */
 void consume_forget_retired(struct shard *shard, uint32_t collection);
 
-/* --- consume.c, indexer.c, freshness.c -------------------------------------------------------- */
+/* --- engines.c --------------------------------------------------------------------------------
+ */
+
+/* The consumer's: what lies beside another store than the one that is loaded goes, and what is of
+ * no collection of it.  To be called before an engine is opened.
+ * Errors: those of apply_take_life and segments_make. */
+MUST_CHECK enum err_code engines_prepare(struct shard *shard, struct err *err);
+
+/* The consumer's, before the entry is in the table: open its engine; stored: see collections_open.
+ * Errors: those of engine_open, ERR_CORRUPT, ERR_IO (the store). */
+MUST_CHECK enum err_code engines_open(struct shard *shard, struct shard_collection *entry,
+                                      const struct apply_collection *from, struct store_txn *stored,
+                                      struct err *err);
+
+/* The consumer's: every stored vector from entry->floor on into the engine, in the order of the
+ * ordinals.  Errors: those of engine_insert, ERR_CORRUPT, ERR_IO, ERR_DEAD (stopping). */
+MUST_CHECK enum err_code engines_fill(struct shard *shard, struct shard_collection *entry,
+                                      struct store_txn *stored, struct err *err);
+
+/* --- consume.c, indexer.c, maintain.c, freshness.c -------------------------------------------- */
 
 void consume_run(void *shard);
 void indexer_run(void *shard);
+void maintain_run(void *shard);
 void freshness_run(void *shard);
 
 /* What a reader must see before it is answered; filled by ask.c. */

@@ -5,8 +5,8 @@
  * 3. load the state from the store.  It must be of this log and of these partitions, and not reach
  *    beyond the log's end; otherwise the store is cleared and everything is read anew, loudly: the
  *    log is the truth;
- * 4. fill the engines from the stored vectors: searches scan flat until the graphs are linked
- * again;
+ * 4. open the engines with the segments that they kept, and fill them with the stored vectors that
+ *    are in none (engines.c): searches scan these flat until they are linked again;
  * 5. open the reader one record before each position: the consumer compares that record's CRC with
  *    the one that the store remembers, which proves that the log is the one that was read before.
  *
@@ -17,7 +17,6 @@
 #include <string.h>
 
 #include "common/base/log.h"
-#include "services/shard/rows.h"
 #include "services/shard/shard.h"
 
 static void warn(const struct shard *shard, const char *what, const struct err *err)
@@ -187,39 +186,6 @@ static void show_state(struct shard *shard, const struct shard_map *map)
 /* --- 4. the engines ----------------------------------------------------------------------------
  */
 
-/* Every stored vector of the collection into its engine, in the order of the ordinals. */
-static enum err_code fill_engine(struct shard *shard, struct store_txn *txn,
-                                 struct shard_collection *entry, struct err *err)
-{
-    struct ordinal_key from = ordinal_key_of(entry->number, 0);
-    size_t bytes = entry->definition.dimension * sizeof(float);
-    struct store_cursor *cursor = NULL;
-    enum err_code code =
-        store_cursor_open(&cursor, txn, STORE_VECTORS, ordinal_key_value(&from), err);
-
-    while (code == ERR_OK) {
-        struct store_value key, value;
-        uint32_t ordinal;
-        bool more;
-
-        code = store_cursor_next(cursor, &key, &value, &more, err);
-        if (code != ERR_OK || !more || !ordinal_key_is_of(key, entry->number, &ordinal))
-            break;
-        if (value.len != bytes) {
-            code = err_set(err, ERR_CORRUPT, "a vector of the store is damaged");
-            break;
-        }
-        memcpy(shard->apply.vector, value.data, bytes);
-        code = engine_insert(entry->engine, ordinal, shard->apply.vector, err);
-        entry->floor = ordinal + 1;
-        if (code == ERR_OK && shard_is_stopping(shard))
-            code = err_set(err, ERR_DEAD, "stopped while the engines were filled");
-    }
-    if (cursor != NULL)
-        store_cursor_close(cursor);
-    return code;
-}
-
 static enum err_code open_collections(struct shard *shard, struct err *err)
 {
     struct apply *apply = &shard->apply;
@@ -232,18 +198,25 @@ static enum err_code open_collections(struct shard *shard, struct err *err)
         collections_cut(shard, apply->collection_count);
         known = apply->collection_count;
     }
-    /* No ordinal is given twice to one engine: what a failed batch used is skipped. */
+    /* No ordinal is given twice to one engine: what a failed batch used is skipped, and the next
+     * commit, whatever it is of, says so in the store. */
     for (uint32_t i = 0; i < known; i++) {
-        if (collections_own(shard, i)->floor > apply->collections[i]->next_ordinal)
-            apply->collections[i]->next_ordinal = collections_own(shard, i)->floor;
+        uint32_t floor = (uint32_t)atomic_load(&collections_own(shard, i)->floor);
+
+        if (floor <= apply->collections[i]->next_ordinal)
+            continue;
+        apply->collections[i]->next_ordinal = floor;
+        apply->collections[i]->is_dirty = true;
     }
-    code = store_begin(&txn, shard->setup.store, false, err);
+    code = engines_prepare(shard, err);
+    if (code == ERR_OK)
+        code = store_begin(&txn, shard->setup.store, false, err);
     for (uint32_t i = 0; code == ERR_OK && i < apply->collection_count; i++) {
         bool had_engine = i < known && collections_own(shard, i)->engine != NULL;
 
-        code = collections_open(shard, apply->collections[i], err);
+        code = collections_open(shard, apply->collections[i], txn, err);
         if (code == ERR_OK && !had_engine && collections_own(shard, i)->engine != NULL)
-            code = fill_engine(shard, txn, collections_own(shard, i), err);
+            code = engines_fill(shard, collections_own(shard, i), txn, err);
         if (code != ERR_OK) {
             /* A half-filled engine is of no use to the next try. */
             consume_forget_retired(shard, i);
@@ -252,6 +225,8 @@ static enum err_code open_collections(struct shard *shard, struct err *err)
         }
         pthread_mutex_lock(&shard->lock);
         collections_publish_locked(shard, apply->collections[i]);
+        if (!had_engine)
+            collections_own(shard, i)->committed = apply->collections[i]->next_ordinal;
         pthread_mutex_unlock(&shard->lock);
     }
     store_abort(txn);

@@ -25,6 +25,7 @@ static void check_taken(const struct search_request *request)
     must(search_request_fetch(request) >= 1, "fetch");
     must(search_request_fetch(request) <= TOP_K_MAX, "fetch is bounded");
     must(request->ef <= SEARCH_EF_MAX, "ef");
+    must(request->recall == 0 || (request->recall >= 0.8 && request->recall < 1), "recall");
     must(request->mmr.lambda >= 0 && request->mmr.lambda <= 1, "lambda");
     must(isfinite(request->threshold), "threshold");
     must(request->consistency.timeout_ms >= 1, "timeout");

@@ -156,8 +156,13 @@ def test_unknown_fields(table):
     expect(table.get("/v1/collections?nonsense=1"), 400, "unknown_field")
 
 
-@pytest.mark.parametrize("field,value", [("text", "x"), ("sparse_vector", {}), ("fusion", {}),
-                                         ("params", {"recall": 0.9}), ("fresh", "global")])
+@pytest.mark.parametrize("recall", [0.79, 1, "0.9", None, -1e300])
+def test_a_recall_that_cannot_be_promised(table, recall):
+    expect(search(table, params={"recall": recall}), 400, "invalid_argument", "/params/recall")
+    assert search(table, params={"recall": 0.9}).status == 200
+
+
+@pytest.mark.parametrize("field,value", [("text", "x"), ("sparse_vector", {}), ("fusion", {}), ("fresh", "global")])
 def test_what_is_not_built_yet_says_so(table, field, value):
     answer = search(table, **{field: value})
     assert answer.status == 400 and answer.body["code"] == "not_supported", answer

@@ -27,6 +27,7 @@
 struct rig {
     char dir[64];
     char wal_url[128];
+    char segments[96]; /* "": none are kept */
     struct wal *writer;
     struct meta *meta;
     struct store *store;
@@ -181,10 +182,12 @@ static inline void rig_open_shard(struct rig *rig)
         .meta = rig->meta,
         .store = rig->store,
         .wal_url = rig->wal_url,
+        .segments = rig->segments[0] == '\0' ? NULL : rig->segments,
         .metrics = rig->metrics,
         .waiters_max = 4,
         .link_threads = 1,
         .poll_ms = 20,
+        .maintain_ms = 10,
     };
     struct err err = {0};
 

@@ -163,12 +163,13 @@ static void keys_differ_in_whatever_changes_the_answer(void **state)
     static const float one[] = {1, 2}, other[] = {1, 3};
     struct search_request base = {.kind = QUERY_VECTOR, .vector = one, .dim = 2, .top_k = 10};
     struct cached_now *now = make_now(1);
-    struct search_request changed[] = {base, base, base, base, base, base, base, base};
+    struct search_request changed[] = {base, base, base, base, base, base, base, base, base};
 
     (void)state;
     assert_true(same_key(&base, &base, now));
     changed[0].vector = other;
     changed[1].top_k = 11;
+    changed[8].recall = 0.9;
     changed[2].offset = 1;
     changed[3].filter = (struct filter_text){.data = "{\"a\":1}", .len = 7};
     changed[4].include = INCLUDE_VECTOR;

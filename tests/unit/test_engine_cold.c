@@ -818,7 +818,7 @@ static void a_budget_is_kept(void **state)
 
     (void)state;
     engine_close(half_cold());
-    other.memory_budget = 400000;
+    other.memory_budget = 150000;
     assert_int_equal(engine_open(&engine, folder, &other, NULL, &err), ERR_INSUFFICIENT_STORAGE);
     assert_null(engine);
     assert_int_equal(count_files(), 1);

@@ -88,7 +88,8 @@ static void every_member_arrives(void **state)
     static const char body[] =
         "{\"vector_base64\":\"AACAPwAAAEAAAEBA\",\"top_k\":7,\"offset\":2,"
         "\"filter\":{\"lang\":\"en\"},\"include\":[\"vector\"],\"score_threshold\":0.25,"
-        "\"mmr\":{\"lambda\":0.75,\"fetch_k\":40},\"params\":{\"exact\":true,\"ef\":99},"
+        "\"mmr\":{\"lambda\":0.75,\"fetch_k\":40},\"params\":{\"exact\":true,\"ef\":99,\"recall\":"
+        "0.96},"
         "\"fresh\":true,\"max_staleness_seconds\":1.5,\"on_stale\":\"serve\",\"read_token\":\"\","
         "\"explain\":true,\"timeout_ms\":60000,\"allow_partial\":true}";
     struct decoded d;
@@ -105,6 +106,7 @@ static void every_member_arrives(void **state)
     assert_true(d.request.mmr.wanted && d.request.mmr.lambda == 0.75);
     assert_int_equal(search_request_fetch(&d.request), 40);
     assert_true(d.request.exact && d.request.ef == 99);
+    assert_true(d.request.recall == 0.96);
     assert_true(d.request.consistency.fresh && d.request.consistency.serve_stale);
     assert_true(d.request.consistency.max_staleness_ns == 3 * NS_PER_S / 2);
     assert_true(d.request.consistency.allow_partial && d.request.explain);
@@ -186,6 +188,11 @@ static void limits_hold_at_both_edges(void **state)
     refuses("{" V ",\"timeout_ms\":60001}", ERR_INVALID_ARGUMENT, "/timeout_ms");
     refuses("{" V ",\"params\":{\"ef\":0}}", ERR_INVALID_ARGUMENT, "/params/ef");
     takes("{" V ",\"params\":{\"ef\":10000}}");
+    refuses("{" V ",\"params\":{\"recall\":0.79}}", ERR_INVALID_ARGUMENT, "/params/recall");
+    takes("{" V ",\"params\":{\"recall\":0.8}}");
+    takes("{" V ",\"params\":{\"recall\":0.999}}");
+    refuses("{" V ",\"params\":{\"recall\":1}}", ERR_INVALID_ARGUMENT, "/params/recall");
+    refuses("{" V ",\"params\":{\"recall\":\"0.9\"}}", ERR_INVALID_ARGUMENT, "/params/recall");
     refuses("{" V ",\"params\":{\"ef\":10001}}", ERR_INVALID_ARGUMENT, "/params/ef");
     refuses("{" V ",\"mmr\":{\"lambda\":-0.01}}", ERR_INVALID_ARGUMENT, "/mmr/lambda");
     takes("{" V ",\"mmr\":{\"lambda\":0}}");
@@ -214,7 +221,6 @@ static void what_is_not_built_is_told_from_what_nobody_knows(void **state)
     refuses("{" V ",\"text\":\"a\"}", ERR_NOT_SUPPORTED, "/text");
     refuses("{" V ",\"sparse_vector\":{}}", ERR_NOT_SUPPORTED, "/sparse_vector");
     refuses("{" V ",\"fusion\":{}}", ERR_NOT_SUPPORTED, "/fusion");
-    refuses("{" V ",\"params\":{\"recall\":0.9}}", ERR_NOT_SUPPORTED, "/params/recall");
     refuses("{" V ",\"fresh\":\"global\"}", ERR_NOT_SUPPORTED, "/fresh");
     refuses("{" V ",\"embed\":\"a\"}", ERR_NOT_SUPPORTED, "/embed");
     refuses("{\"id\":\"a\"," V "}", ERR_NOT_SUPPORTED, "/vector");

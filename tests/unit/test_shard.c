@@ -360,7 +360,7 @@ static json_t *ask_json(struct world *world, const struct wire_question *questio
     for (size_t i = 0; i < INCARNATION_BYTES; i++)
         snprintf(incarnation + 2 * i, 3, "%02x", question->incarnation[i]);
     buffer_append_format(&body,
-                         "{\"incarnation\":\"%s\",\"partitions\":[0,1,2,3],\"k\":%u,"
+                         "{\"incarnation\":\"%s\",\"partitions\":[0,1,2,3],\"k\":%u,\"recall\":0.9,"
                          "\"include\":[\"text\",\"metadata\",\"vector\"],\"explain\":true,"
                          "\"filter\":{\"even\":true},\"vector\":[",
                          incarnation, question->k);
@@ -534,6 +534,9 @@ static void the_status_tells_everything(void **state)
     assert_int_equal(live, 3 * (RECORDS + 1));
     assert_int_equal(json_array_size(json_object_get(json_array_get(collections, 0), "changes")),
                      RIG_PARTITIONS);
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(collections, 0), "covered")),
+                     0);
+    assert_true(json_is_false(json_object_get(json_array_get(collections, 0), "maintaining")));
     json_decref(document);
     reply_free(&reply);
     shard_measure(&world->rig->shard);

@@ -31,6 +31,7 @@ static struct wire_question full_question(void)
                                      .dim = 3,
                                      .k = 10,
                                      .ef = 64,
+                                     .recall = 0.95f,
                                      .exact = true,
                                      .bound = INFINITY,
                                      .filter = "{\"a\":1}",
@@ -78,6 +79,7 @@ static void same_question(const struct wire_question *a, const struct wire_quest
     same_run(a->vector, a->dim, b->vector, b->dim);
     assert_int_equal(a->k, b->k);
     assert_int_equal(a->ef, b->ef);
+    assert_true(a->recall == b->recall);
     assert_int_equal(a->exact, b->exact);
     assert_true(a->bound == b->bound);
     same_run(a->filter, a->filter_len, b->filter, b->filter_len);
@@ -177,6 +179,11 @@ static void bad_questions_are_refused(void **state)
     check_question_refused(&question);
     question = full_question();
     question.bound = NAN;
+    check_question_refused(&question);
+    question = full_question();
+    question.recall = 0.4f;
+    check_question_refused(&question);
+    question.recall = NAN;
     check_question_refused(&question);
     question = full_question();
     question.ids = &empty_id;

@@ -65,7 +65,7 @@ class VicinalVectorStore(VectorStore):
     relevance_score_fn: from a score to [0, 1]; the default depends on the metric.
 
     Searches also take, as keyword arguments: filter (a Vicinal filter or a LangChain structured
-    query), score_threshold, params ({"exact", "ef"}), offset, and the options of reads of
+    query), score_threshold, params ({"exact", "ef", "recall"}), offset, and the options of reads of
     vicinal.Client (consistency, max_staleness_seconds, on_stale, read_token, timeout_ms,
     allow_partial).
     """
