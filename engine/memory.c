@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "common/base/checked.h"
 
@@ -97,13 +99,27 @@ void memory_want_random(void *memory, size_t bytes)
         (void)madvise((unsigned char *)memory + (from - (uintptr_t)memory), to - from, MADV_RANDOM);
 }
 
+/* TSan takes a mapping that is put over another for a write of all its bytes, and readers for its
+ * victims; but these are the same bytes, and the system changes them at one blow.  So it is not
+ * told. */
+static void *put_file_over(void *memory, int fd, uint64_t offset, size_t bytes)
+{
+#ifdef __SANITIZE_THREAD__
+    long place = syscall(SYS_mmap, memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, offset);
+
+    return place == -1 ? MAP_FAILED : memory;
+#else
+    return mmap(memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)offset);
+#endif
+}
+
 bool memory_lend(void *memory, int fd, uint64_t offset, size_t bytes)
 {
     if (must_fail()) {
         errno = ENOMEM;
         return false;
     }
-    if (mmap(memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) == MAP_FAILED)
+    if (put_file_over(memory, fd, offset, bytes) == MAP_FAILED)
         return false;
     memory_want_random(memory, bytes);
     return true;
