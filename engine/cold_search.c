@@ -13,7 +13,7 @@
  * looked at falls as the collection grows, and the lists around the query stay those that they
  * were.  For a few hits a walk goes far, so that one of them is found nearly always: PROBES_FEW.
  * Measured on 100,000 real passages, nine tenths of them cold: for k = 1, 10 and 100 and efforts
- * from 10 to 256 as much is found as in the graph, or more, but for one or two in a thousand
+ * from 10 to 256 as much is found as in the graph, or more, but for a few in a thousand
  * (ARCHITECTURE.md). Failure: the deadline, or no memory for the workspace. */
 #include <math.h>
 

@@ -62,7 +62,7 @@ struct engine_options {
 
 /* cold_above: an engine with a folder whose graph holds more live vectors lets the oldest of them
  * become cold when it is maintained, until half as many are left: they live in inverted files in
- * the folder then, and take a tenth of the memory.  A search asks both, for one answer of one
+ * the folder then, and take a quarter of the memory.  A search asks both, for one answer of one
  * recall.
  *
  * dir: the folder, made if it is not there, in which the engine keeps its segment (segment.h); the
