@@ -448,6 +448,7 @@ enum {
     O_FILTER,
     O_RECALL,
     O_KEEP,
+    O_COLD_ABOVE,
     O_INSERTING
 };
 
@@ -496,6 +497,8 @@ static bool set_option(struct bench *bench, int option, const char *text)
     case O_KEEP:
         options->keep = text;
         return true;
+    case O_COLD_ABOVE:
+        return parse_u32(text, UINT32_MAX, &options->engine.cold_above);
     case O_KERNEL:
         options->engine.kernel = text;
         return true;
@@ -535,6 +538,7 @@ static bool parse_options(int argc, char **argv, struct bench *bench)
         {"filter", required_argument, NULL, O_FILTER},
         {"recall", required_argument, NULL, O_RECALL},
         {"keep", required_argument, NULL, O_KEEP},
+        {"cold-above", required_argument, NULL, O_COLD_ABOVE},
         {"kernel", required_argument, NULL, O_KERNEL},
         {"inserting", no_argument, NULL, O_INSERTING},
         {"json", no_argument, NULL, O_JSON},
@@ -570,7 +574,7 @@ int main(int argc, char **argv)
                 "  [--index hnsw|flat|ivfflat|ivfpq|ivfrabitq] [--lists N]\n"
                 "  [--threads N (build)] [--targets 0.90,0.95,0.99] [--repeats N]\n"
                 "  [--m N] [--ef-construction N] [--bits N] [--kernel NAME] [--json] [--serve]\n"
-                "  [--keep DIR] [--inserting]\n"
+                "  [--keep DIR [--cold-above N]] [--inserting]\n"
                 "  [--selectivity S[,S...] [--filter uncorrelated|correlated|anti]]\n");
         return 2;
     }

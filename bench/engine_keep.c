@@ -56,7 +56,9 @@ enum err_code bench_keep(struct bench *bench, const struct engine_executor *exec
     if (code != ERR_OK)
         return code;
     double begin = bench_now_s();
-    code = engine_maintain(bench->engine, NULL, err);
+    do
+        code = engine_maintain(bench->engine, NULL, err);
+    while (code == ERR_OK && engine_is_due(bench->engine));
     if (code != ERR_OK)
         return code;
     if (engine_covered(bench->engine) == 0)

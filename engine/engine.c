@@ -8,8 +8,10 @@
 #include "engine/internal.h"
 #include "engine/keeper.h"
 #include "engine/memory.h"
+#include "engine/migrate.h"
 #include "engine/rebuild.h"
-#include "engine/memory.h"
+
+enum { REST_SLICE = 256 }; /* vectors linked between two questions whether to go on */
 
 static enum err_code check_options(const struct engine_options *options, struct err *err)
 {
@@ -21,6 +23,8 @@ static enum err_code check_options(const struct engine_options *options, struct 
                        options->bits);
     if (options->metric > ENGINE_L2 || options->kind > ENGINE_FLAT)
         return err_set(err, ERR_INVALID_ARGUMENT, "unknown metric or kind of index");
+    if (options->cold_kind > IVF_RABITQ)
+        return err_set(err, ERR_INVALID_ARGUMENT, "unknown kind of inverted file");
     if (options->m < HNSW_M_MIN || options->m > HNSW_M_MAX)
         return err_set(err, ERR_INVALID_ARGUMENT, "m %u is not in %d..%d", options->m, HNSW_M_MIN,
                        HNSW_M_MAX);
@@ -43,6 +47,8 @@ static void fill_defaults(struct engine_options *options)
         options->bits = BITS_DEFAULT;
     if (options->flat_below == 0)
         options->flat_below = FLAT_BELOW_DEFAULT;
+    if (options->cold_kind == IVF_FLAT)
+        options->cold_kind = IVF_RABITQ;
 }
 
 static bool open_parts(struct engine *engine)
@@ -112,6 +118,8 @@ void engine_close(struct engine *engine)
         return;
     keeper_close(engine->keeper);
     batch_free(engine->batch);
+    if (graph_of(engine) != NULL)
+        colds_close(graph_cold(graph_of(engine)));
     for (struct graph *graph = graph_of(engine), *before; graph != NULL; graph = before) {
         before = graph->before;
         graph_free(graph);
@@ -144,15 +152,31 @@ uint64_t engine_predict(const struct engine_options *options, uint64_t n, enum e
 {
     struct engine_options filled = *options;
 
+    uint64_t hot = n, cold = 0;
+
     fill_defaults(&filled);
-    return bytes_of(&filled, n, work == ENGINE_LOAD && filled.kind != ENGINE_FLAT ? n : 0);
+    if (filled.cold_above != 0 && filled.kind != ENGINE_FLAT && n > filled.cold_above) {
+        hot = filled.cold_above;
+        cold = migrate_predict(&filled, n - hot);
+    }
+    return cold +
+           bytes_of(&filled, hot, work == ENGINE_LOAD && filled.kind != ENGINE_FLAT ? hot : 0);
+}
+
+/* What a lock of the engine is taken for: the cold parts cannot go meanwhile. */
+static pthread_mutex_t *write_lock_of(const struct engine *engine)
+{
+    return &((struct engine *)(uintptr_t)engine)->write_lock;
 }
 
 uint64_t engine_memory_used(const struct engine *engine)
 {
     struct graph_size size = graph_size_of(graph_of(engine));
 
-    return fixed_bytes(&engine->options) + graph_bytes(&engine->options, &size) +
+    pthread_mutex_lock(write_lock_of(engine));
+    uint64_t cold = colds_bytes(graph_cold(graph_of(engine)));
+    pthread_mutex_unlock(write_lock_of(engine));
+    return fixed_bytes(&engine->options) + graph_bytes(&engine->options, &size) + cold +
            atomic_load_explicit(&engine->scratches.bytes, memory_order_relaxed) +
            calibrate_bytes(graph_of(engine)) + keeper_bytes(engine->keeper);
 }
@@ -169,7 +193,9 @@ static enum err_code insert_locked(struct engine *engine, uint32_t ordinal, cons
         return err_set(err, ERR_INVALID_ARGUMENT, "ordinal %u is not above %u", ordinal,
                        engine->next_ordinal - 1);
     if (slot >= PLANE_ROWS_MAX - 1 ||
-        (budget != 0 && bytes_of(&engine->options, size.count + 1, size.filed) > budget))
+        (budget != 0 &&
+         colds_bytes(graph_cold(graph)) + bytes_of(&engine->options, size.count + 1, size.filed) >
+             budget))
         return err_set(err, ERR_INSUFFICIENT_STORAGE,
                        "%u vectors fill the memory budget of %llu bytes", slot,
                        (unsigned long long)budget);
@@ -198,8 +224,13 @@ void engine_delete(struct engine *engine, uint32_t ordinal)
 
     pthread_mutex_lock(&engine->write_lock);
     struct graph *graph = graph_of(engine);
-    if (slot_find(graph, ordinal, atomic_load_explicit(&graph->count, memory_order_acquire), &slot))
+    if (ordinal < colds_floor(graph_cold(graph))) {
+        if (colds_delete(graph_cold(graph), ordinal))
+            atomic_fetch_sub_explicit(&graph->cold_live, 1, memory_order_relaxed);
+    } else if (slot_find(graph, ordinal, atomic_load_explicit(&graph->count, memory_order_acquire),
+                         &slot)) {
         graph_delete(graph, slot);
+    }
     pthread_mutex_unlock(&engine->write_lock);
 }
 
@@ -216,12 +247,18 @@ enum err_code engine_step(struct engine *engine, uint32_t budget, uint64_t *left
 
 uint64_t engine_count(const struct engine *engine)
 {
-    return atomic_load_explicit(&graph_of(engine)->live, memory_order_relaxed);
+    const struct graph *graph = graph_of(engine);
+
+    return atomic_load_explicit(&graph->live, memory_order_relaxed) +
+           atomic_load_explicit(&graph->cold_live, memory_order_relaxed);
 }
 
 uint64_t engine_linked(const struct engine *engine)
 {
-    return atomic_load_explicit(&graph_of(engine)->linked, memory_order_relaxed);
+    const struct graph *graph = graph_of(engine);
+
+    return atomic_load_explicit(&graph->linked, memory_order_relaxed) +
+           atomic_load_explicit(&graph->cold_rows, memory_order_relaxed);
 }
 
 const char *engine_kernel(const struct engine *engine)
@@ -245,24 +282,53 @@ void engine_keep(struct engine *engine, const struct engine_bitmap *living)
         else
             graph_delete(graph, slot);
     }
+    colds_keep(graph_cold(graph), living);
+    graph->cold_live = colds_live(graph_cold(graph));
 }
 
 bool engine_is_due(const struct engine *engine)
 {
+    pthread_mutex_lock(write_lock_of(engine));
     const struct graph *graph = graph_of(engine);
+    bool is_due = rebuild_is_due(graph) || migrate_is_due(engine, graph) ||
+                  keeper_is_due(engine->keeper, graph) || merge_is_due(engine, graph) ||
+                  calibrate_is_due(graph);
+    pthread_mutex_unlock(write_lock_of(engine));
+    return is_due;
+}
 
-    return rebuild_is_due(graph) || keeper_is_due(engine->keeper, graph) || calibrate_is_due(graph);
+/* What a new graph has not linked yet, so that the segment covers no less than before. */
+static enum err_code link_rest(struct engine *engine, const struct engine_hooks *hooks,
+                               struct err *err)
+{
+    enum err_code code = ERR_OK;
+    uint64_t left = 1;
+
+    while (code == ERR_OK && left > 0) {
+        if (!hooks_go_on(hooks))
+            return err_set(err, ERR_DEAD, "stopped while the rest was linked");
+        code = engine_step(engine, REST_SLICE, &left, err);
+    }
+    return code;
 }
 
 enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *hooks,
                               struct err *err)
 {
+    const struct graph *before = graph_of(engine);
     enum err_code code = ERR_OK;
 
-    if (rebuild_is_due(graph_of(engine)))
-        code = rebuild(engine, hooks, err);
+    if (migrate_is_due(engine, before))
+        code = migrate(engine, hooks, err);
+    else if (rebuild_is_due(before))
+        code = rebuild(engine, NULL, hooks, err);
+    if (code == ERR_OK && (keeper_is_behind(engine->keeper, graph_of(engine)) ||
+                           (engine->keeper != NULL && graph_of(engine) != before)))
+        code = link_rest(engine, hooks, err);
     if (code == ERR_OK && keeper_is_due(engine->keeper, graph_of(engine)))
         code = keeper_seal(engine, hooks, err);
+    if (code == ERR_OK && merge_is_due(engine, graph_of(engine)))
+        code = merge(engine, hooks, err);
     if (code == ERR_OK && calibrate_is_due(graph_of(engine)))
         code = calibrate(engine, hooks, err);
     return code == ERR_OK ? ERR_OK : err_wrap(err, "maintenance");

@@ -34,6 +34,9 @@ struct engine;
 enum engine_metric { ENGINE_COSINE, ENGINE_IP, ENGINE_L2 };
 enum engine_kind { ENGINE_HNSW, ENGINE_FLAT };
 
+/* Inverted files (ivf.h): how they know vectors before they measure them. */
+enum ivf_kind { IVF_FLAT, IVF_PQ, IVF_RABITQ };
+
 /* Borrowed threads: run job(argument, i) for every i < count, on any threads, and return when all
  * have ended.  NULL run: the caller's thread does it. */
 struct engine_executor {
@@ -50,15 +53,23 @@ struct engine_options {
     uint32_t ef_construction; /* beam of an insertion; 0: default */
     uint32_t bits;            /* of the codes that the walk reads: 1, 2, 4, 8; 0: default */
     uint32_t flat_below;      /* at most so many live vectors: exact scan; 0: default */
+    uint32_t cold_above;      /* live vectors that the graph may hold, see below; 0: any number */
+    enum ivf_kind cold_kind;  /* of what becomes cold; IVF_FLAT: default */
     uint64_t memory_budget;   /* bytes; 0: no limit */
     uint64_t seed;            /* of the levels; equal on all replicas */
     const char *kernel;       /* "scalar", "avx2", "avx512", "vnni"; NULL: the best here */
 };
 
-/* dir: the folder, made if it is not there, in which the engine keeps its segment (segment.h); the
+/* cold_above: an engine with a folder whose graph holds more live vectors lets the oldest of them
+ * become cold when it is maintained, until half as many are left: they live in inverted files in
+ * the folder then, and take a quarter of the memory.  A search asks both, for one answer of one
+ * recall.
+ *
+ * dir: the folder, made if it is not there, in which the engine keeps its segment (segment.h); the
  * engine's alone.  NULL: nothing is kept.  A segment that is there is loaded: all that was linked
- * when it was written is there again, dead or alive as it was then.  One that is damaged or made
- * with other options is renamed to X.damaged, and engine_notice() says why.
+ * when it was written is there again, dead or alive as it was then; what was cold lives again as
+ * far as it lived when it became so.  What is damaged or made with other options is renamed to
+ * X.damaged, what comes behind it cannot be used either, and engine_notice() says why.
  * The executor is borrowed until close, may be NULL.
  * Errors: ERR_INVALID_ARGUMENT (options), ERR_CONFIG (unknown or unsupported kernel),
  * ERR_NO_MEMORY, ERR_IO (the folder). */
@@ -109,11 +120,14 @@ struct engine_hit {
 };
 
 struct engine_counters {
-    const char *plan;   /* "hnsw", "flat", "flat_filter", "hnsw_filter": what gave the answer */
+    /* "hnsw", "flat", "flat_filter", "hnsw_filter": what gave the answer; and "+ivf" behind that if
+     * inverted files were asked too. */
+    const char *plan;
     uint64_t distances; /* estimated and measured, in the graph and in the scan */
     uint64_t hops;      /* graph nodes expanded */
+    uint64_t lists;     /* lists of inverted files looked at */
     uint64_t scanned;   /* vectors that the flat scan saw */
-    uint64_t linked;    /* vectors that the graph held */
+    uint64_t linked;    /* vectors that the graph and the inverted files held */
     uint32_t ef;        /* effort of a walk */
 };
 
@@ -164,33 +178,37 @@ struct engine_hooks {
 };
 
 /* Is there maintenance that is worth its cost?  The graph has grown by a part since it was last
- * written, or has doubled since its recall was measured, or many vectors are dead. */
+ * written, or above cold_above, or has doubled since its recall was measured, or many vectors are
+ * dead. */
 bool engine_is_due(const struct engine *engine);
 
 /* Do it: when many vectors are dead the living ones are linked into a new graph, which then takes
  * the place of the old one and gives its memory back; then the graph is written as the engine's
  * segment, in place of the one before, and its vectors are from then on read from that file, not
- * kept in memory; then it is found out which effort gives which recall.  Searches see either state.
- * One caller at a time, on any thread, also while others insert, delete, step and search; a step
- * may wait while links are written. After an error all is as it was, and the work is still due.
- * Errors: ERR_DEAD (go_on), ERR_IO, ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, those of
- * make_durable. */
+ * kept in memory; then it is found out which effort gives which recall.  When the graph holds more
+ * than cold_above, the oldest become cold first; when many of those are dead or stand in many
+ * files, these are made anew.  Searches see either state. One caller at a time, on any thread, also
+ * while others insert, delete, step and search; a step may wait while links are written. After an
+ * error all is as it was, and the work is still due. Errors: ERR_DEAD (go_on), ERR_IO,
+ * ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, those of make_durable. */
 MUST_CHECK enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *hooks,
                                          struct err *err);
 
 uint64_t engine_count(const struct engine *engine);       /* live vectors */
-uint64_t engine_linked(const struct engine *engine);      /* vectors that the graph holds */
+uint64_t engine_linked(const struct engine *engine);      /* those in the graph, and the cold */
 uint64_t engine_memory_used(const struct engine *engine); /* bytes taken from the system */
 const char *engine_kernel(const struct engine *engine);   /* name of the kernels in use */
 
 enum engine_work { ENGINE_BUILD, ENGINE_LOAD };
 
-/* Bytes that building or loading n vectors will need. */
+/* Bytes that building or loading n vectors will need; with cold_above, when the graph holds as many
+ * as it may. */
 uint64_t engine_predict(const struct engine_options *options, uint64_t n, enum engine_work work);
 
 /* A number that is equal for engines with the same ordinals, vectors, deletions and graph, hence
- * after the same sequence of insertions, whatever the budgets and threads of engine_step() were.
- * Only while nobody inserts, deletes or steps. */
+ * after the same sequence of insertions, whatever the budgets and threads of engine_step() were;
+ * but what is cold depends on when it became so, and on the processor (ivf.h). Only while nobody
+ * inserts, deletes or steps. */
 uint64_t engine_digest(const struct engine *engine);
 
 /* Check every invariant: degrees, ids, levels, link distances ascending, reachability of live

@@ -54,6 +54,8 @@ struct ruler {
     size_t dim;
 };
 
+struct colds;
+
 struct graph {
     struct engine_options options; /* defaults filled in; kernel: NULL */
     const struct kernels *kernels;
@@ -77,6 +79,9 @@ struct graph {
     _Atomic bool has_dead;       /* some vector was deleted */
     _Atomic bool has_twins;      /* some node has a twin */
 
+    _Atomic(struct colds *) cold; /* parts of what comes before it (cold.h); NULL: none */
+    _Atomic uint64_t cold_live;   /* vectors of them that are not dead, and all */
+    _Atomic uint64_t cold_rows;
     _Atomic(struct calibration *) calibration; /* calibrate.h; NULL: none yet */
     _Atomic uint32_t calibrated;               /* its `linked`, for those who hold no scratch */
 
@@ -116,6 +121,11 @@ struct graph_size {
 
 struct graph_size graph_size_of(const struct graph *graph);
 uint64_t graph_bytes(const struct engine_options *options, const struct graph_size *size);
+
+static inline struct colds *graph_cold(const struct graph *graph)
+{
+    return atomic_load_explicit(&((struct graph *)(uintptr_t)graph)->cold, memory_order_acquire);
+}
 
 static inline float ruler_distance(const struct ruler *ruler, const float *a, const float *b)
 {

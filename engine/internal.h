@@ -21,6 +21,7 @@ struct batch; /* workspace of linking, hnsw_insert.c */
  *   searches                  a scratch (scratch.h: the old graph waits until they end)
  *   insertions and deletions  write_lock
  *   linking                   link_lock
+ * So it is with the cold parts that hang on it (cold.h), which linking does not look at.
  * The numbers of an old graph stay readable until the engine is closed. */
 struct engine {
     struct engine_options options; /* defaults filled in; kernel: NULL */
@@ -45,6 +46,13 @@ static inline struct graph *graph_of(const struct engine *engine)
 static inline bool hooks_go_on(const struct engine_hooks *hooks)
 {
     return hooks == NULL || hooks->go_on == NULL || hooks->go_on(hooks->state);
+}
+
+static inline enum err_code hooks_make_durable(const struct engine_hooks *hooks, struct err *err)
+{
+    if (hooks == NULL || hooks->make_durable == NULL)
+        return ERR_OK;
+    return hooks->make_durable(hooks->state, err);
 }
 
 /* hnsw_batch.c, hnsw_insert.c: the workspace, and linking with it. */

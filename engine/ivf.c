@@ -1,4 +1,4 @@
-/* The inverted file as an object: its sizes, its end, and what it tells about itself. */
+/* The inverted file as an object: its sizes, and what it tells about itself. */
 #include "engine/ivf_internal.h"
 
 #include <math.h>
@@ -47,26 +47,6 @@ size_t ivf_book_floats(const struct ivf_options *options)
     size_t books = options->kind == IVF_PQ ? ivf_groups(options) : 1;
 
     return books * options->code_dims * IVF_CODES;
-}
-
-void ivf_free(struct ivf *ivf)
-{
-    if (ivf == NULL)
-        return;
-    ivf_scratch_free_all(ivf);
-    (void)pthread_mutex_destroy(&ivf->lock);
-    memory_unmap(ivf->blocks, (size_t)ivf->block_count * ivf->block_bytes);
-    memory_unmap(ivf->centroids, (size_t)ivf->lists_padded * ivf->rotation.padded);
-    memory_free(ivf->mean);
-    memory_free(ivf->steps);
-    memory_free(ivf->lows);
-    memory_free(ivf->squares);
-    memory_free(ivf->shifts);
-    memory_free(ivf->spreads);
-    memory_free(ivf->list);
-    memory_free(ivf->book);
-    memory_free(ivf->ordinals);
-    memory_free(ivf);
 }
 
 uint32_t ivf_count(const struct ivf *ivf)

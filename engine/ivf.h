@@ -27,11 +27,11 @@
 #ifndef VICINAL_ENGINE_IVF_H
 #define VICINAL_ENGINE_IVF_H
 
+#include <stdatomic.h>
+
 #include "engine/engine.h"
 
 struct ivf;
-
-enum ivf_kind { IVF_FLAT, IVF_PQ, IVF_RABITQ };
 
 struct ivf_options {
     uint32_t dim; /* 1..DIMENSION_MAX */
@@ -76,12 +76,16 @@ struct ivf_query {
     uint32_t k;          /* at least 1 */
     struct ivf_effort effort;
     const struct engine_bitmap *filter; /* by ordinal; NULL: all */
-    float bound;                        /* farther hits are not wanted; INFINITY: none */
-    uint64_t deadline_ns;               /* CLOCK_MONOTONIC; 0: none */
+    const _Atomic uint64_t *dead; /* bit i % 64 of word i / 64: row i is left out; NULL: none */
+    bool exact;                   /* measure all that may be returned */
+    float bound;                  /* farther hits are not wanted; INFINITY: none */
+    uint32_t known;       /* so many hits within the bound were found elsewhere: k less these */
+    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
 };
 
 struct ivf_counters {
-    const char *plan;  /* "ivf_flat", "ivf_pq", "ivf_rabitq"; "flat_filter": a narrow filter */
+    const char *plan;  /* "ivf_flat", "ivf_pq", "ivf_rabitq"; "flat": exact; "flat_filter": a narrow
+                          filter */
     uint64_t lists;    /* looked at */
     uint64_t scanned;  /* vectors in them */
     uint64_t measured; /* exact distances taken */
@@ -89,10 +93,9 @@ struct ivf_counters {
 
 /* Up to k hits, ascending by (distance, ordinal), into hits (room for k); *count says how many.
  * Distances are those of engine.h.  A filter widens effort.probes.  Beyond them lists are
- * looked at while fewer than k vectors were found that may be returned: k hits are found whenever
- * there are k.
- * counters may be NULL.
- * Errors: ERR_TIMEOUT (deadline), ERR_NO_MEMORY, ERR_INVALID_ARGUMENT. */
+ * looked at while fewer than k less `known` vectors were found that may be returned: with those
+ * that are known k hits are found whenever there are k. counters may be NULL. Errors: ERR_TIMEOUT
+ * (deadline), ERR_NO_MEMORY, ERR_INVALID_ARGUMENT. */
 MUST_CHECK enum err_code ivf_search(struct ivf *ivf, const struct ivf_query *query,
                                     struct engine_hit *hits, size_t *count,
                                     struct ivf_counters *counters, struct err *err);

@@ -12,6 +12,7 @@
 
 #include "common/base/checked.h"
 #include "engine/ivf_internal.h"
+#include "engine/ivf_parts.h"
 #include "engine/kmeans.h"
 #include "engine/memory.h"
 #include "engine/spread.h"
@@ -75,46 +76,6 @@ static enum err_code check_rows(struct build *build, struct err *err)
     return ERR_OK;
 }
 
-static enum err_code open_ivf(struct ivf *ivf, const struct ivf_options *options,
-                              const struct ivf_rows *rows, struct err *err)
-{
-    ivf->options = ivf_defaults(options, rows->count);
-    ivf->rows = *rows;
-    ivf->rows.ordinals = NULL;
-    ivf->inner = ivf_kernels_of(ivf->kernels->name);
-    rotation_init(&ivf->rotation, options->dim, options->seed, ivf->kernels);
-    ivf->lists = ivf->options.lists;
-    ivf->lists_padded = (ivf->lists + IVF_COARSE - 1) / IVF_COARSE * IVF_COARSE;
-    ivf->groups = ivf_groups(&ivf->options);
-    ivf->block_bytes = ivf_block_bytes(&ivf->options);
-    if (ivf->options.kind == IVF_PQ)
-        ivf->book_stride = (size_t)ivf->options.code_dims * IVF_CODES;
-    size_t book = ivf_book_floats(&ivf->options);
-    size_t coarse = (size_t)ivf->lists_padded * ivf->rotation.padded;
-    ivf->mean = memory_alloc(options->dim, sizeof(float));
-    ivf->centroids = memory_map(coarse);
-    ivf->steps = memory_alloc(ivf->lists_padded, sizeof(float));
-    ivf->lows = memory_alloc(ivf->lists_padded, sizeof(float));
-    ivf->squares = memory_alloc(ivf->lists_padded, sizeof(float));
-    ivf->shifts = memory_alloc(ivf->lists_padded, sizeof(float));
-    ivf->spreads = memory_alloc(ivf->lists_padded, sizeof(float));
-    ivf->list = memory_alloc(ivf->lists, sizeof(*ivf->list));
-    ivf->book = memory_alloc(book, sizeof(float));
-    if (rows->ordinals != NULL)
-        ivf->ordinals = memory_alloc(rows->count, sizeof(*ivf->ordinals));
-    if (ivf->mean == NULL || ivf->centroids == NULL || ivf->steps == NULL || ivf->lows == NULL ||
-        ivf->squares == NULL || ivf->shifts == NULL || ivf->spreads == NULL || ivf->list == NULL ||
-        ivf->book == NULL || (rows->ordinals != NULL && ivf->ordinals == NULL))
-        return err_set(err, ERR_NO_MEMORY, "no memory for an index of %u lists", ivf->lists);
-    if (rows->ordinals != NULL)
-        memcpy(ivf->ordinals, rows->ordinals, rows->count * sizeof(*ivf->ordinals));
-    memory_want_huge(ivf->centroids, coarse);
-    ivf->bytes = sizeof(*ivf) + coarse + 5 * sizeof(float) * (uint64_t)ivf->lists_padded +
-                 ivf->lists * sizeof(*ivf->list) + (book + options->dim) * sizeof(float) +
-                 (ivf->ordinals != NULL ? (uint64_t)rows->count * sizeof(uint32_t) : 0);
-    return ERR_OK;
-}
-
 static void read_row(void *state, uint32_t row, float *out)
 {
     const struct ivf *ivf = state;
@@ -169,17 +130,7 @@ static enum err_code lay_out(struct build *build, struct err *err)
         list[l].first = blocks;
         blocks += ivf_blocks_of(list[l].count);
     }
-    size_t bytes = (size_t)blocks * ivf->block_bytes;
-    if (bytes == 0)
-        return ERR_OK;
-    ivf->blocks = memory_map(bytes);
-    if (ivf->blocks == NULL)
-        return err_set(err, ERR_NO_MEMORY, "no memory for the codes of %u vectors",
-                       ivf->rows.count);
-    memory_want_huge(ivf->blocks, bytes);
-    ivf->block_count = blocks;
-    ivf->bytes += bytes;
-    return ERR_OK;
+    return ivf_add_blocks(ivf, blocks, err);
 }
 
 struct lane {
@@ -378,15 +329,18 @@ enum err_code ivf_build(struct ivf **out, const struct ivf_options *options,
         code = kernels_choose(options->kernel, &kernels, err);
     if (code != ERR_OK)
         return code;
-    struct ivf *ivf = memory_alloc(1, sizeof(*ivf));
-    if (ivf == NULL)
-        return err_set(err, ERR_NO_MEMORY, "no memory for an index");
+    struct ivf_shape shape = {.options = ivf_defaults(options, rows->count),
+                              .count = rows->count,
+                              .has_ordinals = rows->ordinals != NULL};
+    struct ivf *ivf;
+    code = ivf_new(&ivf, &shape, kernels, err);
+    if (code != ERR_OK)
+        return code;
     struct build build = {.ivf = ivf, .executor = executor};
-    ivf->kernels = kernels;
-    (void)pthread_mutex_init(&ivf->lock, NULL);
-    code = open_ivf(ivf, options, rows, err);
-    if (code == ERR_OK)
-        code = build_ivf(&build, err);
+    ivf_put_rows(ivf, rows);
+    if (rows->ordinals != NULL)
+        memcpy(ivf->ordinals, rows->ordinals, rows->count * sizeof(*ivf->ordinals));
+    code = build_ivf(&build, err);
     close_build(&build);
     if (code != ERR_OK) {
         ivf_free(ivf);

@@ -140,6 +140,9 @@ MUST_CHECK enum err_code ivf_train_book(struct ivf *ivf, const float *centroids,
                                         const struct engine_executor *executor, struct err *err);
 uint64_t ivf_predict_book(const struct ivf_options *options, uint32_t count);
 
+/* ivf_scan.c: row of an ordinal at or behind *from, which moves on; false: there is none. */
+bool ivf_find_row(const struct ivf *ivf, uint32_t ordinal, uint32_t *from);
+
 /* ivf_build.c: workspace of encoding. */
 uint64_t ivf_encode_bytes(size_t dim);
 

@@ -238,8 +238,7 @@ bool ivf_scan_lists(struct ivf_run *run, uint32_t from, uint32_t to)
     return true;
 }
 
-/* Row of an ordinal at or behind *from, which moves on. */
-static bool find_row(const struct ivf *ivf, uint32_t ordinal, uint32_t *from)
+bool ivf_find_row(const struct ivf *ivf, uint32_t ordinal, uint32_t *from)
 {
     uint32_t low = *from, high = ivf->rows.count;
 
@@ -259,21 +258,42 @@ static bool find_row(const struct ivf *ivf, uint32_t ordinal, uint32_t *from)
     return low < ivf->rows.count && ivf->ordinals[low] == ordinal;
 }
 
-bool ivf_scan_filter(struct ivf_run *run)
+static bool scan_words(struct ivf_run *run, size_t first, size_t last)
 {
     const struct engine_bitmap *filter = run->query->filter;
     uint32_t from = 0, checked = 0;
 
-    for (size_t word = 0; word < filter->word_count && word <= UINT32_MAX / 64; word++)
+    for (size_t word = first; word < filter->word_count && word <= last; word++)
         for (uint64_t bits = filter->words[word]; bits != 0; bits &= bits - 1) {
             uint32_t ordinal = (uint32_t)(word * 64) + (uint32_t)__builtin_ctzll(bits);
 
             if (checked++ % ROWS_PER_CHECK == 0 && ivf_deadline_passed(run->query->deadline_ns))
                 return false;
-            if (find_row(run->ivf, ordinal, &from)) {
+            if (ivf_find_row(run->ivf, ordinal, &from) && !ivf_is_dead(run, from)) {
                 measure(run, from);
                 run->counters.scanned++;
             }
         }
+    return true;
+}
+
+/* Only the words that stand for rows. */
+bool ivf_scan_filter(struct ivf_run *run)
+{
+    const struct ivf *ivf = run->ivf;
+
+    return scan_words(run, ivf_ordinal(ivf, 0) / 64, ivf_ordinal(ivf, ivf->rows.count - 1) / 64);
+}
+
+bool ivf_scan_all(struct ivf_run *run)
+{
+    for (uint32_t row = 0; row < run->ivf->rows.count; row++) {
+        if (row % ROWS_PER_CHECK == 0 && ivf_deadline_passed(run->query->deadline_ns))
+            return false;
+        if (ivf_is_dead(run, row))
+            continue;
+        measure(run, row);
+        run->counters.scanned++;
+    }
     return true;
 }

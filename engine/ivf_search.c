@@ -73,14 +73,15 @@ static bool probe(struct ivf_run *run)
 
     run->counters.plan = plan_of(run->ivf);
     ivf_prepare(run);
-    run->scan.limit = INFINITY;
+    /* What is too far would not count, but there must be k of them. */
+    run->scan.limit = run->query->known >= run->query->k ? run->query->bound : INFINITY;
     do {
         ivf_order(run, done, count);
         if (!ivf_scan_lists(run, done, done + count))
             return false;
         done += count;
         count = MIN_OF(done, lists - done);
-    } while (count > 0 && run->pooled + run->taken < run->query->k);
+    } while (count > 0 && run->pooled + run->taken + run->query->known < run->query->k);
     return run->ivf->options.kind == IVF_FLAT || ivf_measure_rest(run);
 }
 
@@ -96,8 +97,12 @@ static bool search(struct ivf_run *run)
                                                       : UINT64_MAX};
     if (ivf_deadline_passed(query->deadline_ns))
         return false;
-    if (query->filter == NULL ||
-        (matches > FILTER_FLAT && matches > run->ivf->rows.count / FILTER_SHARE))
+    if (query->exact && query->filter == NULL) {
+        run->counters.plan = "flat";
+        return ivf_scan_all(run);
+    }
+    if (!query->exact && (query->filter == NULL ||
+                          (matches > FILTER_FLAT && matches > run->ivf->rows.count / FILTER_SHARE)))
         return probe(run);
     run->counters.plan = "flat_filter";
     return ivf_scan_filter(run);

@@ -32,11 +32,21 @@ static inline uint32_t ivf_run_list(const struct ivf_run *run, uint32_t place)
     return key_number(run->scratch->lists[place]);
 }
 
+static inline bool ivf_is_dead(const struct ivf_run *run, uint32_t row)
+{
+    const _Atomic uint64_t *dead = run->query->dead;
+
+    /* Relaxed: the bit stands for nothing but itself. */
+    return dead != NULL &&
+           (atomic_load_explicit(&dead[row / 64], memory_order_relaxed) >> row % 64 & 1) != 0;
+}
+
 static inline bool ivf_admits(const struct ivf_run *run, uint32_t row)
 {
     const struct engine_bitmap *filter = run->query->filter;
 
-    return filter == NULL || engine_bitmap_names(filter, ivf_ordinal(run->ivf, row));
+    return !ivf_is_dead(run, row) &&
+           (filter == NULL || engine_bitmap_names(filter, ivf_ordinal(run->ivf, row)));
 }
 
 /* The count least keys to the front, in any order. */
@@ -50,5 +60,6 @@ void ivf_order(struct ivf_run *run, uint32_t done, uint32_t count);
 MUST_CHECK bool ivf_scan_lists(struct ivf_run *run, uint32_t from, uint32_t to);
 MUST_CHECK bool ivf_measure_rest(struct ivf_run *run);
 MUST_CHECK bool ivf_scan_filter(struct ivf_run *run);
+MUST_CHECK bool ivf_scan_all(struct ivf_run *run);
 
 #endif

@@ -1,7 +1,9 @@
 /* See keeper.h.
  *
- * The folder holds one segment, which is replaced as a whole: graph.seg.  It is written again when
- * the graph has grown by a quarter, so that each vector is written about five times while a
+ * The folder holds one segment, which is replaced as a whole: graph.seg; and cold parts, which say
+ * of themselves what they stand for.  A segment of a graph that begins behind cold parts says so
+ * too: without them it cannot be used, for what it covers would have gaps.  It is written again
+ * when the graph has grown by a quarter, so that each vector is written about five times while a
  * collection grows, and at most a fifth of it is linked again after a restart.
  * Failure: what stands in the folder stays as it was, and the segment is still due. */
 #include "engine/keeper.h"
@@ -13,7 +15,9 @@
 #include <unistd.h>
 
 #include "common/base/checked.h"
+#include "engine/cold.h"
 #include "engine/memory.h"
+#include "engine/new_file.h"
 #include "engine/segment.h"
 
 #define SEGMENT_NAME "graph.seg"
@@ -24,17 +28,21 @@ enum {
 };
 
 struct keeper {
-    char path[PATH_MAX];
-    struct err notice; /* why a segment was set aside */
+    char dir[PATH_MAX];
+    char path[PATH_MAX]; /* of the segment */
+    struct err notice;   /* why it, or a cold part, was set aside */
+    uint32_t next_cold;  /* number of the next cold part */
     _Atomic uint32_t covered;
     _Atomic uint32_t written; /* slots of the engine's graph that are in the segment */
+    _Atomic uint32_t floor;   /* of the segment */
 };
 
 static enum err_code name_segment(struct keeper *keeper, const char *dir, struct err *err)
 {
     int len = snprintf(keeper->path, sizeof(keeper->path), "%s/" SEGMENT_NAME, dir);
 
-    if (len < 0 || (size_t)len >= sizeof(keeper->path))
+    if (len < 0 || (size_t)len >= sizeof(keeper->path) ||
+        snprintf(keeper->dir, sizeof(keeper->dir), "%s", dir) >= (int)sizeof(keeper->dir))
         return err_set(err, ERR_INVALID_ARGUMENT, "the folder's path is too long");
     if (mkdir(dir, 0755) != 0 && errno != EEXIST)
         return err_set_errno(err, errno, "folder of segments");
@@ -46,7 +54,7 @@ static enum err_code remove_unfinished(const struct keeper *keeper, struct err *
 {
     char unfinished[PATH_MAX + 8];
 
-    (void)snprintf(unfinished, sizeof(unfinished), "%s" SEGMENT_UNFINISHED, keeper->path);
+    (void)snprintf(unfinished, sizeof(unfinished), "%s" NEW_FILE_SUFFIX, keeper->path);
     if (unlink(unfinished) != 0 && errno != ENOENT)
         return err_set_errno(err, errno, "removing an unfinished segment");
     return ERR_OK;
@@ -60,19 +68,26 @@ static enum err_code set_aside(struct keeper *keeper, const struct err *why, str
     (void)snprintf(aside, sizeof(aside), "%s.damaged", keeper->path);
     if (rename(keeper->path, aside) != 0)
         return err_set_errno(err, errno, "setting a segment aside (%.100s)", why->message);
-    keeper->notice = *why;
+    if (keeper->notice.message[0] == '\0')
+        keeper->notice = *why;
     return ERR_OK;
 }
 
-static enum err_code check_budget(const struct engine *engine, uint32_t count, struct err *err)
+/* colds: those that come before so many vectors of the graph. */
+static enum err_code check_budget(const struct engine *engine, const struct colds *colds,
+                                  uint32_t count, struct err *err)
 {
-    uint64_t bytes = engine_predict(&engine->options, count, ENGINE_LOAD);
+    struct engine_options options = engine->options;
 
-    if (engine->options.memory_budget == 0 || bytes <= engine->options.memory_budget)
+    options.cold_above = 0;
+    uint64_t bytes = engine_predict(&options, count, ENGINE_LOAD) + colds_bytes(colds);
+    if (options.memory_budget == 0 || bytes <= options.memory_budget)
         return ERR_OK;
-    return err_set(err, ERR_INSUFFICIENT_STORAGE,
-                   "the segment's %u vectors take %llu bytes, above the memory budget", count,
-                   (unsigned long long)bytes);
+    return err_set(
+        err, ERR_INSUFFICIENT_STORAGE,
+        "the segment's %u vectors, and %llu cold ones, take %llu bytes, above the memory "
+        "budget",
+        count, (unsigned long long)colds_rows(colds), (unsigned long long)bytes);
 }
 
 static enum err_code take_segment(struct engine *engine, struct segment *segment, struct err *err)
@@ -80,36 +95,95 @@ static enum err_code take_segment(struct engine *engine, struct segment *segment
     struct keeper *keeper = engine->keeper;
     struct graph *graph = graph_of(engine);
     uint32_t count = segment_parts(segment)->count;
-    enum err_code code = check_budget(engine, count, err);
+    enum err_code code = segment_give(segment, graph, err);
 
-    if (code == ERR_OK)
-        code = segment_give(segment, graph, err);
     if (code != ERR_OK)
         return code;
     keeper->covered = slot_of(graph, count - 1)->ordinal + 1;
     keeper->written = count;
-    engine->next_ordinal = keeper->covered;
     return ERR_OK;
 }
 
-static enum err_code load(struct engine *engine, struct err *err)
+/* *out: NULL if there is none, or none that can be used. */
+static enum err_code open_segment(const struct engine *engine, struct segment **out,
+                                  struct err *err)
 {
     struct keeper *keeper = engine->keeper;
     struct segment_how how = {.copied = SEGMENT_COPY_ALL & ~segment_filed(&engine->options),
                               .expected = &engine->options};
-    struct segment *segment;
     struct err why = {0};
-    enum err_code code = segment_open(&segment, keeper->path, &how, &why);
+    enum err_code code = segment_open(out, keeper->path, &how, &why);
 
-    if (code == ERR_NOT_FOUND)
+    if (code == ERR_OK || code == ERR_NOT_FOUND)
         return ERR_OK;
     if (code == ERR_CORRUPT || code == ERR_CONFIG || code == ERR_IO)
         return set_aside(keeper, &why, err);
-    if (code != ERR_OK) {
-        *err = why;
+    *err = why;
+    return code;
+}
+
+/* The parts that come before the segment; if they are not all there it is set aside and *segment
+ * is NULL: then they are all there is. */
+static enum err_code open_colds(const struct engine *engine, struct segment **segment,
+                                struct colds **out, struct err *err)
+{
+    struct keeper *keeper = engine->keeper;
+    struct cold_folder folder = {.dir = keeper->dir,
+                                 .floor = UINT32_MAX,
+                                 .expected = &engine->options,
+                                 .kernels = engine->kernels,
+                                 .notice = &keeper->notice};
+    struct err why = {0};
+
+    if (*segment != NULL)
+        folder.floor = segment_parts(*segment)->floor;
+    enum err_code code = colds_open(out, &folder, err);
+    if (code != ERR_OK || *segment == NULL || colds_floor(*out) == folder.floor)
         return code;
-    }
-    code = take_segment(engine, segment, err);
+    (void)err_set(&why, ERR_CORRUPT,
+                  "segment " SEGMENT_NAME ": the cold vectors from ordinal %u to %u are not there",
+                  colds_floor(*out), folder.floor);
+    colds_close(*out);
+    *out = NULL;
+    segment_close(*segment);
+    *segment = NULL;
+    code = set_aside(keeper, &why, err);
+    folder.floor = UINT32_MAX;
+    return code == ERR_OK ? colds_open(out, &folder, err) : code;
+}
+
+static enum err_code take_all(struct engine *engine, struct segment *segment, struct colds *colds,
+                              struct err *err)
+{
+    struct keeper *keeper = engine->keeper;
+    struct graph *graph = graph_of(engine);
+    uint32_t count = segment == NULL ? 0 : segment_parts(segment)->count;
+    enum err_code code = ERR_OK;
+
+    graph->cold = colds;
+    graph->cold_live = colds_live(colds);
+    graph->cold_rows = colds_rows(colds);
+    keeper->covered = keeper->floor = colds_floor(colds);
+    if (count > 0 || colds != NULL)
+        code = check_budget(engine, colds, count, err);
+    if (code == ERR_OK && segment != NULL)
+        code = take_segment(engine, segment, err);
+    engine->next_ordinal = keeper->covered;
+    if (code == ERR_OK)
+        colds_tidy(colds, keeper->dir, &keeper->next_cold);
+    return code;
+}
+
+static enum err_code load(struct engine *engine, struct err *err)
+{
+    struct segment *segment = NULL;
+    struct colds *colds = NULL;
+    enum err_code code = open_segment(engine, &segment, err);
+
+    if (code == ERR_OK)
+        code = open_colds(engine, &segment, &colds, err);
+    if (code == ERR_OK)
+        code = take_all(engine, segment, colds, err); /* the parts are the graph's now */
     segment_close(segment);
     return code;
 }
@@ -142,9 +216,29 @@ uint64_t keeper_bytes(const struct keeper *keeper)
     return keeper == NULL ? 0 : sizeof(*keeper);
 }
 
+uint32_t keeper_floor(const struct keeper *keeper)
+{
+    return atomic_load_explicit(&keeper->floor, memory_order_relaxed);
+}
+
+uint32_t keeper_next_cold(struct keeper *keeper)
+{
+    return keeper->next_cold++;
+}
+
+bool keeper_cold_path(const struct keeper *keeper, uint32_t number, char *out, size_t size)
+{
+    return cold_path(out, size, keeper->dir, number);
+}
+
 const char *engine_notice(const struct engine *engine)
 {
     return engine->keeper == NULL ? "" : engine->keeper->notice.message;
+}
+
+bool keeper_is_behind(const struct keeper *keeper, const struct graph *graph)
+{
+    return keeper != NULL && colds_floor(graph_cold(graph)) != keeper_floor(keeper);
 }
 
 bool keeper_is_due(const struct keeper *keeper, const struct graph *graph)
@@ -155,6 +249,9 @@ bool keeper_is_due(const struct keeper *keeper, const struct graph *graph)
     uint32_t written = atomic_load_explicit(&keeper->written, memory_order_relaxed);
     uint64_t least = (uint64_t)GROWTH_LEAST * graph->options.flat_below;
 
+    if (keeper_is_behind(keeper, graph) &&
+        graph_size_of(graph).count >= (uint64_t)frame_sample(&graph->options) + BATCH_MAX)
+        return true; /* so many are linked soon */
     return linked >= written && linked - written >= MAX_OF(least, (uint64_t)written / GROWTH_PART);
 }
 
@@ -194,9 +291,7 @@ static enum err_code seal_make_durable(void *state, struct err *err)
 {
     const struct sealing *sealing = state;
 
-    if (sealing->hooks == NULL || sealing->hooks->make_durable == NULL)
-        return ERR_OK;
-    return sealing->hooks->make_durable(sealing->hooks->state, err);
+    return hooks_make_durable(sealing->hooks, err);
 }
 
 enum err_code keeper_seal(struct engine *engine, const struct engine_hooks *hooks, struct err *err)
@@ -218,5 +313,6 @@ enum err_code keeper_seal(struct engine *engine, const struct engine_hooks *hook
     atomic_store_explicit(&keeper->covered, slot_of(graph, parts.count - 1)->ordinal + 1,
                           memory_order_release);
     atomic_store_explicit(&keeper->written, parts.count, memory_order_relaxed);
+    atomic_store_explicit(&keeper->floor, parts.floor, memory_order_relaxed);
     return segment_lend(keeper->path, &parts, graph, err);
 }

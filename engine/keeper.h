@@ -1,10 +1,12 @@
-/* What outlives a process: the segment in the engine's folder, written now and then. */
+/* What outlives a process: the segment in the engine's folder, written now and then, and the files
+ * of the cold parts (cold.h). */
 #ifndef VICINAL_ENGINE_KEEPER_H
 #define VICINAL_ENGINE_KEEPER_H
 
 #include "engine/internal.h"
 
-/* Make the folder, load the segment that is there into the engine's empty graph, or set it aside.
+/* Make the folder, load the segment that is there into the engine's empty graph, and the cold parts
+ * that come before it, or set it aside.
  * Errors: ERR_NO_MEMORY, ERR_IO, ERR_INSUFFICIENT_STORAGE (over the budget). */
 MUST_CHECK enum err_code keeper_open(struct engine *engine, const char *dir, struct err *err);
 
@@ -13,7 +15,18 @@ void keeper_close(struct keeper *keeper);
 uint32_t keeper_covered(const struct keeper *keeper);
 uint64_t keeper_bytes(const struct keeper *keeper); /* of memory */
 
-/* Has the graph grown so much that it should be written again? */
+/* Where the vectors begin that the segment stands for. */
+uint32_t keeper_floor(const struct keeper *keeper);
+
+/* A number for the file of a new cold part, which nobody else gets; and its name.  Not of NULL. */
+uint32_t keeper_next_cold(struct keeper *keeper);
+MUST_CHECK bool keeper_cold_path(const struct keeper *keeper, uint32_t number, char *out,
+                                 size_t size);
+
+/* Does the graph begin elsewhere than the segment? */
+bool keeper_is_behind(const struct keeper *keeper, const struct graph *graph);
+
+/* Has the graph grown so much that it should be written again, or is the segment behind? */
 bool keeper_is_due(const struct keeper *keeper, const struct graph *graph);
 
 /* Write it: see engine_maintain(). */

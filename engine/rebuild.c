@@ -12,6 +12,7 @@
 
 #include "common/base/checked.h"
 #include "engine/keeper.h"
+#include "engine/memory.h"
 
 enum {
     DEAD_LEAST = 2, /* a part of flat_below: fewer do not matter */
@@ -25,6 +26,8 @@ struct rebuild {
     const struct graph *old;
     struct graph *new;
     struct batch *batch; /* NULL: nothing is linked */
+    struct colds *colds; /* of the new graph; NULL: those of the old one */
+    uint32_t first;      /* slots of the old graph before this become cold */
     uint32_t copied;     /* slots of the old graph that were looked at */
 };
 
@@ -97,7 +100,10 @@ static void bury(const struct rebuild *rebuild)
     uint32_t count = (uint32_t)graph_size_of(rebuild->new).count;
     uint32_t slot = 0;
 
-    for (uint32_t i = 0; i < rebuild->copied && slot < count; i++) {
+    for (uint32_t i = 0; i < rebuild->first; i++)
+        if ((slot_state(rebuild->old, i) & SLOT_DEAD) != 0)
+            (void)colds_delete(rebuild->colds, slot_of(rebuild->old, i)->ordinal);
+    for (uint32_t i = rebuild->first; i < rebuild->copied && slot < count; i++) {
         if (slot_of(rebuild->old, i)->ordinal != slot_of(rebuild->new, slot)->ordinal)
             continue;
         if ((slot_state(rebuild->old, i) & SLOT_DEAD) != 0)
@@ -114,7 +120,14 @@ static enum err_code change_places(struct rebuild *rebuild, struct err *err)
     pthread_mutex_lock(&engine->write_lock);
     enum err_code code = copy_to(rebuild, (uint32_t)graph_size_of(rebuild->old).count, err);
     if (code == ERR_OK) {
+        struct colds *colds = rebuild->colds;
+
+        if (colds == NULL)
+            colds = graph_cold(rebuild->old);
         bury(rebuild);
+        rebuild->new->cold = colds;
+        rebuild->new->cold_live = colds_live(colds);
+        rebuild->new->cold_rows = colds_rows(colds);
         rebuild->new->before = graph_of(engine);
         keeper_forget(engine->keeper);
         /* Releasing: who sees the graph sees what it holds. */
@@ -128,20 +141,24 @@ static enum err_code change_places(struct rebuild *rebuild, struct err *err)
 static enum err_code begin(struct rebuild *rebuild, struct err *err)
 {
     struct engine *engine = rebuild->engine;
+    uint32_t count = atomic_load_explicit(&rebuild->old->count, memory_order_acquire);
 
     rebuild->new = graph_new(&engine->options, engine->kernels);
     /* On this thread alone: the borrowed ones are for linking what is new. */
     if (rebuild->new != NULL && engine->options.kind != ENGINE_FLAT)
         rebuild->batch = batch_new(&engine->options, NULL, &engine->scratches);
+    (void)slot_find(rebuild->old, colds_floor(rebuild->colds), count, &rebuild->first);
+    rebuild->copied = rebuild->first;
     if (rebuild->new == NULL || (engine->options.kind != ENGINE_FLAT && rebuild->batch == NULL))
         return err_set(err, ERR_NO_MEMORY, "no memory to rebuild the graph");
     return ERR_OK;
 }
 
-enum err_code rebuild(struct engine *engine, const struct engine_hooks *hooks, struct err *err)
+enum err_code rebuild(struct engine *engine, struct colds *colds, const struct engine_hooks *hooks,
+                      struct err *err)
 {
     struct graph *old = graph_of(engine); /* only our caller changes it */
-    struct rebuild rebuild = {.engine = engine, .old = old};
+    struct rebuild rebuild = {.engine = engine, .old = old, .colds = colds};
     enum err_code code = begin(&rebuild, err);
 
     if (code == ERR_OK)
@@ -154,6 +171,8 @@ enum err_code rebuild(struct engine *engine, const struct engine_hooks *hooks, s
         return code;
     }
     scratch_grace(&engine->scratches);
+    if (colds != NULL)
+        memory_free(graph_cold(old));
     graph_clear(old);
     return ERR_OK;
 }

@@ -1,11 +1,11 @@
 /* A search: choose a plan, walk or scan, merge, and make sure that nothing was missed.
  *
  * Happy path: walk the graph by codes (plan.c says how), measure the nearest of the beam that may
- * be returned (refine.c), scan the tail that the graph does not hold yet, return the best k.  The
- * dead and those that the filter does not name are one to a search (admit.h): they may be walked
- * through, but are not returned.  A walk that found too few of the others, or has cost more than
- * scanning them would, gives way to the scan: k hits are found whenever there are k, and nothing
- * takes longer than twice the scan.
+ * be returned (refine.c), scan the tail that the graph does not hold yet, go on in the cold parts
+ * (cold_search.c), return the best k.  The dead and those that the filter does not name are one to
+ * a search (admit.h): they may be walked through, but are not returned.  A walk that found too few
+ * of the others, or has cost more than scanning them would, gives way to the scan: k hits are found
+ * whenever there are k, and nothing takes longer than twice the scan.
  * Failure: the deadline, or no memory for the workspace. */
 #include <math.h>
 
@@ -204,6 +204,7 @@ static void look(struct search *search)
     const struct engine_bitmap *filter = search->query->filter;
 
     search->graph = graph;
+    search->colds = graph_cold(graph);
     search->entry = atomic_load_explicit(&graph->entry, memory_order_acquire);
     search->linked = atomic_load_explicit(&graph->linked, memory_order_acquire);
     search->count = atomic_load_explicit(&graph->count, memory_order_acquire);
@@ -212,7 +213,7 @@ static void look(struct search *search)
     search->candidates = MIN_OF(search->live, (uint64_t)search->count);
     if (filter != NULL)
         search->candidates = MIN_OF(search->candidates, filter->cardinality);
-    search->counters.linked = search->linked;
+    search->counters.linked = search->linked + colds_rows(search->colds);
     search->ef = plan_effort(search->query, graph);
     if (search->count > 0)
         admit_init(&search->admit, graph, filter, search->count);
@@ -234,13 +235,17 @@ enum err_code search_answer(struct search *search, struct engine_hit *hits, size
                             struct err *err)
 {
     size_t beam = MIN_OF(search->ef, search->count); /* not below k */
+    size_t best = MIN_OF((uint64_t)search->ef, search->count + colds_rows(search->colds));
 
-    if (!scratch_room(search->scratch, search->count, beam, beam))
+    if (!scratch_room(search->scratch, search->count, beam, best))
         return err_set(err, ERR_NO_MEMORY, "no memory to search");
     prepare_query(search);
     if (deadline_passed(search->query->deadline_ns) || !run(search))
         return err_set(err, ERR_TIMEOUT, "the deadline passed after %llu distances",
                        (unsigned long long)search->counters.distances);
+    enum err_code code = cold_search(search, hits, err);
+    if (code != ERR_OK)
+        return code;
     topk_finish(&search->best);
     for (size_t i = 0; i < search->best.count; i++)
         hits[i] = (struct engine_hit){.distance = key_distance(search->best.keys[i]),

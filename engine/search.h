@@ -4,12 +4,14 @@
 #define VICINAL_ENGINE_SEARCH_H
 
 #include "engine/admit.h"
+#include "engine/cold.h"
 #include "engine/hnsw.h"
 #include "engine/internal.h"
 
 struct search {
     struct engine *engine;
     const struct graph *graph; /* the engine's when the search began */
+    const struct colds *colds; /* and the cold parts that belong to it */
     const struct engine_query *query;
     struct scratch *scratch;
     struct admit admit;

@@ -24,8 +24,6 @@
 #include "engine/engine.h"
 #include "engine/plane.h"
 
-#define SEGMENT_UNFINISHED ".tmp" /* behind its path while it is written */
-
 /* In the order in which they stand in the file. */
 enum segment_section {
     SEGMENT_CENTRE,  /* dim floats */
@@ -45,6 +43,7 @@ struct segment_parts {
     struct engine_options options; /* defaults filled in; no kernel and no budget */
     float length;                  /* of the vectors, if all are about as long; else 0 */
     uint32_t count;                /* slots, all of them linked; at least 1 */
+    uint32_t floor;                /* vectors with lower ordinals are elsewhere (cold.h) */
     uint32_t upper_rows;
     uint64_t live; /* slots that are not dead; told by segment_open, not asked by segment_write */
     uint64_t entry;

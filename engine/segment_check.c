@@ -53,6 +53,9 @@ static enum err_code check_slots(struct check *check, struct err *err)
 
         if ((state & ~(uint32_t)(SLOT_DEAD | SLOT_TWIN)) != 0)
             return err_set(err, ERR_CORRUPT, "slot %u has the unknown state %#x", i, state);
+        if (slot->ordinal < parts->floor)
+            return err_set(err, ERR_CORRUPT, "slot %u has ordinal %u, below the floor %u", i,
+                           slot->ordinal, parts->floor);
         if (i > 0 && slot->ordinal <= before)
             return err_set(err, ERR_CORRUPT, "the ordinals do not ascend at slot %u", i);
         before = slot->ordinal;

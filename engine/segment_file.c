@@ -136,12 +136,13 @@ void segment_header_encode(const struct segment_parts *parts, const struct segme
                                 (uint32_t)(parts->entry >> 32)};
     size_t at = NUMBERS_AT + sizeof(numbers);
 
-    static_assert(NUMBERS_AT + sizeof(numbers) + sizeof(float) <= SEGMENT_TABLE_AT, "they fit");
+    static_assert(NUMBERS_AT + sizeof(numbers) + 2 * sizeof(float) <= SEGMENT_TABLE_AT, "they fit");
     memset(out, 0, SEGMENT_HEADER_BYTES);
     memcpy(out, SEGMENT_MAGIC, 8);
     store_u32(out + SEGMENT_VERSION_AT, SEGMENT_VERSION);
     memcpy(out + NUMBERS_AT, numbers, sizeof(numbers));
     memcpy(out + at, &parts->length, sizeof(parts->length));
+    store_u32(out + at + sizeof(parts->length), parts->floor);
     for (size_t i = 0; i < SEGMENT_SECTIONS; i++) {
         const struct segment_place *place = &layout->places[i];
         uint8_t *row = out + SEGMENT_TABLE_AT + i * SEGMENT_TABLE_ROW;
@@ -241,6 +242,7 @@ enum err_code segment_header_decode(struct segment_parts *parts, struct segment_
     found.live = read_u64(&in);
     found.entry = read_u64(&in);
     memcpy(&found.length, read_bytes(&in, sizeof(found.length)), sizeof(found.length));
+    found.floor = read_u32(&in);
     assert(!in.failed);
     if (tag != ENDIAN_TAG || header_bytes != SEGMENT_HEADER_BYTES || sections != SEGMENT_SECTIONS)
         return err_set(err, ERR_CORRUPT, "header: another form than this version has");

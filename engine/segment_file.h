@@ -17,8 +17,8 @@
  * Header, little-endian: magic 8, format version u32, endian tag u32, size of the header u32,
  * number of sections u32, size of the file u64, dim u32, metric u32, m u32, bits u32,
  * ef_construction u32, flat_below u32, seed u64, count u32, upper_rows u32, live u64, entry u64,
- * length f32; at 128 the section table, 32 bytes each: id u32 (from 1), alignment u32, offset u64,
- * length u64, checksum u32, 4 bytes zero.  The rest is zero.
+ * length f32, floor u32; at 128 the section table, 32 bytes each: id u32 (from 1), alignment u32,
+ * offset u64, length u64, checksum u32, 4 bytes zero.  The rest is zero.
  *
  * Each section is cut into blocks of 64 KiB, the last may be shorter.  SEGMENT_CHECKS holds a
  * CRC32C of each block of the sections before it, in order, and a section's checksum in the table

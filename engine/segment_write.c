@@ -1,33 +1,25 @@
 /* Writing a segment: see segment.h.
  *
  * The planes are copied out a megabyte at a time, so that what is summed up is what is written even
- * while somebody sets a dead bit, and memory stays bounded.  The whole room is asked for first: a
- * full disk is known before anything is written.  The header comes last, then sync, rename, sync of
- * the folder: a file under the segment's name is whole.
+ * while somebody sets a dead bit, and memory stays bounded.  The header comes last; then the file
+ * gets its name (new_file.h).
  * Failure: the unfinished file is removed; what stood under the name stays. */
 #include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "common/base/checked.h"
 #include "common/base/hash.h"
+#include "engine/cold.h"
 #include "engine/graph.h"
 #include "engine/memory.h"
+#include "engine/new_file.h"
 #include "engine/segment_file.h"
 
 struct writer {
     const struct segment_parts *parts;
     const struct segment_progress *progress;
     struct segment_layout layout;
-    int dir_fd;              /* -1: not open */
-    int fd;                  /* -1: not open */
-    bool is_made;            /* the unfinished file is there */
-    char name[NAME_MAX + 1]; /* in the folder */
-    char unfinished[NAME_MAX + sizeof(SEGMENT_UNFINISHED)];
+    struct new_file file;
     unsigned char *chunk; /* SEGMENT_CHUNK_BYTES */
     uint32_t *checks;
     uint64_t bytes_done;
@@ -38,6 +30,7 @@ struct segment_parts segment_parts_of(const struct graph *graph)
 {
     struct segment_parts parts = {.options = graph->options,
                                   .length = graph->length,
+                                  .floor = colds_floor(graph_cold(graph)),
                                   .centre = graph->frame.centre,
                                   .slots = graph->slots,
                                   .ground = graph->ground,
@@ -122,33 +115,6 @@ static void copy_bytes(struct writer *writer, enum segment_section section, uint
 
 /* --- the file -------------------------------------------------------------------------------- */
 
-/* A file that may not grow (EFBIG) is no room as well. */
-static enum err_code write_errno(struct err *err, const char *what)
-{
-    return err_set_errno(err, errno == EFBIG ? ENOSPC : errno, "%s", what);
-}
-
-static enum err_code write_bytes(const struct writer *writer, const void *data, size_t len,
-                                 uint64_t at, struct err *err)
-{
-    const unsigned char *from = data;
-
-    while (len > 0) {
-        ssize_t done = pwrite(writer->fd, from, len, (off_t)at);
-
-        if (done < 0 && errno == EINTR)
-            continue;
-        if (done == 0)
-            errno = ENOSPC;
-        if (done <= 0)
-            return write_errno(err, "write");
-        from += done;
-        at += (uint64_t)done;
-        len -= (size_t)done;
-    }
-    return ERR_OK;
-}
-
 static enum err_code go_on(const struct writer *writer, struct err *err)
 {
     const struct segment_progress *progress = writer->progress;
@@ -159,47 +125,6 @@ static enum err_code go_on(const struct writer *writer, struct err *err)
     return err_set(err, ERR_DEAD, "stopped after %llu of %llu bytes",
                    (unsigned long long)writer->bytes_done,
                    (unsigned long long)writer->layout.bytes);
-}
-
-/* The path's folder, open, and its last part, which is also the name of the unfinished file. */
-static enum err_code open_folder(struct writer *writer, const char *path, struct err *err)
-{
-    const char *slash = strrchr(path, '/');
-    const char *name = segment_file_name(path);
-    char folder[PATH_MAX] = ".";
-
-    if (slash != NULL && (size_t)(slash - path) + 2 > sizeof(folder))
-        return err_set(err, ERR_INVALID_ARGUMENT, "the path is too long");
-    if (slash != NULL)
-        (void)snprintf(folder, sizeof(folder), "%.*s", (int)MAX_OF(slash - path, (ptrdiff_t)1),
-                       path);
-    if (name[0] == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
-        strlen(name) + sizeof(SEGMENT_UNFINISHED) > sizeof(writer->name))
-        return err_set(err, ERR_INVALID_ARGUMENT, "\"%.40s\" cannot be the name of a file", name);
-    (void)snprintf(writer->name, sizeof(writer->name), "%s", name);
-    (void)snprintf(writer->unfinished, sizeof(writer->unfinished), "%s" SEGMENT_UNFINISHED, name);
-    writer->dir_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (writer->dir_fd < 0)
-        return err_set_errno(err, errno, "folder");
-    return ERR_OK;
-}
-
-/* Where the file system cannot reserve room, the file grows as it is written. */
-static enum err_code make_file(struct writer *writer, struct err *err)
-{
-    int failed;
-
-    writer->fd = openat(writer->dir_fd, writer->unfinished,
-                        O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (writer->fd < 0)
-        return write_errno(err, "create");
-    writer->is_made = true;
-    do
-        failed = fallocate(writer->fd, 0, 0, (off_t)writer->layout.bytes);
-    while (failed != 0 && errno == EINTR);
-    if (failed != 0 && errno != EOPNOTSUPP && errno != ENOSYS)
-        return write_errno(err, "reserving room");
-    return ERR_OK;
 }
 
 static enum err_code write_section(struct writer *writer, enum segment_section section,
@@ -219,12 +144,9 @@ static enum err_code write_section(struct writer *writer, enum segment_section s
         for (size_t i = 0; i < len && section != SEGMENT_CHECKS; i += SEGMENT_BLOCK_BYTES)
             checks[(at + i) / SEGMENT_BLOCK_BYTES] =
                 hash_crc32c(0, writer->chunk + i, MIN_OF(len - i, SEGMENT_BLOCK_BYTES));
-        code = write_bytes(writer, writer->chunk, len, place->offset + at, err);
+        code = new_file_write(&writer->file, writer->chunk, len, place->offset + at, err);
         if (code != ERR_OK)
             return err_wrap(err, "section %s", segment_section_name(section));
-        /* Begin to write out now, so that the sync is no storm.  A wish: the sync reports. */
-        (void)sync_file_range(writer->fd, (off_t)(place->offset + at), (off_t)len,
-                              SYNC_FILE_RANGE_WRITE);
         writer->bytes_done += len;
     }
     if (section == SEGMENT_CHECKS)
@@ -241,27 +163,18 @@ static enum err_code write_header(struct writer *writer, struct err *err)
 
     parts.live = writer->live;
     segment_header_encode(&parts, &writer->layout, writer->chunk);
-    return write_bytes(writer, writer->chunk, SEGMENT_HEADER_BYTES, 0, err);
+    return new_file_write(&writer->file, writer->chunk, SEGMENT_HEADER_BYTES, 0, err);
 }
 
 static enum err_code publish(struct writer *writer, struct err *err)
 {
     enum err_code code = go_on(writer, err);
 
-    if (code != ERR_OK)
-        return code;
-    if (fdatasync(writer->fd) != 0)
-        return write_errno(err, "sync");
-    if (writer->progress != NULL && writer->progress->before_rename != NULL)
+    if (code == ERR_OK)
+        code = new_file_sync(&writer->file, err);
+    if (code == ERR_OK && writer->progress != NULL && writer->progress->before_rename != NULL)
         code = writer->progress->before_rename(writer->progress->state, err);
-    if (code != ERR_OK)
-        return code;
-    if (renameat(writer->dir_fd, writer->unfinished, writer->dir_fd, writer->name) != 0)
-        return write_errno(err, "rename");
-    writer->is_made = false;
-    if (fsync(writer->dir_fd) != 0)
-        return write_errno(err, "sync of the folder");
-    return ERR_OK;
+    return code == ERR_OK ? new_file_rename(&writer->file, err) : code;
 }
 
 /* The sections behind are of rows that never change. */
@@ -274,14 +187,12 @@ static void tell_links_written(const struct writer *writer)
 
 static enum err_code write_all(struct writer *writer, const char *path, struct err *err)
 {
-    enum err_code code = open_folder(writer, path, err);
+    enum err_code code = new_file_open(&writer->file, path, writer->layout.bytes, err);
 
     writer->chunk = memory_alloc(1, SEGMENT_CHUNK_BYTES);
     writer->checks = memory_alloc(writer->layout.blocks, sizeof(*writer->checks));
     if (code == ERR_OK && (writer->chunk == NULL || writer->checks == NULL))
         code = err_set(err, ERR_NO_MEMORY, "no memory to write");
-    if (code == ERR_OK)
-        code = make_file(writer, err);
     for (enum segment_section i = 0; code == ERR_OK && i < SEGMENT_SECTIONS; i++) {
         code = write_section(writer, i, err);
         if (code == ERR_OK && i == SEGMENT_UPPER)
@@ -297,7 +208,7 @@ static enum err_code write_all(struct writer *writer, const char *path, struct e
 enum err_code segment_write(const char *path, const struct segment_parts *parts,
                             const struct segment_progress *progress, struct err *err)
 {
-    struct writer writer = {.parts = parts, .progress = progress, .dir_fd = -1, .fd = -1};
+    struct writer writer = {.parts = parts, .progress = progress, .file = {.dir_fd = -1, .fd = -1}};
     enum err_code code;
 
     if (parts->count == 0)
@@ -308,12 +219,7 @@ enum err_code segment_write(const char *path, const struct segment_parts *parts,
         writer.layout = segment_layout_of(parts);
         code = write_all(&writer, path, err);
     }
-    if (writer.fd >= 0)
-        (void)close(writer.fd);
-    if (writer.is_made)
-        (void)unlinkat(writer.dir_fd, writer.unfinished, 0);
-    if (writer.dir_fd >= 0)
-        (void)close(writer.dir_fd);
+    new_file_close(&writer.file);
     memory_free(writer.chunk);
     memory_free(writer.checks);
     return code == ERR_OK ? code : err_wrap(err, "segment %.100s", segment_file_name(path));

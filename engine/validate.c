@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "engine/cold.h"
 #include "engine/hnsw.h"
 #include "engine/internal.h"
 #include "engine/memory.h"
@@ -88,6 +89,8 @@ static enum err_code check_slots(const struct graph *graph, struct err *err)
         if (slot > 0 && slot_of(graph, slot)->ordinal <= slot_of(graph, slot - 1)->ordinal)
             return err_set(err, ERR_CORRUPT, "the ordinals do not ascend at slot %u", slot);
     }
+    if (count > 0 && slot_of(graph, 0)->ordinal < colds_floor(graph_cold(graph)))
+        return err_set(err, ERR_CORRUPT, "ordinal %u should be cold", slot_of(graph, 0)->ordinal);
     if (load(&graph->linked) > count)
         return err_set(err, ERR_CORRUPT, "more vectors are linked than there are");
     if (live != atomic_load_explicit(&graph->live, memory_order_relaxed))
@@ -175,6 +178,9 @@ enum err_code engine_validate(const struct engine *engine, struct err *err)
     const struct graph *graph = graph_of(engine);
     uint32_t nodes = 0;
 
+    enum err_code code = colds_validate(graph_cold(graph), err);
+    if (code != ERR_OK)
+        return code;
     if (check_slots(graph, err) != ERR_OK)
         return ERR_CORRUPT;
     if (graph->options.kind == ENGINE_FLAT)
@@ -233,5 +239,5 @@ uint64_t engine_digest(const struct engine *engine)
         if ((head[1] & SLOT_TWIN) == 0)
             digest = digest_links(graph, slot, digest);
     }
-    return digest;
+    return colds_digest(graph_cold(graph), digest);
 }

@@ -229,6 +229,7 @@ static void numbers_of_the_header_that_cannot_be(void **state)
         {68, 0, "is not where it should be"},
         {88, 0x7fc00000, "a length that is no number"},
         {88, 0xbf800000, "a length that is no number"},
+        {92, 5, "below the floor"},
         {SEGMENT_TABLE_AT, 2, "section centre is not where it should be"},
         {SEGMENT_TABLE_AT + 8, 0, "section centre is not where it should be"},
         {SEGMENT_TABLE_AT + SEGMENT_FINE * SEGMENT_TABLE_ROW + 16, 0, "section fine is not where"},
