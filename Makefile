@@ -83,7 +83,8 @@ $(BIN)/vicinal-router: $(BUILD)/services/router/main.o $(call lib,services/route
 	$(call program,$^)
 $(BIN)/vicinal-replicator: $(BUILD)/services/replicator/main.o $(call lib,services/replicator) $(CLUSTER_LIBS)
 	$(call program,$^)
-$(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(CLUSTER_LIBS)
+$(BIN)/vicinal: $(BUILD)/cli/main.o $(call lib,cli) $(call lib,services/shard) $(call lib,services/ingest) \
+                $(call lib,engine) $(CLUSTER_LIBS)
 	$(call program,$^)
 $(BIN)/engine-bench: $(patsubst %,$(BUILD)/bench/%.o,engine_bench engine_filters engine_inserting \
                                                       engine_keep engine_recall bench_ivf) $(ENGINE_LIBS)

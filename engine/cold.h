@@ -15,7 +15,7 @@
  *   cold_search.c   a search goes on in the parts
  *   cold_file.c     the file: layout, header
  *   cold_write.c    making it
- *   cold_open.c     a file becomes a part
+ *   cold_open.c     a file becomes a part; the scrub
  *   cold_folder.c   which files of a folder are the engine's
  *   migrate.c       from the graph to a part; merging parts */
 #ifndef VICINAL_ENGINE_COLD_H
@@ -60,6 +60,12 @@ MUST_CHECK enum err_code cold_open(struct cold **out, const char *path,
                                    const struct engine_options *expected,
                                    const struct kernels *kernels, struct err *err);
 void cold_close(struct cold *cold); /* NULL is fine */
+
+/* The scrub: check every block of a part's file against its checksum, those of the vectors too.
+ * hooks: go_on is asked before each megabyte; may be NULL.
+ * Errors: those of cold_open(), and ERR_DEAD (go_on). */
+MUST_CHECK enum err_code cold_verify(const char *path, const struct engine_hooks *hooks,
+                                     struct err *err);
 
 uint64_t cold_bytes(const struct cold *cold); /* of memory, beside the page cache */
 
@@ -111,6 +117,9 @@ MUST_CHECK enum err_code cold_search(struct search *search, struct engine_hit *h
 
 /* Name of a part's file; false: the path is too long. */
 MUST_CHECK bool cold_path(char *out, size_t size, const char *dir, uint32_t number);
+
+/* Is this the name of a part's file, or of one that is not finished? */
+bool cold_name_parse(const char *name, uint32_t *number, bool *is_finished);
 
 struct cold_folder {
     const char *dir;

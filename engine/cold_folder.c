@@ -44,7 +44,7 @@ bool cold_path(char *out, size_t size, const char *dir, uint32_t number)
 }
 
 /* Exactly "cold-N.seg", or that unfinished. */
-static bool parse_name(const char *name, uint32_t *number, bool *is_finished)
+bool cold_name_parse(const char *name, uint32_t *number, bool *is_finished)
 {
     char whole[32], unfinished[sizeof(whole) + sizeof(NEW_FILE_SUFFIX)];
 
@@ -125,7 +125,7 @@ static enum err_code list_files(struct choice *choice, struct err *err)
         uint32_t number;
         bool is_finished;
 
-        if (parse_name(entry->d_name, &number, &is_finished) && is_finished)
+        if (cold_name_parse(entry->d_name, &number, &is_finished) && is_finished)
             code = add_file(choice, number, err);
     }
     (void)closedir(dir);
@@ -254,7 +254,7 @@ void colds_tidy(const struct colds *colds, const char *folder, uint32_t *next)
     for (uint32_t i = 0; colds != NULL && i < colds->count; i++)
         *next = MAX_OF(*next, colds->parts[i]->number + 1);
     while (dir != NULL && (entry = readdir(dir)) != NULL)
-        if (parse_name(entry->d_name, &number, &is_finished)) {
+        if (cold_name_parse(entry->d_name, &number, &is_finished)) {
             *next = MAX_OF(*next, number + 1);
             if (!is_finished || !is_part(colds, number))
                 (void)unlinkat(dirfd(dir), entry->d_name, 0);

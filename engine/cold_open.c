@@ -1,7 +1,8 @@
 /* A file becomes a cold part: see cold.h.
  *
  * Header, the file's size, the table of checksums, then each array against it, into memory of its
- * own; the vectors stay in the file.  Then the index is looked at as if it were a lie.
+ * own; the vectors stay in the file, and only the scrub looks at them.  Then the index is looked at
+ * as if it were a lie.
  * Failure: all is given back, *out is NULL. */
 #include <errno.h>
 #include <string.h>
@@ -12,6 +13,7 @@
 #include "engine/cold.h"
 #include "engine/cold_file.h"
 #include "engine/graph.h"
+#include "engine/internal.h"
 #include "engine/memory.h"
 
 struct opening {
@@ -58,22 +60,44 @@ static enum err_code read_checks(struct opening *opening, struct err *err)
     return ERR_OK;
 }
 
+/* len bytes of a section, from a block's first byte on. */
+static enum err_code read_part(const struct opening *opening, unsigned section, uint64_t from,
+                               uint64_t len, unsigned char *out, struct err *err)
+{
+    const struct segment_place *place = &opening->layout.places[section];
+    uint64_t block = from / SEGMENT_BLOCK_BYTES;
+    const uint32_t *checks = opening->checks + place->first_block;
+
+    if (segment_read_bytes(opening->fd, out, len, place->offset + from, err) != ERR_OK)
+        return err_wrap(err, "section %s", cold_section_name(section));
+    for (uint64_t at = 0; at < len; at += SEGMENT_BLOCK_BYTES, block++)
+        if (hash_crc32c(0, out + at, MIN_OF(len - at, SEGMENT_BLOCK_BYTES)) != checks[block])
+            return err_set(err, ERR_CORRUPT, "section %s: block %llu (file byte %llu) is damaged",
+                           cold_section_name(section), (unsigned long long)block,
+                           (unsigned long long)(place->offset + from + at));
+    return ERR_OK;
+}
+
 static enum err_code read_section(const struct opening *opening, unsigned section,
                                   unsigned char *out, struct err *err)
 {
-    const struct segment_place *place = &opening->layout.places[section];
-    const uint32_t *checks = opening->checks + place->first_block;
+    return read_part(opening, section, 0, opening->layout.places[section].length, out, err);
+}
 
-    if (segment_read_bytes(opening->fd, out, place->length, place->offset, err) != ERR_OK)
-        return err_wrap(err, "section %s", cold_section_name(section));
-    for (uint64_t at = 0; at < place->length; at += SEGMENT_BLOCK_BYTES)
-        if (hash_crc32c(0, out + at, MIN_OF(place->length - at, SEGMENT_BLOCK_BYTES)) !=
-            checks[at / SEGMENT_BLOCK_BYTES])
-            return err_set(err, ERR_CORRUPT, "section %s: block %llu (file byte %llu) is damaged",
-                           cold_section_name(section),
-                           (unsigned long long)(at / SEGMENT_BLOCK_BYTES),
-                           (unsigned long long)(place->offset + at));
-    return ERR_OK;
+/* room: for a megabyte, in which what was read is checked and forgotten. */
+static enum err_code verify_section(const struct opening *opening, unsigned section,
+                                    unsigned char *room, const struct engine_hooks *hooks,
+                                    struct err *err)
+{
+    uint64_t len = opening->layout.places[section].length;
+    enum err_code code = ERR_OK;
+
+    for (uint64_t at = 0; code == ERR_OK && at < len; at += SEGMENT_CHUNK_BYTES) {
+        if (!hooks_go_on(hooks))
+            return err_set(err, ERR_DEAD, "stopped");
+        code = read_part(opening, section, at, MIN_OF(len - at, SEGMENT_CHUNK_BYTES), room, err);
+    }
+    return code;
 }
 
 static enum err_code map_vectors(const struct opening *opening, struct cold *cold, struct err *err)
@@ -151,6 +175,26 @@ enum err_code cold_open(struct cold **out, const char *path, const struct engine
     }
     *out = cold;
     return ERR_OK;
+}
+
+enum err_code cold_verify(const char *path, const struct engine_hooks *hooks, struct err *err)
+{
+    struct opening opening = {.fd = -1};
+    unsigned char *room = memory_alloc(SEGMENT_CHUNK_BYTES, 1);
+    enum err_code code;
+
+    if (room == NULL)
+        return err_set(err, ERR_NO_MEMORY, "cold part %.100s: no memory", segment_file_name(path));
+    code = cold_header_read(&opening.fd, path, &opening.numbers, &opening.layout, err);
+    if (code == ERR_OK)
+        code = read_checks(&opening, err);
+    for (unsigned i = 0; code == ERR_OK && i < COLD_CHECKS; i++)
+        code = verify_section(&opening, i, room, hooks, err);
+    memory_free(opening.checks);
+    memory_free(room);
+    if (opening.fd >= 0)
+        (void)close(opening.fd);
+    return code == ERR_OK ? ERR_OK : err_wrap(err, "cold part %.100s", segment_file_name(path));
 }
 
 void cold_close(struct cold *cold)

@@ -36,7 +36,7 @@ static enum err_code check_options(const struct engine_options *options, struct 
     return ERR_OK;
 }
 
-static void fill_defaults(struct engine_options *options)
+void engine_fill_defaults(struct engine_options *options)
 {
     options->kernel = NULL;
     if (options->m == 0)
@@ -92,7 +92,7 @@ enum err_code engine_open(struct engine **out, const char *dir,
     const struct kernels *kernels;
 
     *out = NULL;
-    fill_defaults(&filled);
+    engine_fill_defaults(&filled);
     if (check_options(&filled, err) != ERR_OK)
         return err_wrap(err, "engine");
     if (kernels_choose(options->kernel, &kernels, err) != ERR_OK)
@@ -154,7 +154,7 @@ uint64_t engine_predict(const struct engine_options *options, uint64_t n, enum e
 
     uint64_t hot = n, cold = 0;
 
-    fill_defaults(&filled);
+    engine_fill_defaults(&filled);
     if (filled.cold_above != 0 && filled.kind != ENGINE_FLAT && n > filled.cold_above) {
         hot = filled.cold_above;
         cold = migrate_predict(&filled, n - hot);

@@ -42,6 +42,9 @@ static inline struct graph *graph_of(const struct engine *engine)
     return atomic_load_explicit(&((struct engine *)(uintptr_t)engine)->graph, memory_order_acquire);
 }
 
+/* Each option that is 0 and has a default becomes that. */
+void engine_fill_defaults(struct engine_options *options);
+
 /* Is there nobody who wants long work to end? */
 static inline bool hooks_go_on(const struct engine_hooks *hooks)
 {

@@ -20,8 +20,6 @@
 #include "engine/new_file.h"
 #include "engine/segment.h"
 
-#define SEGMENT_NAME "graph.seg"
-
 enum {
     GROWTH_LEAST = 5, /* times flat_below: by default what is linked in about a second */
     GROWTH_PART = 4,
@@ -39,7 +37,7 @@ struct keeper {
 
 static enum err_code name_segment(struct keeper *keeper, const char *dir, struct err *err)
 {
-    int len = snprintf(keeper->path, sizeof(keeper->path), "%s/" SEGMENT_NAME, dir);
+    int len = snprintf(keeper->path, sizeof(keeper->path), "%s/" KEEPER_SEGMENT, dir);
 
     if (len < 0 || (size_t)len >= sizeof(keeper->path) ||
         snprintf(keeper->dir, sizeof(keeper->dir), "%s", dir) >= (int)sizeof(keeper->dir))
@@ -141,7 +139,8 @@ static enum err_code open_colds(const struct engine *engine, struct segment **se
     if (code != ERR_OK || *segment == NULL || colds_floor(*out) == folder.floor)
         return code;
     (void)err_set(&why, ERR_CORRUPT,
-                  "segment " SEGMENT_NAME ": the cold vectors from ordinal %u to %u are not there",
+                  "segment " KEEPER_SEGMENT
+                  ": the cold vectors from ordinal %u to %u are not there",
                   colds_floor(*out), folder.floor);
     colds_close(*out);
     *out = NULL;

@@ -5,6 +5,8 @@
 
 #include "engine/internal.h"
 
+#define KEEPER_SEGMENT "graph.seg" /* name of the file */
+
 /* Make the folder, load the segment that is there into the engine's empty graph, and the cold parts
  * that come before it, or set it aside.
  * Errors: ERR_NO_MEMORY, ERR_IO, ERR_INSUFFICIENT_STORAGE (over the budget). */

@@ -30,7 +30,8 @@ LAYERS = {
     "services/ingest": ["common", "backends", "cluster", "engine/kernels.h"],
     "services/replicator": ["common", "backends", "cluster"],
     "services/shard": ["common", "backends", "cluster", "engine"],
-    "cli": ["common", "backends", "cluster"],
+    "cli": ["common", "backends", "cluster", "services/shard/verify.h",
+            "services/ingest/spool_verify.h"],
     "bench": ["common", "backends/wal", "engine"],
     "tests": [""],
 }

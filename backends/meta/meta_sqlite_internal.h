@@ -1,5 +1,5 @@
-/* What the two files of the SQLite back end share: the connection is made in meta_sqlite_open.c and
- * used in meta_sqlite.c. */
+/* What the files of the SQLite back end share: the connection is made in meta_sqlite_open.c and
+ * used in meta_sqlite.c; meta_sqlite_verify.c looks at a copy of the file. */
 #ifndef VICINAL_BACKENDS_META_SQLITE_INTERNAL_H
 #define VICINAL_BACKENDS_META_SQLITE_INTERNAL_H
 
@@ -10,6 +10,10 @@
 
 #define META_SQLITE_BUSY_NS  (5 * NS_PER_S)  /* so long is a busy file tried again */
 #define META_SQLITE_PAUSE_NS (5 * NS_PER_MS) /* between two tries */
+
+#define META_SQLITE_APPLICATION 0x5669636e /* "Vicn" */
+
+int meta_sqlite_schemas(void); /* the newest schema that is known */
 
 /* The prepared statements: their text is in meta_sqlite_open.c. */
 enum statement {

@@ -9,8 +9,7 @@
 #include <string.h>
 #include <sys/vfs.h>
 
-#define BUSY_SLICE_MS  20
-#define APPLICATION_ID 0x5669636e /* "Vicn" */
+#define BUSY_SLICE_MS 20
 
 static const char *const statement_sql[STATEMENTS] = {
     [BEGIN] = "BEGIN IMMEDIATE",
@@ -44,7 +43,12 @@ static const char *const schema_steps[] = {
     " seen_us INTEGER NOT NULL, PRIMARY KEY (region, origin, partition));"
     "PRAGMA user_version = 2;",
 };
-static_assert(APPLICATION_ID == 1449747310, "the schema writes the number in decimal");
+static_assert(META_SQLITE_APPLICATION == 1449747310, "the schema writes the number in decimal");
+
+int meta_sqlite_schemas(void)
+{
+    return (int)ARRAY_COUNT(schema_steps);
+}
 
 bool meta_sqlite_is_network(uint64_t file_system_type)
 {
@@ -173,7 +177,7 @@ static enum err_code inspect(struct sqlite_meta *sqlite, int *schema, struct err
         code = read_number(sqlite, "SELECT count(*) FROM sqlite_master", &objects, err);
     if (code != ERR_OK)
         return code;
-    if (application != APPLICATION_ID && (*schema != 0 || objects != 0))
+    if (application != META_SQLITE_APPLICATION && (*schema != 0 || objects != 0))
         return err_set(err, ERR_CONFIG, "metadata %s: a database of another program", sqlite->file);
     if (*schema < 0 || (size_t)*schema > ARRAY_COUNT(schema_steps))
         return fail_newer(sqlite, *schema, err);

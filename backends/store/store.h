@@ -47,10 +47,13 @@ struct store_options {
     struct env *env;
     uint64_t map_bytes;   /* lmdb: largest size; 0: 1 TiB of address space */
     uint32_t readers_max; /* read transactions at a time; 0: 512 */
+    bool read_only;       /* lmdb: only to be looked at, and nothing made; see store_verify.h */
 };
 
 /* Errors: ERR_CONFIG (URL, in use by another process, newer format), ERR_CORRUPT, ERR_IO,
- * ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY. */
+ * ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY; read_only: ERR_NOT_FOUND.  read_only is for a store that
+ * store_verify has found sound, while its lock is held: it takes read transactions only, and LMDB
+ * believes every page. */
 MUST_CHECK enum err_code store_open(struct store **out, const struct store_options *options,
                                     struct err *err);
 void store_close(struct store *store);

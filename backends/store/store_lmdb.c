@@ -23,7 +23,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "backends/store/store.h"
+#include "backends/store/store_lmdb.h"
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/limits.h"
@@ -63,7 +63,7 @@ struct lmdb_cursor {
     uint8_t key[STORE_KEY_BYTES_MAX];
 };
 
-static const char *const table_names[STORE_TABLES] = {
+const char *const store_lmdb_tables[STORE_TABLES] = {
     [STORE_META] = "meta",
     [STORE_IDS] = "ids",
     [STORE_ROWS] = "rows",
@@ -127,7 +127,7 @@ static enum err_code fail_commit(struct lmdb_store *lmdb, int result, struct err
 static enum err_code lock_folder(struct lmdb_store *lmdb, const char *folder, struct err *err)
 {
     char path[PATH_SIZE];
-    int len = snprintf(path, sizeof(path), "%s/owner.lock", folder);
+    int len = snprintf(path, sizeof(path), "%s/" STORE_LMDB_LOCK, folder);
 
     if (len < 0 || (size_t)len >= sizeof(path))
         return err_set(err, ERR_CONFIG, "store URL: path too long");
@@ -145,9 +145,10 @@ static enum err_code lock_folder(struct lmdb_store *lmdb, const char *folder, st
 
 /* One try with a map of map_bytes.  Returns LMDB's code. */
 static int open_env_once(struct lmdb_store *lmdb, const char *folder, uint64_t map_bytes,
-                         uint32_t readers_max)
+                         uint32_t readers_max, bool read_only)
 {
-    unsigned flags = MDB_NOMETASYNC | MDB_NOTLS | MDB_NORDAHEAD;
+    unsigned flags =
+        MDB_NOTLS | MDB_NORDAHEAD | (read_only ? MDB_RDONLY | MDB_NOLOCK : MDB_NOMETASYNC);
     int result = mdb_env_create(&lmdb->env);
 
     if (result == 0)
@@ -178,14 +179,34 @@ static enum err_code open_env(struct lmdb_store *lmdb, const char *folder,
     /* Idle transactions keep their slots, and are on top of those in use. */
     readers_max += IDLE_MAX;
     do {
-        result = open_env_once(lmdb, folder, map_bytes, readers_max);
+        result = open_env_once(lmdb, folder, map_bytes, readers_max, options->read_only);
         map_bytes = map_bytes / 2 / page_bytes * page_bytes;
     } while ((result == ENOMEM || result == EINVAL || result == EOVERFLOW) &&
              map_bytes >= MAP_BYTES_MIN);
-    if (result == 0)
+    if (result == 0 && !options->read_only)
         /* Nobody else has the folder: every reader still in the table is dead. */
         result = mdb_reader_check(lmdb->env, NULL);
     return result == 0 ? ERR_OK : fail(result, folder, err);
+}
+
+/* The format must be ours.  Errors: ERR_NOT_FOUND (err untouched: there is none), … */
+static enum err_code read_format(struct lmdb_store *lmdb, MDB_txn *txn, struct err *err)
+{
+    MDB_val key = {sizeof(format_key), (void *)(uintptr_t)format_key}, value;
+    int result = mdb_get(txn, lmdb->tables[STORE_META], &key, &value);
+
+    if (result == MDB_NOTFOUND)
+        return ERR_NOT_FOUND;
+    if (result != 0)
+        return fail(result, "format", err);
+    if (value.mv_size != sizeof(uint32_t))
+        return err_set(err, ERR_CORRUPT, "store: the format version is damaged");
+    if (load_u32(value.mv_data) == FORMAT_VERSION)
+        return ERR_OK;
+    return err_set(err, ERR_CONFIG,
+                   "store: format %u, but this version knows %d: run the version that wrote "
+                   "it, or remove the folder: it is rebuilt from the log",
+                   load_u32(value.mv_data), FORMAT_VERSION);
 }
 
 /* The format must be ours; an empty store becomes of ours. */
@@ -196,20 +217,11 @@ static enum err_code check_format(struct lmdb_store *lmdb, MDB_txn *txn, struct 
     MDB_val value = {sizeof(version), version};
     MDB_stat stat = {0};
     size_t rows = 0;
-    int result = mdb_get(txn, lmdb->tables[STORE_META], &key, &value);
+    enum err_code code = read_format(lmdb, txn, err);
+    int result;
 
-    if (result == 0) {
-        if (value.mv_size != sizeof(version))
-            return err_set(err, ERR_CORRUPT, "store: the format version is damaged");
-        if (load_u32(value.mv_data) == FORMAT_VERSION)
-            return ERR_OK;
-        return err_set(err, ERR_CONFIG,
-                       "store: format %u, but this version knows %d: run the version that wrote "
-                       "it, or remove the folder: it is rebuilt from the log",
-                       load_u32(value.mv_data), FORMAT_VERSION);
-    }
-    if (result != MDB_NOTFOUND)
-        return fail(result, "format", err);
+    if (code != ERR_NOT_FOUND)
+        return code;
     for (size_t i = 0; i < STORE_TABLES; i++) {
         result = mdb_stat(txn, lmdb->tables[i], &stat);
         if (result != 0)
@@ -223,21 +235,27 @@ static enum err_code check_format(struct lmdb_store *lmdb, MDB_txn *txn, struct 
     return result == 0 ? ERR_OK : fail(result, "format", err);
 }
 
-static enum err_code open_tables(struct lmdb_store *lmdb, struct err *err)
+/* read_only: they must be there, and what has no format is damaged. */
+static enum err_code open_tables(struct lmdb_store *lmdb, bool read_only, struct err *err)
 {
     MDB_txn *txn = NULL;
     enum err_code code = ERR_OK;
-    int result = mdb_txn_begin(lmdb->env, NULL, 0, &txn);
+    int result = mdb_txn_begin(lmdb->env, NULL, read_only ? MDB_RDONLY : 0, &txn);
 
     if (result != 0)
         return fail(result, "begin", err);
     for (size_t i = 0; code == ERR_OK && i < STORE_TABLES; i++) {
-        result = mdb_dbi_open(txn, table_names[i], MDB_CREATE, &lmdb->tables[i]);
-        if (result != 0)
-            code = fail(result, table_names[i], err);
+        result =
+            mdb_dbi_open(txn, store_lmdb_tables[i], read_only ? 0 : MDB_CREATE, &lmdb->tables[i]);
+        if (result == MDB_NOTFOUND)
+            code = err_set(err, ERR_CORRUPT, "store: there is no table %s", store_lmdb_tables[i]);
+        else if (result != 0)
+            code = fail(result, store_lmdb_tables[i], err);
     }
-    if (code == ERR_OK)
+    if (code == ERR_OK && !read_only)
         code = check_format(lmdb, txn, err);
+    else if (code == ERR_OK && (code = read_format(lmdb, txn, err)) == ERR_NOT_FOUND)
+        code = err_set(err, ERR_CORRUPT, "store: there is no format version");
     if (code != ERR_OK) {
         mdb_txn_abort(txn);
         return code;
@@ -278,11 +296,11 @@ static enum err_code lmdb_open(struct store **out, const struct store_options *o
     lmdb->base.env = options->env;
     lmdb->lock_fd = -1;
     pthread_mutex_init(&lmdb->lock, NULL);
-    code = lock_folder(lmdb, folder, err);
+    code = options->read_only ? ERR_OK : lock_folder(lmdb, folder, err);
     if (code == ERR_OK)
         code = open_env(lmdb, folder, options, err);
     if (code == ERR_OK)
-        code = open_tables(lmdb, err);
+        code = open_tables(lmdb, options->read_only, err);
     if (code != ERR_OK) {
         lmdb_close(&lmdb->base);
         return code;

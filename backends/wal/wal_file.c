@@ -21,8 +21,6 @@
 
 #include "common/base/checked.h"
 
-#define LOCK_NAME "lock"
-
 #define FOLDER_BYTES_MAX (PATH_MAX - 64)
 
 static enum err_code open_folder(struct wal_file *file, const char *path, struct err *err)
@@ -55,7 +53,7 @@ static enum err_code open_folder(struct wal_file *file, const char *path, struct
 static enum err_code lock_folder(struct wal_file *file, struct err *err)
 {
     file->lock_fd =
-        openat(file->dir_fd, LOCK_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
+        openat(file->dir_fd, WAL_LOCK_NAME, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (file->lock_fd < 0)
         return err_set_errno(err, errno, "lock");
     if (flock(file->lock_fd, LOCK_EX | LOCK_NB) == 0)

@@ -5,6 +5,7 @@
  *   wal_file_read.c     readers
  *   wal_file_recover.c  what a writer does before it may write: find the end, cut there
  *   wal_file_segment.c  segment files: names, listing, making, walking through frames
+ *   wal_file_verify.c   looking at everything, changing nothing
  *   wal_file_control.c  the control page, through which the writer tells what is committed
  *   wal_file_format.c   bytes
  *
@@ -25,6 +26,7 @@
 #define WAL_WINDOW_BYTES          MIB(1) /* of reading and writing; holds any frame */
 #define WAL_SEGMENT_NAME_BYTES    32
 #define WAL_CONTROL_NAME          "control"
+#define WAL_LOCK_NAME             "lock"
 
 /* --- the control page ------------------------------------------------------------------------ */
 
@@ -147,6 +149,12 @@ void wal_cursor_enter(struct wal_cursor *cursor, int fd, const struct wal_segmen
 enum wal_step wal_cursor_next(struct wal_cursor *cursor, uint64_t limit, struct wal_frame *frame);
 MUST_CHECK enum err_code wal_cursor_fill(struct wal_cursor *cursor, uint64_t limit,
                                          struct err *err);
+
+/* wal_file_recover.c: whether a good frame behind the bad one at the cursor belongs to an append
+ * that began behind it, so that the bad one was committed.  Uses the cursor's window, and leaves
+ * the cursor at the bad one; bounded for hostile bytes. */
+MUST_CHECK enum err_code wal_cursor_find_proof(struct wal_cursor *cursor, uint64_t size,
+                                               bool *is_proven, struct err *err);
 
 /* --- the log --------------------------------------------------------------------------------- */
 

@@ -171,10 +171,8 @@ static enum err_code survey_headers(struct survey *survey, const struct wal_cont
 
 /* --- frames ---------------------------------------------------------------------------------- */
 
-/* Whether a good frame behind the bad one at the cursor belongs to an append that began behind it,
- * so that the bad one was committed.  Uses the cursor's window; bounded for hostile bytes. */
-static enum err_code find_proof(struct wal_cursor *cursor, uint64_t size, bool *is_proven,
-                                struct err *err)
+enum err_code wal_cursor_find_proof(struct wal_cursor *cursor, uint64_t size, bool *is_proven,
+                                    struct err *err)
 {
     uint64_t bad = cursor->at;
     uint32_t tries = 0;
@@ -242,7 +240,7 @@ static enum err_code judge_tail(struct survey *survey, const struct found *last,
     }
     if (step != WAL_STEP_BAD || survey->is_damaged)
         return ERR_OK;
-    code = find_proof(cursor, last->size, &is_proven, err);
+    code = wal_cursor_find_proof(cursor, last->size, &is_proven, err);
     if (is_proven)
         note_damage(survey, here, why);
     return code;

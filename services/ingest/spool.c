@@ -167,15 +167,12 @@ static enum err_code take_stock(struct spool *spool, struct store_txn *txn,
     return rc;
 }
 
-static enum err_code check_format(struct store_txn *txn, struct err *err)
+enum err_code spool_check_format(struct store_txn *txn, struct err *err)
 {
     struct store_value key = {.data = FORMAT_KEY, .len = sizeof(FORMAT_KEY) - 1}, value;
-    uint32_t format = FORMAT;
+    uint32_t format;
     enum err_code rc = store_get(txn, STORE_META, key, &value, err);
 
-    if (rc == ERR_NOT_FOUND)
-        return store_put(txn, STORE_META, key,
-                         (struct store_value){.data = &format, .len = sizeof(format)}, err);
     if (rc != ERR_OK)
         return rc;
     if (value.len != sizeof(format))
@@ -185,6 +182,19 @@ static enum err_code check_format(struct store_txn *txn, struct err *err)
         return err_set(err, ERR_CONFIG, "the spool has format %u; this release knows %u", format,
                        FORMAT);
     return ERR_OK;
+}
+
+/* A store without a format becomes a spool's. */
+static enum err_code take_format(struct store_txn *txn, struct err *err)
+{
+    struct store_value key = {.data = FORMAT_KEY, .len = sizeof(FORMAT_KEY) - 1};
+    uint32_t format = FORMAT;
+    enum err_code rc = spool_check_format(txn, err);
+
+    if (rc != ERR_NOT_FOUND)
+        return rc;
+    return store_put(txn, STORE_META, key,
+                     (struct store_value){.data = &format, .len = sizeof(format)}, err);
 }
 
 static enum err_code open_store(struct spool *spool, struct spool_status *status, struct err *err)
@@ -204,7 +214,7 @@ static enum err_code open_store(struct spool *spool, struct spool_status *status
     }
     rc = store_begin(&txn, spool->store, true, err);
     if (rc == ERR_OK)
-        rc = check_format(txn, err);
+        rc = take_format(txn, err);
     if (rc == ERR_OK)
         rc = take_stock(spool, txn, status, err);
     if (rc == ERR_OK)

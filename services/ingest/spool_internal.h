@@ -52,6 +52,10 @@ bool spool_key_is_parked(struct store_value key);
 struct hash128 spool_id_hash(const struct spool_row *row);
 struct store_value spool_hash_value(const struct hash128 *hash);
 
+/* Errors: ERR_NOT_FOUND (err untouched: the store has none yet), ERR_CORRUPT, ERR_CONFIG (newer).
+ */
+MUST_CHECK enum err_code spool_check_format(struct store_txn *txn, struct err *err);
+
 /* Errors: ERR_IO (the disk has failed), those of store_begin. */
 MUST_CHECK enum err_code spool_begin(struct spool *spool, bool write, struct store_txn **txn,
                                      struct err *err);

@@ -15,6 +15,7 @@
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/json_writer.h"
+#include "services/shard/apply_counts.h"
 #include "services/shard/rows.h"
 
 #define REMOVE_AT_ONCE 256 /* ids that a walk collects before it removes them */
@@ -54,35 +55,6 @@ static enum err_code effects_push(struct apply_effects *effects, struct apply_ef
 
 /* --- counts ---------------------------------------------------------------------------------- */
 
-static void hash_add(struct hash128 *sum, struct hash128 hash)
-{
-    unsigned carry = __builtin_add_overflow(sum->low, hash.low, &sum->low);
-
-    sum->high += hash.high + carry;
-}
-
-static void hash_subtract(struct hash128 *sum, struct hash128 hash)
-{
-    unsigned borrow = __builtin_sub_overflow(sum->low, hash.low, &sum->low);
-
-    sum->high -= hash.high + borrow;
-}
-
-/* What an entry adds to the digest: incarnation, stamp, state and id, each at its fixed place. */
-static struct hash128 entry_hash(const uint8_t *incarnation, const struct id_entry *entry,
-                                 const char *id, size_t id_len)
-{
-    uint8_t bytes[INCARNATION_BYTES + 13 + ID_BYTES_MAX];
-
-    assert(id_len <= ID_BYTES_MAX);
-    memcpy(bytes, incarnation, INCARNATION_BYTES);
-    store_u64(bytes + INCARNATION_BYTES, entry->stamp.clock);
-    store_u32(bytes + INCARNATION_BYTES + 8, entry->stamp.region);
-    bytes[INCARNATION_BYTES + 12] = entry->is_live;
-    memcpy(bytes + INCARNATION_BYTES + 13, id, id_len);
-    return hash_xxh128(bytes, INCARNATION_BYTES + 13 + id_len);
-}
-
 struct identity {
     const char *id;
     size_t len;
@@ -93,19 +65,17 @@ static void count_entry(struct step *step, struct apply_collection *collection,
                         const struct id_entry *entry, struct identity id, bool in)
 {
     struct apply_counts *both[] = {&step->partition->counts, &collection->parts[step->slot].counts};
-    struct hash128 hash = entry_hash(collection->definition.incarnation, entry, id.id, id.len);
+    struct counted_entry counted = {.incarnation = collection->definition.incarnation,
+                                    .entry = entry,
+                                    .id = id.id,
+                                    .id_len = id.len};
+    struct apply_counts one = apply_counts_of(&counted);
 
     for (size_t i = 0; i < ARRAY_COUNT(both); i++) {
-        uint64_t *count = entry->is_live ? &both[i]->live : &both[i]->tombstones;
-
-        if (in) {
-            *count += 1;
-            hash_add(&both[i]->digest, hash);
-        } else {
-            assert(*count > 0);
-            *count -= 1;
-            hash_subtract(&both[i]->digest, hash);
-        }
+        if (in)
+            apply_counts_add(both[i], &one);
+        else
+            apply_counts_subtract(both[i], &one);
     }
 }
 
@@ -171,8 +141,7 @@ static float half_to_float(uint16_t half)
     return value;
 }
 
-/* The record's vector into apply->vector. */
-static void unpack_vector(struct apply *apply, const struct record *record, uint32_t dim)
+void apply_unpack_vector(struct apply *apply, const struct record *record, uint32_t dim)
 {
     const uint8_t *bytes = record->vector;
 
@@ -192,7 +161,7 @@ static enum err_code put_vector(struct step *step, struct apply_collection *coll
     struct ordinal_key key = ordinal_key_of(collection->number, ordinal);
     enum err_code code;
 
-    unpack_vector(apply, step->record, dim);
+    apply_unpack_vector(apply, step->record, dim);
     code = store_put(step->txn, STORE_VECTORS, ordinal_key_value(&key),
                      (struct store_value){.data = apply->vector, .len = dim * sizeof(float)}, err);
     if (code != ERR_OK)
@@ -245,7 +214,7 @@ static enum err_code put_row(struct step *step, struct apply_collection *collect
 
 /* --- upserts and deletes --------------------------------------------------------------------- */
 
-static bool vector_fits(const struct record *record, uint32_t dim)
+bool apply_vector_fits(const struct record *record, uint32_t dim)
 {
     size_t width = record->vector_is_f16 ? 2 : sizeof(float);
 
@@ -261,7 +230,7 @@ static struct apply_collection *collection_of(struct step *step)
 
     if (collection == NULL || collection->parts[step->slot].presence == PRESENCE_ABSENT ||
         (record->op != RECORD_TRUNCATE && record->id_len == 0) ||
-        !vector_fits(record, collection->definition.dimension)) {
+        !apply_vector_fits(record, collection->definition.dimension)) {
         step->partition->parked++;
         return NULL;
     }

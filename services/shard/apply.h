@@ -192,6 +192,14 @@ MUST_CHECK enum err_code apply_read_numbers(struct apply_numbers *out, struct st
 MUST_CHECK enum err_code apply_read_live(uint64_t *out, struct store_txn *txn, uint32_t collection,
                                          uint32_t partition, struct err *err);
 
+/* --- for those who compare a store with its log ---------------------------------------------- */
+
+/* Has the record no vector, or one of that dimension? */
+bool apply_vector_fits(const struct record *record, uint32_t dim);
+
+/* The vector of a record that has one and fits, into apply->vector. */
+void apply_unpack_vector(struct apply *apply, const struct record *record, uint32_t dim);
+
 /* --- between apply.c and apply_state.c ------------------------------------------------------- */
 
 /* A collection that is not there yet; it is dirty and not defined. */

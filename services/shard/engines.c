@@ -21,7 +21,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/log.h"
 #include "services/shard/helpers.h"
@@ -98,25 +97,14 @@ enum err_code engines_prepare(struct shard *shard, struct err *err)
 static enum err_code open_engine(struct shard *shard, struct shard_collection *entry,
                                  const char *folder, struct err *err)
 {
-    static const enum engine_metric metrics[] = {
-        [METRIC_COSINE] = ENGINE_COSINE,
-        [METRIC_IP] = ENGINE_IP,
-        [METRIC_L2] = ENGINE_L2,
-    };
     const struct collection *definition = &entry->definition;
-    struct engine_options options = {
-        .dim = definition->dimension,
-        .metric = metrics[definition->metric],
-        .kind = definition->index == INDEX_FLAT ? ENGINE_FLAT : ENGINE_HNSW,
-        .m = definition->m,
-        .ef_construction = definition->ef_construction,
-        .memory_budget = shard->setup.memory_bytes,
-        .seed = load_u64(definition->incarnation),
-        .kernel = shard->setup.simd,
-    };
+    struct engine_options options = segments_engine_options(definition);
     struct engine_executor executor = helpers_executor(shard->helpers);
-    enum err_code code = engine_open(&entry->engine, folder, &options, &executor, err);
+    enum err_code code;
 
+    options.memory_budget = shard->setup.memory_bytes;
+    options.kernel = shard->setup.simd;
+    code = engine_open(&entry->engine, folder, &options, &executor, err);
     if (code == ERR_OK && engine_notice(entry->engine)[0] != '\0') {
         struct err why = {0};
 

@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/base/bytes.h"
 #include "common/base/text.h"
 
 #define GONE          ".gone"
@@ -45,6 +46,24 @@ enum err_code segments_folder(char path[SEGMENTS_PATH_BYTES], const struct segme
 
     text_hex_encode(name, place->incarnation, INCARNATION_BYTES);
     return code == ERR_OK ? join(path, parent, name, err) : code;
+}
+
+struct engine_options segments_engine_options(const struct collection *definition)
+{
+    static const enum engine_metric metrics[] = {
+        [METRIC_COSINE] = ENGINE_COSINE,
+        [METRIC_IP] = ENGINE_IP,
+        [METRIC_L2] = ENGINE_L2,
+    };
+
+    return (struct engine_options){
+        .dim = definition->dimension,
+        .metric = metrics[definition->metric],
+        .kind = definition->index == INDEX_FLAT ? ENGINE_FLAT : ENGINE_HNSW,
+        .m = definition->m,
+        .ef_construction = definition->ef_construction,
+        .seed = load_u64(definition->incarnation),
+    };
 }
 
 static enum err_code make(const char *path, struct err *err)

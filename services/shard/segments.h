@@ -15,7 +15,9 @@
 #include <stdint.h>
 
 #include "common/base/err.h"
+#include "common/model/collection.h"
 #include "common/model/record.h"
+#include "engine/engine.h"
 
 #define SEGMENTS_PATH_BYTES 4096
 
@@ -28,6 +30,10 @@ struct segments_place {
 /* The path of a collection's folder.  Errors: ERR_CONFIG (the root's path is too long). */
 MUST_CHECK enum err_code segments_folder(char path[SEGMENTS_PATH_BYTES],
                                          const struct segments_place *place, struct err *err);
+
+/* What of a collection's engine follows from its definition: with other options a segment that is
+ * there cannot be used. */
+struct engine_options segments_engine_options(const struct collection *definition);
 
 /* Make ROOT and ROOT/LIFE where they are not there.
  * Errors: ERR_CONFIG, ERR_IO, ERR_INSUFFICIENT_STORAGE. */

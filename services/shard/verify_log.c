@@ -1,0 +1,210 @@
+/* A shard's rows and state against the log that they were made from: see verify.h.
+ *
+ * A live row is what the record of its stamp says, byte by byte: the log has checksums for what the
+ * store has none for.  And an id is at least as new as each of its records that counted, unless a
+ * truncation or a drop came over it. */
+#include <string.h>
+
+#include "common/base/checked.h"
+#include "common/base/json_writer.h"
+#include "services/shard/verify_internal.h"
+
+static bool bytes_equal(const void *a, size_t a_len, const void *b, size_t b_len)
+{
+    return (a == NULL) == (b == NULL) &&
+           (a == NULL || (a_len == b_len && memcmp(a, b, a_len) == 0));
+}
+
+/* The collection whose rows the record concerns; NULL: none, or what it did was undone. */
+static struct apply_collection *concerned(struct shard_verify *verify, const struct record *record,
+                                          uint32_t slot)
+{
+    struct apply_collection *from = apply_find(&verify->apply, record->incarnation);
+    const struct apply_part *part;
+
+    if (from == NULL || record->id_len == 0 || !verify->collections[from->number].known[slot] ||
+        !apply_vector_fits(record, from->definition.dimension))
+        return NULL;
+    part = &from->parts[slot];
+    if (part->presence != PRESENCE_ACTIVE || stamp_compare(record->stamp, part->truncate) < 0)
+        return NULL;
+    return from;
+}
+
+/* What of a row is not what its record says, or NULL.  Errors: ERR_NO_MEMORY. */
+static enum err_code compare_row(struct shard_verify *verify, const struct apply_collection *from,
+                                 const struct record *record, uint32_t ordinal, const char **fault,
+                                 struct err *err)
+{
+    struct apply *apply = &verify->apply;
+    struct ordinal_key key = ordinal_key_of(from->number, ordinal);
+    uint32_t dim = from->definition.dimension;
+    struct store_value vector = {0};
+    struct row row;
+    struct err ignored;
+
+    *fault = NULL;
+    buffer_reset(&apply->text);
+    if (record->text != NULL)
+        json_escape(&apply->text, record->text, record->text_len);
+    if (buffer_check(&apply->text, err) != ERR_OK)
+        return ERR_NO_MEMORY;
+    if (row_get(&row, verify->txn, from->number, ordinal, &ignored) != ERR_OK ||
+        (row.has_vector && store_get(verify->txn, STORE_VECTORS, ordinal_key_value(&key), &vector,
+                                     &ignored) != ERR_OK))
+        return ERR_OK; /* it was told */
+    if (record->vector != NULL)
+        apply_unpack_vector(apply, record, dim);
+    if (!bytes_equal(row.metadata, row.metadata_len, record->metadata, record->metadata_len))
+        *fault = "metadata";
+    else if (!bytes_equal(row.text, row.text_len, record->text == NULL ? NULL : apply->text.data,
+                          apply->text.len))
+        *fault = "text";
+    else if (!bytes_equal(row.has_vector ? vector.data : NULL, vector.len,
+                          record->vector == NULL ? NULL : apply->vector, dim * sizeof(float)))
+        *fault = "vector";
+    return ERR_OK;
+}
+
+/* An upsert or a delete that counted. */
+static enum err_code compare_entry(struct shard_verify *verify, const struct apply_collection *from,
+                                   uint32_t partition, const struct record *record, struct err *err)
+{
+    struct verify_collection *found = &verify->collections[from->number];
+    struct id_key key = id_key_of(from->number, partition, record->id, record->id_len);
+    bool is_live = record->op == RECORD_UPSERT;
+    struct id_entry entry = {0};
+    const char *fault = NULL;
+    enum err_code code = id_entry_get(&entry, verify->txn, &key, err);
+    int order;
+
+    if (code == ERR_CORRUPT)
+        return ERR_OK; /* it was told */
+    if (code != ERR_OK && code != ERR_NOT_FOUND)
+        return code;
+    order = code == ERR_NOT_FOUND ? -1 : stamp_compare(entry.stamp, record->stamp);
+    if (order < 0) {
+        verify_find(verify, "collection %s, partition %u: the id \"%.*s\" is older than the log",
+                    from->definition.name, partition, (int)MIN_OF(record->id_len, (size_t)100),
+                    record->id);
+        return ERR_OK;
+    }
+    if (order > 0)
+        return ERR_OK;
+    if (entry.is_live != is_live)
+        fault = "state";
+    else if (is_live)
+        code = compare_row(verify, from, record, entry.ordinal, &fault, err);
+    else
+        code = ERR_OK;
+    if (code != ERR_OK)
+        return code;
+    if (fault != NULL)
+        verify_find(verify, "collection %s, partition %u: the %s of \"%.*s\" is not as in the log",
+                    from->definition.name, partition, fault,
+                    (int)MIN_OF(record->id_len, (size_t)100), record->id);
+    else if (is_live && entry.ordinal / 64 < found->word_count)
+        verify_set_bit(found->compared, entry.ordinal);
+    return ERR_OK;
+}
+
+/* The record at which the partition was left. */
+static void check_last(struct shard_verify *verify, const struct apply_partition *partition,
+                       const struct wal_item *item, const struct scrub_finding *place)
+{
+    if (record_crc(item->data, item->len) != partition->crc)
+        verify_find(verify,
+                    "partition %u: the record before its position is another in the log (%s, byte "
+                    "%llu)",
+                    partition->partition, place->file, (unsigned long long)place->byte);
+}
+
+enum err_code shard_verify_record(struct shard_verify *verify, const struct wal_item *item,
+                                  const struct record_verified *verified,
+                                  const struct scrub_finding *place, struct err *err)
+{
+    const struct record *record = &verified->record;
+    const struct apply_partition *partition;
+    struct apply_collection *from;
+    struct collection definition;
+    enum collection_change change;
+    uint32_t slot;
+
+    if (!verify->result.is_readable || verify->apply.slot_of[item->partition] == SLOT_NONE)
+        return ERR_OK;
+    slot = verify->apply.slot_of[item->partition];
+    partition = &verify->apply.partitions[slot];
+    if (item->offset >= partition->position)
+        return ERR_OK;
+    if (item->offset + 1 == partition->position)
+        check_last(verify, partition, item, place);
+    *(verified->counts ? &verify->partitions[slot].applied : &verify->partitions[slot].voided) += 1;
+    if (!verified->counts)
+        return ERR_OK;
+    if (record->op == RECORD_COLLECTION &&
+        collection_decode(&definition, &change, record->payload, record->payload_len, NULL) ==
+            ERR_OK &&
+        (from = apply_find(&verify->apply, definition.incarnation)) != NULL)
+        verify->collections[from->number].known[slot] = true;
+    if (record->op != RECORD_UPSERT && record->op != RECORD_DELETE)
+        return ERR_OK;
+    from = concerned(verify, record, slot);
+    return from == NULL ? ERR_OK : compare_entry(verify, from, item->partition, record, err);
+}
+
+/* --- when all records have been seen --------------------------------------------------------- */
+
+static void check_partition(struct shard_verify *verify, uint32_t slot,
+                            const struct wal_verified *log, bool is_whole)
+{
+    const struct apply_partition *partition = &verify->apply.partitions[slot];
+    const struct verify_partition *found = &verify->partitions[slot];
+
+    if (partition->partition >= log->partitions) {
+        verify_find(verify, "partition %u: the log has only %u", partition->partition,
+                    log->partitions);
+        return;
+    }
+    if (partition->position > log->end[partition->partition])
+        verify_find(verify, "partition %u was read up to %llu, the log ends at %llu",
+                    partition->partition, (unsigned long long)partition->position,
+                    (unsigned long long)log->end[partition->partition]);
+    else if (is_whole &&
+             (found->applied != partition->applied || found->voided != partition->voided))
+        verify_find(verify,
+                    "partition %u: %llu records counted and %llu were void; in the log %llu and "
+                    "%llu",
+                    partition->partition, (unsigned long long)partition->applied,
+                    (unsigned long long)partition->voided, (unsigned long long)found->applied,
+                    (unsigned long long)found->voided);
+}
+
+static void check_all_compared(struct shard_verify *verify, uint32_t number, bool is_whole)
+{
+    const struct verify_collection *found = &verify->collections[number];
+    uint64_t compared = 0;
+
+    for (size_t i = 0; i < found->word_count; i++)
+        compared += (uint64_t)__builtin_popcountll(found->compared[i]);
+    verify->result.compared += compared;
+    if (is_whole && compared < found->rows)
+        verify_find(verify, "collection %s: %llu of its %llu rows are not as in the log",
+                    verify->apply.collections[number]->definition.name,
+                    (unsigned long long)(found->rows - compared), (unsigned long long)found->rows);
+}
+
+void shard_verify_log(struct shard_verify *verify, const struct wal_verified *log, bool is_whole)
+{
+    const struct apply *apply = &verify->apply;
+
+    if (!verify->result.is_readable || log->partitions == 0)
+        return;
+    if (apply->region != log->region) {
+        verify_find(verify, "the store is of log %u, the log is %u", apply->region, log->region);
+        return;
+    }
+    for (uint32_t slot = 0; slot < apply->partition_count; slot++)
+        check_partition(verify, slot, log, is_whole);
+    for (uint32_t i = 0; i < apply->collection_count; i++)
+        check_all_compared(verify, i, is_whole);
+}
