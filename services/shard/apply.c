@@ -449,45 +449,59 @@ static enum err_code apply_change(struct step *step, struct err *err)
 /* --- the record ------------------------------------------------------------------------------ */
 
 /* Raise what is known of an origin.  A vector that is full stays as it is. */
-static void note_origin(struct step *step, uint32_t region, uint64_t position, struct stamp newest)
+static void note_origin(struct apply_partition *partition, uint32_t own_region,
+                        const struct version_entry *origin)
 {
     struct version_entry *entry;
 
-    if (region == 0 || region == step->apply->region)
+    if (origin->region == 0 || origin->region == own_region)
         return;
-    entry = version_vector_entry(&step->partition->vector, region);
+    entry = version_vector_entry(&partition->vector, origin->region);
     if (entry == NULL)
         return;
-    if (position > entry->position)
-        entry->position = position;
-    if (stamp_compare(newest, entry->newest) > 0)
-        entry->newest = newest;
+    if (origin->position > entry->position)
+        entry->position = origin->position;
+    if (stamp_compare(origin->newest, entry->newest) > 0)
+        entry->newest = origin->newest;
 }
 
-static enum err_code apply_vector(struct step *step, struct err *err)
+static enum err_code note_vector(struct apply_partition *partition, uint32_t own_region,
+                                 const struct record *record, struct err *err)
 {
     struct version_vector vector;
-    enum err_code code =
-        version_vector_decode(&vector, step->record->payload, step->record->payload_len, err);
+    enum err_code code = version_vector_decode(&vector, record->payload, record->payload_len, err);
 
     if (code != ERR_OK)
         return code;
-    step->partition->vector.clock = MAX_OF(step->partition->vector.clock, vector.clock);
+    partition->vector.clock = MAX_OF(partition->vector.clock, vector.clock);
     for (uint32_t i = 0; i < vector.count; i++)
-        note_origin(step, vector.entries[i].region, vector.entries[i].position,
-                    vector.entries[i].newest);
+        note_origin(partition, own_region, &vector.entries[i]);
     return ERR_OK;
+}
+
+enum err_code apply_note(struct apply_partition *partition, uint32_t own_region,
+                         const struct record *record, struct err *err)
+{
+    struct version_entry origin = {.region = record->origin_region,
+                                   .position = record->origin_offset + 1,
+                                   .newest = record->stamp};
+
+    partition->applied++;
+    if (stamp_compare(record->stamp, partition->newest) > 0)
+        partition->newest = record->stamp;
+    if (record->origin_offset != OFFSET_NONE)
+        note_origin(partition, own_region, &origin);
+    return record->op == RECORD_VERSION_VECTOR ? note_vector(partition, own_region, record, err)
+                                               : ERR_OK;
 }
 
 static enum err_code apply_op(struct step *step, struct err *err)
 {
     const struct record *record = step->record;
+    enum err_code code = apply_note(step->partition, step->apply->region, record, err);
 
-    step->partition->applied++;
-    if (stamp_compare(record->stamp, step->partition->newest) > 0)
-        step->partition->newest = record->stamp;
-    if (record->origin_offset != OFFSET_NONE)
-        note_origin(step, record->origin_region, record->origin_offset + 1, record->stamp);
+    if (code != ERR_OK)
+        return code;
     switch (record->op) {
     case RECORD_UPSERT:
     case RECORD_DELETE:
@@ -497,7 +511,6 @@ static enum err_code apply_op(struct step *step, struct err *err)
     case RECORD_COLLECTION:
         return apply_change(step, err);
     case RECORD_VERSION_VECTOR:
-        return apply_vector(step, err);
     case RECORD_EPOCH:
         return ERR_OK;
     case RECORD_BULK_MANIFEST:

@@ -194,6 +194,11 @@ MUST_CHECK enum err_code apply_read_live(uint64_t *out, struct store_txn *txn, u
 
 /* --- for those who compare a store with its log ---------------------------------------------- */
 
+/* What a record that counts says of its partition, whatever it does to a collection: how many
+ * counted, the newest stamp, the version vector.  Errors: ERR_CORRUPT. */
+MUST_CHECK enum err_code apply_note(struct apply_partition *partition, uint32_t own_region,
+                                    const struct record *record, struct err *err);
+
 /* Has the record no vector, or one of that dimension? */
 bool apply_vector_fits(const struct record *record, uint32_t dim);
 

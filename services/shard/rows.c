@@ -14,7 +14,7 @@
 #define ROW_FORMAT       1
 #define ROW_HEADER_BYTES 28
 
-enum row_flag { ROW_VECTOR = 1, ROW_METADATA = 2, ROW_TEXT = 4 };
+enum row_flag { ROW_VECTOR = 1, ROW_METADATA = 2, ROW_TEXT = 4, ROW_FLAGS = 7 };
 enum entry_flag { ENTRY_LIVE = 1, ENTRY_VECTOR = 2 };
 
 static_assert(ID_PREFIX_BYTES + ID_BYTES_MAX <= STORE_KEY_BYTES_MAX, "ids fit into a key");
@@ -89,7 +89,8 @@ enum err_code id_entry_decode(struct id_entry *out, struct store_value value, st
 {
     const uint8_t *bytes = value.data;
 
-    if (value.len != ID_ENTRY_BYTES || (bytes[16] & ~(ENTRY_LIVE | ENTRY_VECTOR)) != 0)
+    if (value.len != ID_ENTRY_BYTES || (bytes[16] & ~(ENTRY_LIVE | ENTRY_VECTOR)) != 0 ||
+        bytes[17] != 0 || bytes[18] != 0 || bytes[19] != 0)
         return err_set(err, ERR_CORRUPT, "the store's entry of an id is damaged");
     *out = (struct id_entry){
         .stamp = {.clock = load_u64(bytes), .region = load_u32(bytes + 8)},
@@ -139,7 +140,8 @@ enum err_code row_decode(struct row *out, struct store_value value, struct err *
     const uint8_t *head = read_bytes(&r, ROW_HEADER_BYTES);
     const char *metadata, *text;
 
-    if (head == NULL || head[0] != ROW_FORMAT || load_u32(head + 4) >= PARTITIONS_MAX)
+    if (head == NULL || head[0] != ROW_FORMAT || (head[1] & ~ROW_FLAGS) != 0 ||
+        load_u32(head + 4) >= PARTITIONS_MAX)
         return err_set(err, ERR_CORRUPT, "a row of the store is damaged");
     *out = (struct row){
         .partition = load_u32(head + 4),

@@ -22,9 +22,9 @@ static enum err_code make_collection(struct shard_verify *verify, uint32_t numbe
     found->living = array_alloc(found->word_count, sizeof(*found->living));
     found->compared = array_alloc(found->word_count, sizeof(*found->compared));
     found->counts = array_alloc(slots, sizeof(*found->counts));
-    found->known = array_alloc(slots, sizeof(*found->known));
+    found->parts = array_alloc(slots, sizeof(*found->parts));
     if (found->living == NULL || found->compared == NULL || found->counts == NULL ||
-        found->known == NULL)
+        found->parts == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory to look at a collection");
     return ERR_OK;
 }
@@ -155,7 +155,7 @@ void shard_verify_close(struct shard_verify *verify)
         free(verify->collections[i].living);
         free(verify->collections[i].compared);
         free(verify->collections[i].counts);
-        free(verify->collections[i].known);
+        free(verify->collections[i].parts);
     }
     free(verify->collections);
     free(verify->partitions);

@@ -14,19 +14,22 @@
 #include "services/shard/rows.h"
 #include "services/shard/verify.h"
 
-/* Of one collection; found in the store, bit by ordinal. */
-struct verify_collection {
-    uint64_t *living;            /* rows that have a vector */
-    uint64_t *compared;          /* rows that the log has as they are */
-    size_t word_count;           /* of both */
-    uint64_t rows, vectors;      /* sound ones */
-    struct apply_counts *counts; /* of the ids; one for each partition served, by slot */
-    bool *known;                 /* the log has made it in that partition, by slot */
+/* Of one collection in one partition: what the log says. */
+struct verify_part {
+    enum apply_presence presence;
+    struct stamp schema, truncate;
 };
 
-/* Of one partition, by slot: what the log says. */
-struct verify_partition {
-    uint64_t applied, voided;
+/* Of one collection; bits by ordinal. */
+struct verify_collection {
+    uint64_t *living;             /* rows of the store that have a vector */
+    uint64_t *compared;           /* rows that the log has as they are */
+    size_t word_count;            /* of both */
+    uint64_t rows, vectors;       /* sound ones */
+    struct apply_counts *counts;  /* of the ids; one for each partition served, by slot */
+    struct verify_part *parts;    /* by slot */
+    struct collection definition; /* the newest that the log has */
+    bool is_defined;
 };
 
 struct shard_verify {
@@ -37,7 +40,7 @@ struct shard_verify {
     struct store_txn *txn; /* one snapshot for all */
     struct apply apply;
     struct verify_collection *collections; /* apply.collection_count of them */
-    struct verify_partition *partitions;   /* apply.partition_count of them */
+    struct apply_partition *partitions;    /* what the log says, apply.partition_count of them */
     char store_file[PATH_MAX];
 };
 

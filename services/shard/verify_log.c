@@ -15,6 +15,53 @@ static bool bytes_equal(const void *a, size_t a_len, const void *b, size_t b_len
            (a == NULL || (a_len == b_len && memcmp(a, b, a_len) == 0));
 }
 
+/* --- collections ----------------------------------------------------------------------------- */
+
+static enum err_code take_change(struct shard_verify *verify, const struct record *record,
+                                 uint32_t slot, struct err *err)
+{
+    struct collection definition;
+    enum collection_change change;
+    const struct apply_collection *from;
+    struct verify_collection *found;
+    struct verify_part *part;
+    enum err_code code =
+        collection_decode(&definition, &change, record->payload, record->payload_len, err);
+
+    if (code != ERR_OK)
+        return code;
+    from = apply_find(&verify->apply, definition.incarnation);
+    if (from == NULL) {
+        verify_find(verify, "collection %s of the log is not known to the store", definition.name);
+        return ERR_OK;
+    }
+    found = &verify->collections[from->number];
+    part = &found->parts[slot];
+    if (part->presence == PRESENCE_DROPPED)
+        return ERR_OK;
+    if (stamp_compare(definition.schema, part->schema) > 0)
+        part->schema = definition.schema;
+    if (!found->is_defined || stamp_compare(definition.schema, found->definition.schema) > 0)
+        found->definition = definition;
+    found->is_defined = true;
+    part->presence = change == COLLECTION_DROP ? PRESENCE_DROPPED : PRESENCE_ACTIVE;
+    return ERR_OK;
+}
+
+static void take_truncation(struct shard_verify *verify, const struct record *record, uint32_t slot)
+{
+    const struct apply_collection *from = apply_find(&verify->apply, record->incarnation);
+    struct verify_part *part;
+
+    if (from == NULL)
+        return;
+    part = &verify->collections[from->number].parts[slot];
+    if (part->presence == PRESENCE_ACTIVE && stamp_compare(record->stamp, part->truncate) > 0)
+        part->truncate = record->stamp;
+}
+
+/* --- rows ------------------------------------------------------------------------------------ */
+
 /* The collection whose rows the record concerns; NULL: none, or what it did was undone. */
 static struct apply_collection *concerned(struct shard_verify *verify, const struct record *record,
                                           uint32_t slot)
@@ -22,7 +69,8 @@ static struct apply_collection *concerned(struct shard_verify *verify, const str
     struct apply_collection *from = apply_find(&verify->apply, record->incarnation);
     const struct apply_part *part;
 
-    if (from == NULL || record->id_len == 0 || !verify->collections[from->number].known[slot] ||
+    if (from == NULL || record->id_len == 0 ||
+        verify->collections[from->number].parts[slot].presence != PRESENCE_ACTIVE ||
         !apply_vector_fits(record, from->definition.dimension))
         return NULL;
     part = &from->parts[slot];
@@ -119,46 +167,91 @@ static void check_last(struct shard_verify *verify, const struct apply_partition
                     partition->partition, place->file, (unsigned long long)place->byte);
 }
 
+/* A record that counted. */
+static enum err_code take(struct shard_verify *verify, uint32_t partition, uint32_t slot,
+                          const struct record *record, struct err *err)
+{
+    const struct apply_collection *from;
+    enum err_code code = apply_note(&verify->partitions[slot], verify->apply.region, record, err);
+
+    if (code == ERR_OK && record->op == RECORD_COLLECTION)
+        code = take_change(verify, record, slot, err);
+    if (code == ERR_OK && record->op == RECORD_TRUNCATE)
+        take_truncation(verify, record, slot);
+    if (code != ERR_OK || (record->op != RECORD_UPSERT && record->op != RECORD_DELETE))
+        return code;
+    from = concerned(verify, record, slot);
+    return from == NULL ? ERR_OK : compare_entry(verify, from, partition, record, err);
+}
+
 enum err_code shard_verify_record(struct shard_verify *verify, const struct wal_item *item,
                                   const struct record_verified *verified,
                                   const struct scrub_finding *place, struct err *err)
 {
-    const struct record *record = &verified->record;
     const struct apply_partition *partition;
-    struct apply_collection *from;
-    struct collection definition;
-    enum collection_change change;
+    struct apply_partition *found;
+    struct err why = {0};
     uint32_t slot;
+    enum err_code code;
 
     if (!verify->result.is_readable || verify->apply.slot_of[item->partition] == SLOT_NONE)
         return ERR_OK;
     slot = verify->apply.slot_of[item->partition];
     partition = &verify->apply.partitions[slot];
+    found = &verify->partitions[slot];
     if (item->offset >= partition->position)
         return ERR_OK;
     if (item->offset + 1 == partition->position)
         check_last(verify, partition, item, place);
-    *(verified->counts ? &verify->partitions[slot].applied : &verify->partitions[slot].voided) += 1;
+    found->position = item->offset + 1;
+    (void)epoch_admit(&found->epoch, &verified->record, item->offset);
+    found->voided += !verified->counts;
     if (!verified->counts)
         return ERR_OK;
-    if (record->op == RECORD_COLLECTION &&
-        collection_decode(&definition, &change, record->payload, record->payload_len, NULL) ==
-            ERR_OK &&
-        (from = apply_find(&verify->apply, definition.incarnation)) != NULL)
-        verify->collections[from->number].known[slot] = true;
-    if (record->op != RECORD_UPSERT && record->op != RECORD_DELETE)
-        return ERR_OK;
-    from = concerned(verify, record, slot);
-    return from == NULL ? ERR_OK : compare_entry(verify, from, item->partition, record, err);
+    code = take(verify, item->partition, slot, &verified->record, &why);
+    if (code != ERR_CORRUPT) {
+        if (code != ERR_OK)
+            *err = why;
+        return code;
+    }
+    scrub_find(verify->setup.scrub, place->file, place->byte, "partition %u, offset %llu: %s",
+               item->partition, (unsigned long long)item->offset, why.message);
+    return ERR_OK;
 }
 
 /* --- when all records have been seen --------------------------------------------------------- */
+
+static bool vectors_equal(const struct version_vector *a, const struct version_vector *b)
+{
+    if (a->clock != b->clock || a->count != b->count)
+        return false;
+    for (uint32_t i = 0; i < a->count; i++)
+        if (a->entries[i].region != b->entries[i].region ||
+            a->entries[i].position != b->entries[i].position ||
+            stamp_compare(a->entries[i].newest, b->entries[i].newest) != 0)
+            return false;
+    return true;
+}
+
+/* What of a partition's state is not as the log says, or NULL. */
+static const char *state_fault(const struct apply_partition *said,
+                               const struct apply_partition *found)
+{
+    if (said->applied != found->applied || said->voided != found->voided)
+        return "how many records counted";
+    if (said->epoch.epoch != found->epoch.epoch ||
+        said->epoch.epoch_offset != found->epoch.epoch_offset)
+        return "the epoch";
+    if (stamp_compare(said->newest, found->newest) != 0)
+        return "the newest stamp";
+    return vectors_equal(&said->vector, &found->vector) ? NULL : "the version vector";
+}
 
 static void check_partition(struct shard_verify *verify, uint32_t slot,
                             const struct wal_verified *log, bool is_whole)
 {
     const struct apply_partition *partition = &verify->apply.partitions[slot];
-    const struct verify_partition *found = &verify->partitions[slot];
+    const char *fault = state_fault(partition, &verify->partitions[slot]);
 
     if (partition->partition >= log->partitions) {
         verify_find(verify, "partition %u: the log has only %u", partition->partition,
@@ -169,14 +262,31 @@ static void check_partition(struct shard_verify *verify, uint32_t slot,
         verify_find(verify, "partition %u was read up to %llu, the log ends at %llu",
                     partition->partition, (unsigned long long)partition->position,
                     (unsigned long long)log->end[partition->partition]);
-    else if (is_whole &&
-             (found->applied != partition->applied || found->voided != partition->voided))
-        verify_find(verify,
-                    "partition %u: %llu records counted and %llu were void; in the log %llu and "
-                    "%llu",
-                    partition->partition, (unsigned long long)partition->applied,
-                    (unsigned long long)partition->voided, (unsigned long long)found->applied,
-                    (unsigned long long)found->voided);
+    else if (is_whole && fault != NULL)
+        verify_find(verify, "partition %u: %s is not as in the log", partition->partition, fault);
+}
+
+/* What a collection's changes and truncations have made of it. */
+static void check_collection(struct shard_verify *verify, uint32_t number)
+{
+    const struct apply_collection *from = verify->apply.collections[number];
+    const struct verify_collection *found = &verify->collections[number];
+    struct buffer said = {0}, logged = {0};
+
+    collection_encode(&from->definition, COLLECTION_CREATE, &said);
+    collection_encode(&found->definition, COLLECTION_CREATE, &logged);
+    if (!found->is_defined || said.len != logged.len ||
+        (said.len > 0 && memcmp(said.data, logged.data, said.len) != 0))
+        verify_find(verify, "collection %s: its definition is not as in the log",
+                    from->definition.name);
+    buffer_free(&said);
+    buffer_free(&logged);
+    for (uint32_t slot = 0; slot < verify->apply.partition_count; slot++)
+        if (from->parts[slot].presence != found->parts[slot].presence ||
+            stamp_compare(from->parts[slot].schema, found->parts[slot].schema) != 0 ||
+            stamp_compare(from->parts[slot].truncate, found->parts[slot].truncate) != 0)
+            verify_find(verify, "partition %u, collection %s: its changes are not as in the log",
+                        verify->apply.partitions[slot].partition, from->definition.name);
 }
 
 static void check_all_compared(struct shard_verify *verify, uint32_t number, bool is_whole)
@@ -207,4 +317,6 @@ void shard_verify_log(struct shard_verify *verify, const struct wal_verified *lo
         check_partition(verify, slot, log, is_whole);
     for (uint32_t i = 0; i < apply->collection_count; i++)
         check_all_compared(verify, i, is_whole);
+    for (uint32_t i = 0; is_whole && i < apply->collection_count; i++)
+        check_collection(verify, i);
 }

@@ -131,6 +131,43 @@ static void a_flipped_byte_is_noticed(void **state)
     }
 }
 
+/* What opening leaves out: every block of the vectors, and that it can be stopped. */
+static bool never(void *state)
+{
+    (void)state;
+    return false;
+}
+
+static void the_scrub_looks_at_the_vectors_too(void **state)
+{
+    const struct segment_place *place = &layout.places[COLD_VECTORS];
+    const struct engine_hooks hooks = {.go_on = never};
+    struct cold *cold;
+    struct err err = {0};
+
+    (void)state;
+    segment_file_write(path, bytes, size);
+    assert_int_equal(cold_verify(path, NULL, &err), ERR_OK);
+    assert_int_equal(cold_verify(path, &hooks, &err), ERR_DEAD);
+    assert_int_equal(cold_verify("/proc/none", NULL, &err), ERR_NOT_FOUND);
+    for (unsigned i = 0; i < COLD_SECTIONS; i++)
+        for (uint64_t at = 0; at < layout.places[i].length; at += 1 + layout.places[i].length / 5) {
+            char byte[40];
+
+            bytes[layout.places[i].offset + at] ^= 0x10;
+            segment_file_write(path, bytes, size);
+            assert_int_equal(cold_verify(path, NULL, &err), ERR_CORRUPT);
+            assert_non_null(strstr(err.message, cold_section_name(i)));
+            snprintf(byte, sizeof(byte), "block %llu", (unsigned long long)(at >> 16));
+            assert_true(i == COLD_CHECKS || strstr(err.message, byte) != NULL);
+            bytes[layout.places[i].offset + at] ^= 0x10;
+        }
+    bytes[place->offset + place->length - 1] ^= 0x01;
+    assert_int_equal(open_bytes(size, &cold, &err), ERR_OK);
+    cold_close(cold);
+    assert_int_equal(cold_verify(path, NULL, &err), ERR_CORRUPT);
+}
+
 static void a_file_of_another_size_is_refused(void **state)
 {
     const struct segment_place *last = &layout.places[COLD_CHECKS];
@@ -242,6 +279,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         SPOILT(a_sound_part_can_be_searched),
         SPOILT(a_flipped_byte_is_noticed),
+        SPOILT(the_scrub_looks_at_the_vectors_too),
         SPOILT(a_file_of_another_size_is_refused),
         SPOILT(a_newer_version_and_other_options_are_told_apart),
         SPOILT(numbers_that_cannot_be_are_refused),

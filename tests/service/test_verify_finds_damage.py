@@ -1,0 +1,157 @@
+"""vicinal verify says nothing about what a suite leaves behind, however it ended, changes nothing, and
+finds damage in every kind of file."""
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from suite import BIN, SLOW, Suite, poll
+
+pytestmark = pytest.mark.embedded("files are looked at and damaged")
+VECTORS = 11000  # so many that a segment is written
+
+
+def verify(folder, code=None):
+    done = subprocess.run([str(BIN / "vicinal"), "verify", str(folder), "--json"], capture_output=True, text=True,
+                          timeout=120 * SLOW)
+    assert done.returncode in (0, 1, 2), done
+    assert code is None or done.returncode == code, done
+    return json.loads(done.stdout)
+
+
+def state(folder):
+    """Everything in it, down to the times of change."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        info = path.stat()
+        found[str(path)] = (info.st_mtime_ns, info.st_size,
+                            hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "")
+    return found
+
+
+def fill(suite):
+    chance = random.Random(5)
+    suite.create("a", 8, "cosine")
+    suite.create("b", 3, "l2")
+    for at in range(0, VECTORS, 1000):
+        suite.upsert("a", [{"id": f"{i}", "vector": [chance.gauss(0, 1) for _ in range(8)], "text": f"text {i}",
+                            "metadata": {"n": i}} for i in range(at, min(at + 1000, VECTORS))])
+    suite.upsert("b", [{"id": f"{i}", "vector": [i, 1, 2]} for i in range(50)])
+    suite.post("/v1/collections/a/records/delete", {"filter": {"n": {"$lt": 100}}})
+    suite.upsert("a", [{"id": "200", "vector": [1] * 8, "text": "rewritten", "metadata": {"n": 1}}])
+    suite.create("gone", 4)
+    suite.upsert("gone", [{"id": "x", "vector": [1, 2, 3, 4]}])
+    assert suite.delete("/v1/collections/gone").status == 204
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory):
+    """The data folder of a suite that was killed."""
+    folder = tmp_path_factory.mktemp("left") / "data"
+    with Suite() as suite:
+        fill(suite)
+        data = suite.data / "suite"
+        poll("a segment is written", lambda: list(data.glob("shard-*/segments/*/*/graph.seg")), 60)
+        answer = suite.post("/v1/collections/a/records/count", {"fresh": True, "timeout_ms": 20000})
+        assert answer.body["count"] == VECTORS - 100
+        in_use = subprocess.run([str(BIN / "vicinal"), "verify", str(data)], capture_output=True, text=True, timeout=60)
+        assert in_use.returncode == 2 and "in use" in in_use.stderr, in_use
+        os.killpg(suite.process.pid, signal.SIGKILL)
+        suite.process.wait()
+        poll("nobody has the folder", lambda: subprocess.run(
+            ["flock", "-n", "-s", str(data / "lock"), "true"], check=False).returncode == 0)
+        shutil.copytree(data, folder)
+    return folder
+
+
+def test_what_a_killed_suite_leaves_is_sound_and_stays_as_it_was(left):
+    before = state(left)
+    found = verify(left, 0)
+    assert state(left) == before
+    assert found["finding_count"] == 0
+    things = {thing["kind"]: thing for thing in found["things"]}
+    assert set(things) == {"metadata", "log", "shard"}
+    assert all(thing["state"] == "ok" for thing in things.values()), things
+    counts = things["shard"]["counts"]
+    assert counts["live"] == counts["as in the log"] == VECTORS - 100 + 50
+    assert counts["tombstones"] == 99 + 1  # 200 was written again; x went with its collection
+    assert counts["segments"] == 1
+    # The parts by themselves.
+    assert verify(left / "wal", 0)["things"][0]["counts"]["records"] > VECTORS
+    assert verify(left / "shard-0.0", 0)["things"][0]["counts"]["as in the log"] == 0
+
+
+def test_an_ordinary_end_and_a_restart_leave_it_sound(left, tmp_path):
+    shutil.copytree(left, tmp_path / "suite")
+    suite = Suite(data=tmp_path)
+    try:
+        suite.start()
+        suite.upsert("b", [{"id": "more", "vector": [1, 2, 3]}])
+        suite.get("/v1/collections/b/records/more?fresh=true")
+    finally:
+        suite.stop()
+    verify(tmp_path / "suite", 0)
+
+
+def damages(folder):
+    """(file, length to cut to or None, place to flip)"""
+    chance = random.Random(11)
+    shard = next(folder.glob("shard-*"))
+    files = {
+        "log": (next((folder / "wal").glob("*.wal")), 1000000),
+        "store": (shard / "store" / "data.mdb", None),
+        "segment": (next(shard.glob("segments/*/*/graph.seg")), None),
+        "metadata": (folder / "meta.db", None),
+        "metadata log": (folder / "meta.db-wal", None),
+        "control": (folder / "wal" / "control", None),
+    }
+    for kind, (path, end) in files.items():
+        size = min(path.stat().st_size, end or 1 << 60)
+        for _ in range(12):
+            yield kind, path, None, chance.randrange(size)
+        for _ in range(4):
+            yield kind, path, chance.randrange(size), None
+
+
+def test_damage_is_found_and_never_crashes(left):
+    found = {}
+    for kind, path, length, place in damages(left):
+        sound = path.read_bytes()
+        if length is not None:
+            os.truncate(path, length)
+        else:
+            with open(path, "r+b") as out:
+                out.seek(place)
+                out.write(bytes([sound[place] ^ 0x10]))
+        try:
+            told = verify(left)
+        finally:
+            path.write_bytes(sound)
+        found.setdefault(kind, []).append(told["finding_count"] > 0)
+    # In a log and a segment nothing is without a checksum but padding.
+    assert all(found["log"]), found
+    assert sum(found["segment"]) >= 14, found
+    assert any(found["store"]), found
+    verify(left, 0)
+
+
+def test_what_holds_nothing_is_said_to_hold_nothing(tmp_path):
+    done = subprocess.run([str(BIN / "vicinal"), "verify", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "holds nothing" in done.stderr, done
+    done = subprocess.run([str(BIN / "vicinal"), "verify", str(tmp_path / "no")], capture_output=True, text=True,
+                          timeout=60)
+    assert done.returncode == 2, done
+
+
+def test_an_interrupt_ends_it(left):
+    process = subprocess.Popen([str(BIN / "vicinal"), "verify", str(left)], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    # It may have come before the handler was there, or after the end.
+    assert process.returncode in (0, 2, -signal.SIGINT), (process.returncode, errors)
