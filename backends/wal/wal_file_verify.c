@@ -104,14 +104,16 @@ static enum err_code read_control(struct look *look, struct err *err)
     drop_foreign_control(look);
     if (look->control == NULL)
         return ERR_OK;
+    uint64_t boot = atomic_load_explicit(&look->control->boot, memory_order_relaxed);
+    if (boot == 0)
+        return ERR_OK; /* a writer ended before it had told anything */
     if (!wal_control_place_is_sound(look->control)) {
         scrub_find(look->scrub, look->path, offsetof(struct wal_control, position),
                    "the committed position and its check do not agree");
         return ERR_OK;
     }
     look->floor = wal_control_place(look->control);
-    uint64_t boot = atomic_load_explicit(&look->control->boot, memory_order_relaxed);
-    look->same_boot = look->floor.segment != 0 && boot != 0 && boot == wal_boot_word();
+    look->same_boot = look->floor.segment != 0 && boot == wal_boot_word();
     return ERR_OK;
 }
 
