@@ -19,12 +19,39 @@
 #define LOCK_WAIT_NS (6 * NS_PER_S) /* for the services of an `up` that was killed */
 #define MARK         "regions"      /* a file with their names */
 
+static enum err_code path_in(char out[PATH_MAX], const char *folder, const char *name,
+                             struct err *err)
+{
+    int len = snprintf(out, PATH_MAX, "%s/%s", folder, name);
+
+    if (len < 0 || len >= PATH_MAX)
+        return err_set(err, ERR_CONFIG, "--data is too long");
+    return ERR_OK;
+}
+
+/* What is acknowledged in a new folder is there after a power cut only if the folder is. */
+static enum err_code sync_above(const char *path, struct err *err)
+{
+    char above[PATH_MAX];
+    enum err_code rc = path_in(above, path, "..", err);
+    int fd;
+
+    if (rc != ERR_OK)
+        return rc;
+    fd = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) != 0)
+        rc = err_set_errno(err, errno, "%s", above);
+    if (fd >= 0)
+        (void)close(fd); /* nothing was written through it */
+    return rc;
+}
+
 static enum err_code make_folder(const char *path, struct err *err)
 {
     struct stat info;
 
     if (mkdir(path, 0755) == 0)
-        return ERR_OK;
+        return sync_above(path, err);
     if (errno != EEXIST)
         return err_set(err, ERR_CONFIG, "--data %s: %s", path, strerror(errno));
     if (stat(path, &info) != 0 || !S_ISDIR(info.st_mode))
@@ -63,16 +90,6 @@ static enum err_code take_lock(const char *folder, int fd, struct err *err)
         if (env_sleep_until(env_real(), env_boot_ns(env_real()) + UP_STEP_NS) != ERR_OK)
             return err_set(err, ERR_DEAD, "stopped");
     }
-    return ERR_OK;
-}
-
-static enum err_code path_in(char out[PATH_MAX], const char *folder, const char *name,
-                             struct err *err)
-{
-    int len = snprintf(out, PATH_MAX, "%s/%s", folder, name);
-
-    if (len < 0 || len >= PATH_MAX)
-        return err_set(err, ERR_CONFIG, "--data is too long");
     return ERR_OK;
 }
 

@@ -297,6 +297,8 @@ static enum err_code lmdb_open(struct store **out, const struct store_options *o
     lmdb->lock_fd = -1;
     pthread_mutex_init(&lmdb->lock, NULL);
     code = options->read_only ? ERR_OK : lock_folder(lmdb, folder, err);
+    if (code == ERR_OK && !options->read_only)
+        code = store_lmdb_make(folder, err);
     if (code == ERR_OK)
         code = open_env(lmdb, folder, options, err);
     if (code == ERR_OK)

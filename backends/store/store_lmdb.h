@@ -8,6 +8,11 @@
 #define STORE_LMDB_LOCK "owner.lock"
 #define STORE_LMDB_MAIN "tables" /* what errors call the tree in which the tables stand */
 
+/* Let there be a file that LMDB can open, in a folder that is locked; one that is there is left
+ * alone. Errors: ERR_IO, ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CONFIG (the path is too
+ * long). */
+MUST_CHECK enum err_code store_lmdb_make(const char *folder, struct err *err);
+
 extern const char *const store_lmdb_tables[STORE_TABLES];
 
 #endif

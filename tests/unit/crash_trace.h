@@ -468,7 +468,8 @@ static bool trace_is_in(const char *name, const char *folder)
     return strlen(folder) == len && strncmp(name, folder, len) == 0;
 }
 
-/* Whether operation i was made durable by what was called before the moment. */
+/* Whether operation i was made durable by what was called before the moment.  A renaming is one
+ * thing, also between two folders: the one that it leads to has to be synced. */
 static bool trace_is_synced(size_t i, size_t moment)
 {
     const struct trace_op *op = &trace.ops[i];
@@ -478,7 +479,12 @@ static bool trace_is_synced(size_t i, size_t moment)
 
         if (trace_is_data(op) && sync->kind == TRACE_SYNC && sync->file == op->file)
             return true;
-        if (trace_is_name(op) && sync->kind == TRACE_SYNC_DIR && trace_is_in(op->name, sync->name))
+        if (trace_is_name(op) && sync->kind == TRACE_SYNC_DIR &&
+            trace_is_in(op->kind == TRACE_RENAME ? op->to : op->name, sync->name))
+            return true;
+        /* What has another name for good has been made. */
+        if (op->kind == TRACE_CREATE && sync->kind == TRACE_RENAME &&
+            strcmp(sync->name, op->name) == 0 && trace_is_synced(j, moment))
             return true;
     }
     return false;
