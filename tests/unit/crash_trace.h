@@ -49,6 +49,7 @@
 #endif
 
 enum {
+    TRACE_NAME = 128,
     TRACE_OPS_MAX = 20000,
     TRACE_FILES_MAX = 400,
     TRACE_LOOSE_MAX = 16, /* unsynced operations that may be there or not; older ones are */
@@ -73,7 +74,7 @@ struct trace_op {
     enum trace_kind kind;
     uint32_t file;
     bool is_folder;
-    char name[64], to[64]; /* below the root; "": the root */
+    char name[TRACE_NAME], to[TRACE_NAME]; /* below the root; "": the root */
     uint64_t at, len;
     uint8_t *data;
 };
@@ -96,7 +97,7 @@ static struct trace {
 /* --- recording ------------------------------------------------------------------------------- */
 
 /* Where a path lies below the root; false: elsewhere. */
-static bool trace_place(int dir_fd, const char *path, char out[64])
+static bool trace_place(int dir_fd, const char *path, char out[TRACE_NAME])
 {
     char full[PATH_MAX], link[64];
     size_t root = strlen(trace.root);
@@ -116,8 +117,8 @@ static bool trace_place(int dir_fd, const char *path, char out[64])
     full[len] = '\0';
     if (strncmp(full, trace.root, root) != 0 || (full[root] != '/' && full[root] != '\0'))
         return false;
-    assert_true(strlen(full + root) < 64);
-    snprintf(out, 64, "%.63s", full[root] == '/' ? full + root + 1 : "");
+    assert_true(strlen(full + root) < TRACE_NAME);
+    snprintf(out, TRACE_NAME, "%.127s", full[root] == '/' ? full + root + 1 : "");
     return true;
 }
 
@@ -185,7 +186,7 @@ static bool trace_file(int fd, uint32_t *file)
 
 static void trace_opened(int fd, int dir_fd, const char *path, int flags, bool was_there)
 {
-    char name[64];
+    char name[TRACE_NAME];
     struct stat info;
     uint32_t file;
 
@@ -293,7 +294,7 @@ int fallocate(int fd, int mode, off_t at, off_t len)
 
 static int trace_sync(int fd)
 {
-    char link[64], path[PATH_MAX], name[64];
+    char link[64], path[PATH_MAX], name[TRACE_NAME];
     struct stat info;
     uint32_t file;
     ssize_t len;
@@ -305,7 +306,7 @@ static int trace_sync(int fd)
         len = readlink(link, path, sizeof(path) - 1);
         path[len < 0 ? 0 : len] = '\0';
         if (trace_place(AT_FDCWD, path, name))
-            snprintf(trace_push(TRACE_SYNC_DIR)->name, 64, "%s", name);
+            snprintf(trace_push(TRACE_SYNC_DIR)->name, TRACE_NAME, "%s", name);
     }
     return 0;
 }
@@ -322,7 +323,7 @@ int fdatasync(int fd)
 
 int renameat(int from_fd, const char *from, int to_fd, const char *to)
 {
-    char name[64], other[64];
+    char name[TRACE_NAME], other[TRACE_NAME];
 
     if (trace.is_on && trace_place(from_fd, from, name) && trace_place(to_fd, to, other)) {
         struct trace_op *op = trace_push(TRACE_RENAME);
@@ -340,11 +341,11 @@ int rename(const char *from, const char *to)
 
 int unlinkat(int dir_fd, const char *path, int flags)
 {
-    char name[64];
+    char name[TRACE_NAME];
     int result = (int)syscall(SYS_unlinkat, dir_fd, path, flags);
 
     if (result == 0 && trace.is_on && trace_place(dir_fd, path, name))
-        snprintf(trace_push(TRACE_REMOVE)->name, 64, "%s", name);
+        snprintf(trace_push(TRACE_REMOVE)->name, TRACE_NAME, "%s", name);
     return result;
 }
 
@@ -355,7 +356,7 @@ int unlink(const char *path)
 
 int mkdir(const char *path, mode_t mode)
 {
-    char name[64];
+    char name[TRACE_NAME];
     int result = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
 
     if (result == 0 && trace.is_on && trace_place(AT_FDCWD, path, name)) {
@@ -396,7 +397,7 @@ static void trace_begin(const char *root)
     trace.is_on = true;
 }
 
-static void trace_note(uint64_t number)
+static inline void trace_note(uint64_t number)
 {
     trace_look();
     trace_push(TRACE_NOTE)->len = number;
@@ -437,7 +438,7 @@ static struct image {
     struct {
         uint8_t *bytes;
         uint64_t len, room;
-        char name[64]; /* "": none */
+        char name[TRACE_NAME]; /* "": none */
         bool is_made;
     } files[TRACE_FILES_MAX];
 } image;
@@ -548,7 +549,7 @@ static void image_name(const struct trace_op *op)
         for (uint32_t j = 0; j < trace.files && op->kind == TRACE_RENAME; j++)
             if (strcmp(image.files[j].name, op->to) == 0)
                 image.files[j].name[0] = '\0';
-        snprintf(image.files[i].name, 64, "%s", op->kind == TRACE_RENAME ? op->to : "");
+        snprintf(image.files[i].name, TRACE_NAME, "%s", op->kind == TRACE_RENAME ? op->to : "");
         return;
     }
     if (op->kind != TRACE_CREATE || op->is_folder)
@@ -556,7 +557,7 @@ static void image_name(const struct trace_op *op)
     for (uint32_t i = 0; i < trace.files; i++)
         if (strcmp(image.files[i].name, op->name) == 0)
             image.files[i].name[0] = '\0';
-    snprintf(image.files[op->file].name, 64, "%s", op->name);
+    snprintf(image.files[op->file].name, TRACE_NAME, "%s", op->name);
 }
 
 static void image_apply(const struct trace_op *op, enum trace_fate fate)
@@ -577,7 +578,7 @@ static void image_apply(const struct trace_op *op, enum trace_fate fate)
 
 static void image_folder(const char *below)
 {
-    char path[300];
+    char path[400];
 
     snprintf(path, sizeof(path), "%s%s%s", image.root, below[0] == '\0' ? "" : "/", below);
     if (mkdir(path, 0755) != 0)
@@ -588,7 +589,7 @@ static void image_folder(const char *below)
 static bool image_has_folder(const char *name)
 {
     const char *slash = strrchr(name, '/');
-    char folder[64];
+    char folder[TRACE_NAME];
 
     if (slash == NULL)
         return true;
@@ -603,7 +604,7 @@ static bool image_has_folder(const char *name)
 /* Build what the fates say below image.root, which is made empty first. */
 static void image_build(void)
 {
-    char path[300];
+    char path[400];
 
     assert_true(scratch_remove(image.root) == 0 || errno == ENOENT);
     image_folder("");
@@ -622,7 +623,7 @@ static void image_build(void)
 
         if (image.files[i].name[0] == '\0' || !image_has_folder(image.files[i].name))
             continue;
-        snprintf(path, sizeof(path), "%.200s/%.64s", image.root, image.files[i].name);
+        snprintf(path, sizeof(path), "%.200s/%.127s", image.root, image.files[i].name);
         fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
         assert_true(fd >= 0);
         assert_int_equal(write(fd, image.files[i].bytes, image.files[i].len), image.files[i].len);
