@@ -457,8 +457,6 @@ static enum err_code choose_page_size(struct look *look, uint64_t size, struct e
     size_t bytes;
 
     look->page_bytes = PAGE_MIN;
-    if (size == 0) /* LMDB begins it anew */
-        return err_set(err, ERR_NOT_FOUND, "%.200s is empty", look->file);
     if (size < PAGE_MIN)
         return bad(look, "the file", 0, "it is cut off");
     enum err_code code = read_page(look, 0, head, err);

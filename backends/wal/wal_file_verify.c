@@ -129,11 +129,15 @@ static void check_control(struct look *look)
     if (atomic_load_explicit(&control->generation, memory_order_relaxed) < look->epoch)
         scrub_find(look->scrub, look->path, offsetof(struct wal_control, generation),
                    "the control page does not know the newest file epoch");
-    for (uint32_t p = 0; p < out->partitions && out->is_whole; p++)
-        if (atomic_load_explicit(&control->end[p], memory_order_relaxed) != out->end[p])
+    /* An end that is lower is one that a killed writer had not told yet; the next one tells it. */
+    for (uint32_t p = 0; p < out->partitions && out->is_whole; p++) {
+        uint64_t end = atomic_load_explicit(&control->end[p], memory_order_relaxed);
+
+        if (end > out->end[p])
             scrub_find(look->scrub, look->path, offsetof(struct wal_control, end[0]) + 8ull * p,
                        "the end of partition %u is %" PRIu64 ", the control page says %" PRIu64, p,
-                       out->end[p], atomic_load_explicit(&control->end[p], memory_order_relaxed));
+                       out->end[p], end);
+    }
 }
 
 /* --- headers --------------------------------------------------------------------------------- */

@@ -631,6 +631,15 @@ static void image_build(void)
     }
 }
 
+/* Is there a file of that name in the image that was built? */
+static inline bool image_has(const char *name)
+{
+    for (uint32_t i = 0; i < trace.files; i++)
+        if (strcmp(image.files[i].name, name) == 0)
+            return true;
+    return false;
+}
+
 /* Given each image in turn.  is_reboot: the machine died, not only the process. */
 typedef void trace_check_fn(bool is_reboot);
 

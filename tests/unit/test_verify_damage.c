@@ -213,7 +213,7 @@ static bool is_free(size_t at)
         {24, 64},  /* reserved */
         {64, 80},  /* boot: another is a reboot; generation: what is newer is gone */
         {96, 128}, /* used_bytes, wake, reserved */
-        {128 + 8 * RIG_PARTITIONS, sizeof(struct wal_control)}, /* other partitions; hints */
+        {128, sizeof(struct wal_control)}, /* ends, of which lower ones were; hints */
     };
 
     for (size_t i = 0; i < ARRAY_COUNT(free_places); i++)
@@ -242,6 +242,15 @@ static void a_flipped_byte_of_the_control_page_is_found(void **state)
             fail_msg("control, byte %zu", at);
         if (rig.findings == 0 && digest != sound)
             fail_msg("control, byte %zu: other records", at);
+        rig_mend(control);
+    }
+    /* An end beyond what there is. */
+    for (uint32_t p = 0; p < RIG_PARTITIONS; p++) {
+        struct scrub scrub = rig_scrub(&rig);
+
+        rig_flip(control, offsetof(struct wal_control, end[0]) + 8 * p + 2, 1);
+        must(rig_verify_log(&rig, NULL, &scrub, NULL), &err);
+        assert_int_equal(rig.findings, 1);
         rig_mend(control);
     }
 }
