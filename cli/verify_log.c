@@ -71,7 +71,10 @@ enum err_code verify_log(struct verify *verify, const char *folder, const char *
         count(pass.thing, log, pass.rules);
         for (size_t i = 0; i < shard_count && pass.thing->state == VERIFY_OK; i++)
             if (shards[i].look != NULL)
-                shard_verify_log(shards[i].look, log, log->is_whole && pass.is_whole);
+                verify_thing_note(
+                    shards[i].thing,
+                    shard_verify_log(shards[i].look, log, log->is_whole && pass.is_whole, &why),
+                    &why);
     }
     if (pass.rules != NULL)
         buffer_free(&pass.rules->unpacked);

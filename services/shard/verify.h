@@ -42,8 +42,11 @@ MUST_CHECK enum err_code shard_verify_record(struct shard_verify *verify,
                                              const struct record_verified *verified,
                                              const struct scrub_finding *place, struct err *err);
 
-/* All records have been given.  is_whole: none was left out for being damaged. */
-void shard_verify_log(struct shard_verify *verify, const struct wal_verified *log, bool is_whole);
+/* All records have been given.  is_whole: none was left out for being damaged.
+ * Errors: ERR_NO_MEMORY. */
+MUST_CHECK enum err_code shard_verify_log(struct shard_verify *verify,
+                                          const struct wal_verified *log, bool is_whole,
+                                          struct err *err);
 
 const struct shard_verified *shard_verify_result(const struct shard_verify *verify);
 void shard_verify_close(struct shard_verify *verify); /* NULL is fine */

@@ -266,21 +266,32 @@ static void check_partition(struct shard_verify *verify, uint32_t slot,
         verify_find(verify, "partition %u: %s is not as in the log", partition->partition, fault);
 }
 
-/* What a collection's changes and truncations have made of it. */
-static void check_collection(struct shard_verify *verify, uint32_t number)
+static enum err_code check_definition(struct shard_verify *verify, uint32_t number, struct err *err)
+{
+    const struct collection *stored = &verify->apply.collections[number]->definition;
+    const struct verify_collection *found = &verify->collections[number];
+    struct buffer said = {0}, logged = {0};
+    enum err_code code;
+
+    collection_encode(stored, COLLECTION_CREATE, &said);
+    collection_encode(&found->definition, COLLECTION_CREATE, &logged);
+    code = buffer_check(&said, err);
+    if (code == ERR_OK)
+        code = buffer_check(&logged, err);
+    if (code == ERR_OK &&
+        (!found->is_defined || !bytes_equal(said.data, said.len, logged.data, logged.len)))
+        verify_find(verify, "collection %s: its definition is not as in the log", stored->name);
+    buffer_free(&said);
+    buffer_free(&logged);
+    return code;
+}
+
+/* What a collection's changes and truncations have made of it in each partition. */
+static void check_parts(struct shard_verify *verify, uint32_t number)
 {
     const struct apply_collection *from = verify->apply.collections[number];
     const struct verify_collection *found = &verify->collections[number];
-    struct buffer said = {0}, logged = {0};
 
-    collection_encode(&from->definition, COLLECTION_CREATE, &said);
-    collection_encode(&found->definition, COLLECTION_CREATE, &logged);
-    if (!found->is_defined || said.len != logged.len ||
-        (said.len > 0 && memcmp(said.data, logged.data, said.len) != 0))
-        verify_find(verify, "collection %s: its definition is not as in the log",
-                    from->definition.name);
-    buffer_free(&said);
-    buffer_free(&logged);
     for (uint32_t slot = 0; slot < verify->apply.partition_count; slot++)
         if (from->parts[slot].presence != found->parts[slot].presence ||
             stamp_compare(from->parts[slot].schema, found->parts[slot].schema) != 0 ||
@@ -303,20 +314,25 @@ static void check_all_compared(struct shard_verify *verify, uint32_t number, boo
                     (unsigned long long)(found->rows - compared), (unsigned long long)found->rows);
 }
 
-void shard_verify_log(struct shard_verify *verify, const struct wal_verified *log, bool is_whole)
+enum err_code shard_verify_log(struct shard_verify *verify, const struct wal_verified *log,
+                               bool is_whole, struct err *err)
 {
     const struct apply *apply = &verify->apply;
+    enum err_code code = ERR_OK;
 
     if (!verify->result.is_readable || log->partitions == 0)
-        return;
+        return ERR_OK;
     if (apply->region != log->region) {
         verify_find(verify, "the store is of log %u, the log is %u", apply->region, log->region);
-        return;
+        return ERR_OK;
     }
     for (uint32_t slot = 0; slot < apply->partition_count; slot++)
         check_partition(verify, slot, log, is_whole);
     for (uint32_t i = 0; i < apply->collection_count; i++)
         check_all_compared(verify, i, is_whole);
-    for (uint32_t i = 0; is_whole && i < apply->collection_count; i++)
-        check_collection(verify, i);
+    for (uint32_t i = 0; code == ERR_OK && is_whole && i < apply->collection_count; i++) {
+        check_parts(verify, i);
+        code = check_definition(verify, i, err);
+    }
+    return code;
 }

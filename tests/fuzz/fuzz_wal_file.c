@@ -13,6 +13,7 @@
 
 #include "backends/wal/wal.h"
 #include "backends/wal/wal_file_format.h"
+#include "backends/wal/wal_verify.h"
 #include "common/base/bytes.h"
 #include "common/base/log.h"
 
@@ -153,6 +154,32 @@ static void read_log(struct wal *wal)
     wal_reader_close(reader);
 }
 
+static void find(void *state, const struct scrub_finding *finding)
+{
+    (void)state;
+    assert(finding->text[0] != '\0');
+}
+
+static bool go_on(void *state, uint64_t bytes)
+{
+    (void)state;
+    (void)bytes;
+    return true;
+}
+
+/* Looks at it; true when nothing is wrong. */
+static bool is_sound(void)
+{
+    static struct wal_verified found;
+    struct scrub scrub = {.find = find, .go_on = go_on};
+    struct wal_verify_request request = {.folder = folder, .scrub = &scrub};
+    struct err err = {0};
+    enum err_code code = wal_verify(&request, &found, &err);
+
+    assert(code == ERR_OK || code == ERR_CONFIG || code == ERR_NOT_FOUND);
+    return code == ERR_OK && scrub.findings == 0;
+}
+
 /* Open, read, append; true when it opened. */
 static bool use_log(bool repair)
 {
@@ -201,12 +228,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     snprintf(control, sizeof(control), "%s/control", folder);
     for (unsigned round = 0; round < 2; round++) {
+        bool was_sound;
+
         (void)unlink(control);
         write_files(is_raw ? 1 : SEGMENTS);
-        (void)use_log(round == 1);
+        was_sound = is_sound();
+        /* What verification calls sound opens. */
+        if (!use_log(round == 1))
+            assert(!was_sound);
     }
     /* What a repair left is sound. */
-    if (use_log(false))
+    if (use_log(false)) {
+        assert(is_sound());
         assert(use_log(false));
+    }
     return 0;
 }
