@@ -30,6 +30,15 @@ def run_json(suite, verb, *words, code=0):
     return json.loads(run(suite, verb, *words, "--json", code=code).stdout)
 
 
+def verify(folder, code=None):
+    """What `vicinal verify` says of a data folder that nothing runs on.  code: its exit code, if it matters."""
+    done = subprocess.run([str(BIN / "vicinal"), "verify", str(folder), "--json"], capture_output=True, text=True,
+                          timeout=120 * SLOW)
+    assert done.returncode in (0, 1, 2), done
+    assert code is None or done.returncode == code, done
+    return json.loads(done.stdout)
+
+
 def write_npy(path, rows, kind="<f4"):
     """kind: "<f4", "<f2" or "<i4"."""
     letter = {"<f4": "f", "<f2": "e", "<i4": "i"}[kind]

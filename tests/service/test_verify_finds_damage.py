@@ -1,27 +1,22 @@
 """vicinal verify says nothing about what a suite leaves behind, however it ended, changes nothing, and
 finds damage in every kind of file."""
 import hashlib
-import json
+import http.client
 import os
 import random
 import shutil
 import signal
 import subprocess
+import threading
+import time
 
 import pytest
 
-from suite import BIN, SLOW, Suite, poll
+from suite import BIN, Suite, poll
+from vicinal_cli import verify
 
 pytestmark = pytest.mark.embedded("files are looked at and damaged")
 VECTORS = 11000  # so many that a segment is written
-
-
-def verify(folder, code=None):
-    done = subprocess.run([str(BIN / "vicinal"), "verify", str(folder), "--json"], capture_output=True, text=True,
-                          timeout=120 * SLOW)
-    assert done.returncode in (0, 1, 2), done
-    assert code is None or done.returncode == code, done
-    return json.loads(done.stdout)
 
 
 def state(folder):
@@ -96,6 +91,58 @@ def test_an_ordinary_end_and_a_restart_leave_it_sound(left, tmp_path):
     finally:
         suite.stop()
     verify(tmp_path / "suite", 0)
+
+
+def write_anything(door, seed, stop):
+    """Writes, deletions, collections that come and go, until it is told to stop or the suite is gone."""
+    chance = random.Random(seed)
+    try:
+        while not stop.is_set():
+            other, kind = f"t{chance.randrange(3)}", chance.random()
+            if kind < 0.8:
+                door.post("/v1/collections/c/records", {"records": [
+                    {"id": str(chance.randrange(300)), "vector": [chance.random() for _ in range(8)],
+                     "text": "x" * chance.randrange(60), "metadata": {"n": chance.randrange(9)}}
+                    for _ in range(chance.randrange(1, 20))]})
+            elif kind < 0.88:
+                door.post("/v1/collections/c/records/delete", {"ids": [str(chance.randrange(300)) for _ in range(4)]})
+            elif kind < 0.93:
+                door.post("/v1/collections/c/records/delete", {"filter": {"n": chance.randrange(9)}})
+            elif kind < 0.96:
+                door.put(f"/v1/collections/{other}", {"vector": {"dimension": 4, "metric": "ip"}})
+            elif kind < 0.98:
+                door.post(f"/v1/collections/{other}/records", {"records": [{"id": "z", "vector": [1, 2, 3, 4]}]})
+            else:
+                door.delete(f"/v1/collections/{other}")
+    except (OSError, http.client.HTTPException):
+        pass  # it was killed
+
+
+def test_regions_that_were_killed_while_both_write_are_sound():
+    seed = int(os.environ.get("VICINAL_SEED", str(int(time.time()))))
+    print("VICINAL_SEED", seed)
+    with Suite(shards=2, regions="a,b") as suite:
+        suite.create("c", 8)
+        suite.region("b").wait_for("the collection is in b", "/v1/collections/c")
+        stop = threading.Event()
+        writers = [threading.Thread(target=write_anything, args=(suite.region(name), seed + i, stop))
+                   for i, name in enumerate("abab")]
+        for writer in writers:
+            writer.start()
+        time.sleep(2)
+        os.killpg(suite.process.pid, signal.SIGKILL)
+        suite.process.wait()
+        stop.set()
+        for writer in writers:
+            writer.join()
+        data = suite.data / "suite"
+        poll("nobody has the folders", lambda: all(subprocess.run(
+            ["flock", "-n", "-s", str(data / name / "lock"), "true"], check=False).returncode == 0 for name in "ab"))
+        found = verify(data, 0)
+        assert [thing["kind"] for thing in found["things"]] == ["metadata", "log", "shard", "shard"] * 2, found
+        suite.start()
+        suite.stop()
+        verify(data, 0)
 
 
 def damages(folder):
