@@ -35,6 +35,7 @@ enum {
     HNSW_EF_CONSTRUCTION_MIN = 8,
     HNSW_EF_CONSTRUCTION_MAX = 2000,
     HNSW_EF_CONSTRUCTION_DEFAULT = 200,
+    CODE_BITS_MAX = 8,
     SEARCH_EF_MAX = 10000,
     TOKEN_BYTES_MAX = 65536, /* of a read token, as text */
 };

@@ -110,6 +110,7 @@ static enum err_code open_engine(struct shard *shard, struct shard_collection *e
         .kind = definition->index == INDEX_FLAT ? ENGINE_FLAT : ENGINE_HNSW,
         .m = definition->m,
         .ef_construction = definition->ef_construction,
+        .bits = definition->code_bits,
         .memory_budget = shard->setup.memory_bytes,
         .seed = load_u64(definition->incarnation),
         .kernel = shard->setup.simd,

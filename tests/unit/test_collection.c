@@ -69,7 +69,7 @@ static void requests_have_defaults(void **state)
 {
     static const char full[] =
         "{\"vector\":{\"dimension\":384,\"metric\":\"l2\"},\"index\":{\"kind\":\"flat\",\"m\":4,"
-        "\"ef_construction\":2000},\"embedder\":\"hash\",\"placement\":\"hash\"}";
+        "\"ef_construction\":2000,\"code_bits\":1},\"embedder\":\"hash\",\"placement\":\"hash\"}";
     struct collection collection = docs();
     struct err err = {0};
 
@@ -79,12 +79,14 @@ static void requests_have_defaults(void **state)
     assert_int_equal(collection.index, INDEX_HNSW);
     assert_int_equal(collection.m, HNSW_M_DEFAULT);
     assert_int_equal(collection.ef_construction, HNSW_EF_CONSTRUCTION_DEFAULT);
+    assert_int_equal(collection.code_bits, 0);
     assert_string_equal(collection.embedder, "");
     assert_int_equal(collection_from_request(&collection, full, strlen(full), &err), ERR_OK);
     assert_int_equal(collection.metric, METRIC_L2);
     assert_int_equal(collection.index, INDEX_FLAT);
     assert_int_equal(collection.m, 4);
     assert_int_equal(collection.ef_construction, 2000);
+    assert_int_equal(collection.code_bits, 1);
     assert_string_equal(collection.embedder, "hash:384");
     assert_int_equal(collection_from_request(&collection, "{\"embedder\":\"hash\"}", 19, &err),
                      ERR_OK);
@@ -119,6 +121,9 @@ static void bad_requests_are_refused_by_their_place(void **state)
         {"{\"index\":{\"m\":3}}", "/index/m", ERR_INVALID_ARGUMENT},
         {"{\"index\":{\"m\":65}}", "/index/m", ERR_INVALID_ARGUMENT},
         {"{\"index\":{\"ef_construction\":7}}", "/index/ef_construction", ERR_INVALID_ARGUMENT},
+        {"{\"index\":{\"code_bits\":0}}", "/index/code_bits", ERR_INVALID_ARGUMENT},
+        {"{\"index\":{\"code_bits\":3}}", "/index/code_bits", ERR_INVALID_ARGUMENT},
+        {"{\"index\":{\"code_bits\":16}}", "/index/code_bits", ERR_INVALID_ARGUMENT},
         {"{\"index\":{\"kind\":\"ivf\"}}", "/index/kind", ERR_INVALID_ARGUMENT},
         {"{\"a/b~\":1}", "/a~1b~0", ERR_UNKNOWN_FIELD},
         {"{\"embedder\":\"BERT\"}", "/embedder", ERR_INVALID_ARGUMENT},
@@ -202,7 +207,13 @@ static void what_the_log_keeps_comes_back(void **state)
     assert_int_equal(collection_decode(&read, &change, newer, strlen(newer), &err), ERR_OK);
     assert_int_equal(change, COLLECTION_ALTER);
     assert_int_equal(read.metric, METRIC_IP);
+    assert_int_equal(read.code_bits, 0);
     assert_false(read.dropped);
+    out.len = 0;
+    collection.code_bits = 2;
+    collection_encode(&collection, COLLECTION_ALTER, &out);
+    assert_int_equal(collection_decode(&read, &change, out.data, out.len, &err), ERR_OK);
+    assert_int_equal(read.code_bits, 2);
     buffer_free(&out);
 }
 
@@ -241,6 +252,9 @@ static void definitions_are_compared_whole(void **state)
     b.schema.clock++;
     b.generation++;
     assert_true(collection_same_definition(&a, &b));
+    b.code_bits++;
+    assert_false(collection_same_definition(&a, &b));
+    b = a;
     b.m++;
     assert_false(collection_same_definition(&a, &b));
     b.m--;
