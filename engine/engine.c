@@ -4,6 +4,7 @@
  * Failure: no memory or a full budget refuse the insertion and leave the engine as it was. */
 #include "common/base/checked.h"
 #include "common/base/limits.h"
+#include "engine/blas.h"
 #include "engine/calibrate.h"
 #include "engine/internal.h"
 #include "engine/keeper.h"
@@ -96,6 +97,8 @@ enum err_code engine_open(struct engine **out, const char *dir,
     if (check_options(&filled, err) != ERR_OK)
         return err_wrap(err, "engine");
     if (kernels_choose(options->kernel, &kernels, err) != ERR_OK)
+        return err_wrap(err, "engine");
+    if (filled.cold_above > 0 && blas_open(err) != ERR_OK)
         return err_wrap(err, "engine");
     struct engine *engine = engine_new(&filled, kernels, executor);
     if (engine == NULL)

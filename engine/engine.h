@@ -71,8 +71,8 @@ struct engine_options {
  * far as it lived when it became so.  What is damaged or made with other options is renamed to
  * X.damaged, what comes behind it cannot be used either, and engine_notice() says why.
  * The executor is borrowed until close, may be NULL.
- * Errors: ERR_INVALID_ARGUMENT (options), ERR_CONFIG (unknown or unsupported kernel),
- * ERR_NO_MEMORY, ERR_IO (the folder). */
+ * Errors: ERR_INVALID_ARGUMENT (options), ERR_CONFIG (unknown or unsupported kernel; no OpenBLAS,
+ * which cold_above wants), ERR_NO_MEMORY, ERR_IO (the folder). */
 MUST_CHECK enum err_code engine_open(struct engine **out, const char *dir,
                                      const struct engine_options *options,
                                      const struct engine_executor *executor, struct err *err);
