@@ -92,12 +92,28 @@ bool collection_code_bits_are_valid(uint64_t bits)
     return bits >= 1 && bits <= CODE_BITS_MAX && (bits & (bits - 1)) == 0;
 }
 
-bool collection_same_definition(const struct collection *a, const struct collection *b)
+void collection_fill(struct collection *wanted)
 {
-    return strcmp(a->tenant, b->tenant) == 0 && strcmp(a->name, b->name) == 0 &&
-           a->dimension == b->dimension && a->metric == b->metric && a->placement == b->placement &&
-           a->index == b->index && a->m == b->m && a->ef_construction == b->ef_construction &&
-           a->code_bits == b->code_bits && strcmp(a->embedder, b->embedder) == 0;
+    if (wanted->m == 0)
+        wanted->m = HNSW_M_DEFAULT;
+    if (wanted->ef_construction == 0)
+        wanted->ef_construction = HNSW_EF_CONSTRUCTION_DEFAULT;
+}
+
+static bool number_is_as_wanted(uint32_t there, uint32_t wanted)
+{
+    return wanted == 0 || there == wanted;
+}
+
+bool collection_is_as_wanted(const struct collection *there, const struct collection *wanted)
+{
+    return strcmp(there->tenant, wanted->tenant) == 0 && strcmp(there->name, wanted->name) == 0 &&
+           there->dimension == wanted->dimension && there->metric == wanted->metric &&
+           there->placement == wanted->placement && there->index == wanted->index &&
+           number_is_as_wanted(there->m, wanted->m) &&
+           number_is_as_wanted(there->ef_construction, wanted->ef_construction) &&
+           number_is_as_wanted(there->code_bits, wanted->code_bits) &&
+           strcmp(there->embedder, wanted->embedder) == 0;
 }
 
 /* --- writing ------------------------------------------------------------------------------- */

@@ -59,22 +59,26 @@ MUST_CHECK enum err_code collection_check_name(const char *name, size_t len, str
  * EMBEDDER_NAME_BYTES_MAX bytes, and none of the built-in words. */
 bool embedder_name_is_valid(const char *name, size_t len);
 
-/* The body of PUT /v1/collections/{c} into a definition with defaults filled in (tenant, name and
- * generation are the caller's).  Fields: vector{dimension, metric}, index{kind, m,
- * ef_construction, code_bits}, embedder ("none", "hash", or a name; hash needs dimension 384, or
- * none given; whether anyone configured the name is the caller's to find out, and the dimension
- * stays 0 where it is left to that embedder), placement ("hash").  *out is overwritten whole,
- * tenant, name and generation too; err is not NULL. Errors, all with pointers: ERR_INVALID_JSON,
- * ERR_INVALID_ARGUMENT, ERR_UNKNOWN_FIELD, ERR_NOT_SUPPORTED (centroid placement, embedder URLs,
- * sparse, text_fields, indexed_fields). */
+/* The body of PUT /v1/collections/{c} into a definition (tenant, name and generation are the
+ * caller's; m, ef_construction and code_bits are 0 where the request leaves them open).  Fields:
+ * vector{dimension, metric}, index{kind, m, ef_construction, code_bits}, embedder ("none", "hash",
+ * or a name; hash needs dimension 384, or none given; whether anyone configured the name is the
+ * caller's to find out, and the dimension stays 0 where it is left to that embedder), placement
+ * ("hash").  *out is overwritten whole, tenant, name and generation too; err is not NULL. Errors,
+ * all with pointers: ERR_INVALID_JSON, ERR_INVALID_ARGUMENT, ERR_UNKNOWN_FIELD, ERR_NOT_SUPPORTED
+ * (centroid placement, embedder URLs, sparse, text_fields, indexed_fields). */
 MUST_CHECK enum err_code collection_from_request(struct collection *out, const void *body,
                                                  size_t len, struct err *err);
 
 /* Fill incarnation from the rest. */
 void collection_identify(struct collection *collection);
 
-/* Two definitions that make PUT answer 200: all but stamps and generation. */
-bool collection_same_definition(const struct collection *a, const struct collection *b);
+/* Decide what a request left open. */
+void collection_fill(struct collection *wanted);
+
+/* Is it what a request wants, so that PUT answers 200?  What the request leaves open, stamps and
+ * generation may be anything. */
+bool collection_is_as_wanted(const struct collection *there, const struct collection *wanted);
 
 /* JSON of the log record and of the metadata row:
  * {"change":"create","tenant":…,"name":…,"generation":…,"dimension":…,"metric":…,"placement":…,

@@ -264,8 +264,6 @@ enum err_code collection_from_request(struct collection *out, const void *body, 
         .metric = METRIC_COSINE,
         .placement = PLACEMENT_HASH,
         .index = INDEX_HNSW,
-        .m = HNSW_M_DEFAULT,
-        .ef_construction = HNSW_EF_CONSTRUCTION_DEFAULT,
     };
     struct request request = {.collection = &collection};
     struct arena arena = {0};

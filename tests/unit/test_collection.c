@@ -22,6 +22,7 @@ static struct collection docs(void)
     memcpy(collection.name, "docs", 5);
     collection.created = (struct stamp){100, 9};
     collection.schema = (struct stamp){200, 9};
+    collection_fill(&collection);
     collection_identify(&collection);
     return collection;
 }
@@ -179,7 +180,7 @@ static void what_the_log_keeps_comes_back(void **state)
     static const char wanted[] =
         "{\"change\":\"drop\",\"tenant\":\"default\",\"name\":\"docs\",\"generation\":3,"
         "\"dimension\":384,\"metric\":\"cosine\",\"placement\":\"hash\",\"index\":{\"kind\":"
-        "\"hnsw\",\"m\":16,\"ef_construction\":200},\"embedder\":\"\",\"created\":\"100-9\","
+        "\"hnsw\",\"m\":16,\"ef_construction\":150},\"embedder\":\"\",\"created\":\"100-9\","
         "\"schema\":\"200-9\"}";
     static const char newer[] =
         "{\"x\":[{}],\"change\":\"alter\",\"tenant\":\"t\",\"name\":\"n\",\"generation\":0,"
@@ -251,22 +252,40 @@ static void definitions_are_compared_whole(void **state)
     b.created.clock++;
     b.schema.clock++;
     b.generation++;
-    assert_true(collection_same_definition(&a, &b));
+    assert_true(collection_is_as_wanted(&a, &b));
     b.code_bits++;
-    assert_false(collection_same_definition(&a, &b));
+    assert_false(collection_is_as_wanted(&a, &b));
     b = a;
     b.m++;
-    assert_false(collection_same_definition(&a, &b));
+    assert_false(collection_is_as_wanted(&a, &b));
     b.m--;
     b.metric = METRIC_IP;
-    assert_false(collection_same_definition(&a, &b));
+    assert_false(collection_is_as_wanted(&a, &b));
+}
+
+static void what_a_request_leaves_open_is_as_wanted(void **state)
+{
+    static const char open[] = "{\"vector\":{\"dimension\":384}}";
+    struct collection there = docs(), wanted;
+    struct err err = {0};
+
+    (void)state;
+    there.m = 32;
+    there.ef_construction = 77;
+    there.code_bits = 8;
+    assert_int_equal(collection_from_request(&wanted, open, strlen(open), &err), ERR_OK);
+    memcpy(wanted.tenant, there.tenant, sizeof(wanted.tenant));
+    memcpy(wanted.name, there.name, sizeof(wanted.name));
+    assert_true(collection_is_as_wanted(&there, &wanted));
+    wanted.ef_construction = 78;
+    assert_false(collection_is_as_wanted(&there, &wanted));
 }
 
 static void clients_see_the_definition(void **state)
 {
     static const char wanted[] =
         "{\"name\":\"docs\",\"vector\":{\"dimension\":384,\"metric\":\"cosine\"},\"index\":"
-        "{\"kind\":\"hnsw\",\"m\":16,\"ef_construction\":200},\"embedder\":\"none\","
+        "{\"kind\":\"hnsw\",\"m\":16,\"ef_construction\":150},\"embedder\":\"none\","
         "\"placement\":\"hash\",\"version\":\"200-9\"}";
     struct collection collection = docs();
     struct json_writer w;
@@ -293,6 +312,7 @@ int main(void)
         cmocka_unit_test(what_the_log_keeps_comes_back),
         cmocka_unit_test(damaged_definitions_are_refused),
         cmocka_unit_test(definitions_are_compared_whole),
+        cmocka_unit_test(what_a_request_leaves_open_is_as_wanted),
         cmocka_unit_test(clients_see_the_definition),
     };
 
