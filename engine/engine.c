@@ -295,7 +295,7 @@ bool engine_is_due(const struct engine *engine)
     const struct graph *graph = graph_of(engine);
     bool is_due = rebuild_is_due(graph) || migrate_is_due(engine, graph) ||
                   keeper_is_due(engine->keeper, graph) || merge_is_due(engine, graph) ||
-                  calibrate_is_due(graph);
+                  calibrate_is_due(graph) || keeper_lacks_calibration(engine->keeper, graph);
     pthread_mutex_unlock(write_lock_of(engine));
     return is_due;
 }
@@ -334,5 +334,7 @@ enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *
         code = merge(engine, hooks, err);
     if (code == ERR_OK && calibrate_is_due(graph_of(engine)))
         code = calibrate(engine, hooks, err);
+    if (code == ERR_OK && keeper_lacks_calibration(engine->keeper, graph_of(engine)))
+        code = keeper_keep_calibration(engine, err);
     return code == ERR_OK ? ERR_OK : err_wrap(err, "maintenance");
 }
