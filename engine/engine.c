@@ -264,6 +264,11 @@ uint64_t engine_linked(const struct engine *engine)
            atomic_load_explicit(&graph->cold_rows, memory_order_relaxed);
 }
 
+uint64_t engine_cold(const struct engine *engine)
+{
+    return atomic_load_explicit(&graph_of(engine)->cold_live, memory_order_relaxed);
+}
+
 const char *engine_kernel(const struct engine *engine)
 {
     return engine->kernels->name;

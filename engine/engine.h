@@ -199,6 +199,7 @@ MUST_CHECK enum err_code engine_maintain(struct engine *engine, const struct eng
 
 uint64_t engine_count(const struct engine *engine);       /* live vectors */
 uint64_t engine_linked(const struct engine *engine);      /* those in the graph, and the cold */
+uint64_t engine_cold(const struct engine *engine);        /* live ones in inverted files */
 uint64_t engine_memory_used(const struct engine *engine); /* bytes taken from the system */
 const char *engine_kernel(const struct engine *engine);   /* name of the kernels in use */
 
