@@ -101,6 +101,8 @@ def test_cold_ones_are_found_deleted_and_rewritten_like_others(monkeypatch):
         suite.restart()
         check(suite)
         assert shown(suite)["cold"] >= cold
+        told = (suite.data / "log").read_text()
+        assert "segment is removed" not in told and "segment was set aside" not in told
 
 
 def test_so_few_that_it_is_not_worth_it_are_refused():
