@@ -19,10 +19,10 @@ CFLAGS   += -std=c17 $(OPT) -g -fno-omit-frame-pointer -ffp-contract=off -pthrea
 CFLAGS   += -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith -Wvla
 CFLAGS   += $(if $(WERROR),-Werror)
 CFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
-LDFLAGS  += -pthread -Wl,--as-needed $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+LDFLAGS  += -pthread -Wl,--as-needed -Wl,-z,now $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 DEPFLAGS  = -MMD -MP
 
-SYSTEM_LIBS := -lopenblas -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
+SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
 
 SERVICES := router shard ingest replicator
 BACKENDS := embedder wal cache meta store

@@ -11,7 +11,7 @@ enum err_code bench_calibrate(struct bench *bench, struct err *err)
     double begin = bench_now_s();
 
     if (!engine_is_due(bench->engine)) {
-        printf("too few vectors to calibrate: efforts are guessed\n");
+        printf("not calibrated: the folder kept it, or there are too few vectors\n");
         return ERR_OK;
     }
     enum err_code code = engine_maintain(bench->engine, NULL, err);

@@ -306,7 +306,7 @@ def print_table(targets, figures, machine, options):
           f"{machine['kernel']}; load average {machine['load_at_start']:.2f} at the start, "
           f"{os.getloadavg()[0]:.2f} at the end; client on the same cores. "
           f"{targets[0].data.rows:,} × {targets[0].data.dimension}, k = 10, "
-          f"M 16, ef_construction 200; ef: Vicinal {options.ef or 'as by default'}, Chroma 64. "
+          f"M 16, ef_construction as by default (Vicinal 150), Chroma 200; ef: Vicinal {options.ef or 'as by default'}, Chroma 64. "
           f"Runs of {options.seconds:g} s, {options.repeats} rounds, {options.loads} loads: "
           f"median (least–greatest). {machine['versions']}\n")
     print("| | " + " | ".join(names) + " |")

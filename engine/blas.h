@@ -8,6 +8,12 @@
 
 #include <stddef.h>
 
+#include "common/base/err.h"
+
+/* Before the first product; any number of times, on any thread.
+ * Errors: ERR_CONFIG (OpenBLAS is not installed). */
+MUST_CHECK enum err_code blas_open(struct err *err);
+
 /* out[i * other_count + j] = the sum over d of rows[i * dim + d] others[j * dim + d].  Rounding
  * differs from processor to processor, but not from call to call of one shape.  Nothing is done
  * when a count is 0. */

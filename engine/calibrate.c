@@ -71,9 +71,10 @@ bool calibrate_is_due(const struct graph *graph)
 
 uint64_t calibrate_bytes(const struct graph *graph)
 {
-    uint32_t calibrated = atomic_load_explicit(&graph->calibrated, memory_order_relaxed);
+    const struct calibration *calibration =
+        atomic_load_explicit(&graph->calibration, memory_order_relaxed);
 
-    return calibrated == 0 ? 0 : sizeof(struct calibration);
+    return calibration == NULL ? 0 : sizeof(*calibration);
 }
 
 /* --- what is known ---------------------------------------------------------------------------- */
@@ -227,9 +228,7 @@ static enum err_code measure_class(struct calibrating *c, size_t which, struct e
         enum err_code code = measure(c, which, steps[count], &recall, &cautious, err);
         if (code != ERR_OK)
             return code;
-        known[count] = (float)cautious;
-        if (count > 0)
-            known[count] = fmaxf(known[count], known[count - 1]);
+        known[count] = fmaxf((float)cautious, count > 0 ? known[count - 1] : 0);
     }
     c->result->of[which].count = count;
     return ERR_OK;

@@ -1,4 +1,5 @@
 /* Which effort gives which recall: measured on each graph, so that a search may ask for a recall.
+ * What was measured outlives the process as a file (calibrate_file.h).
  *
  * Effort is counted in units that mean about the same for every k: (ef - k) / sqrt(k), which is
  * what the slack of a walk is made of (plan.h). */

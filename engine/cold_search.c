@@ -29,7 +29,9 @@ enum { BEAM_LEAST = 8, BEAM_PART = 16 }; /* of plan.c */
 #define PROBES_FEW    0.75
 #define PROBES_UNEVEN 1.5 /* among vectors of uneven lengths the longest of many lists are near */
 
-/* Of the beam that is usual for k; a walk without slack has one of ef places. */
+/* Of the beam that is usual for k; a walk without slack has one of ef places.  No walk has fewer
+ * than the least, which for many hits is more than the usual effort asks for: from there on only
+ * its slack grows, and finds more, and so must the lists. */
 static double share_of(const struct search *search)
 {
     struct engine_query usual = {.k = search->query->k};
@@ -38,7 +40,7 @@ static double share_of(const struct search *search)
 
     if (plan_slack(search) == INFINITY)
         return PROBES_UNEVEN * ef / most;
-    return fmax(ef * ef, least) / fmax(most * most, least);
+    return fmax(ef * ef, fmin(least, most * most)) / (most * most);
 }
 
 static uint32_t probes_of(const struct search *search, const struct ivf *ivf)

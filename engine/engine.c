@@ -4,6 +4,7 @@
  * Failure: no memory or a full budget refuse the insertion and leave the engine as it was. */
 #include "common/base/checked.h"
 #include "common/base/limits.h"
+#include "engine/blas.h"
 #include "engine/calibrate.h"
 #include "engine/internal.h"
 #include "engine/keeper.h"
@@ -96,6 +97,8 @@ enum err_code engine_open(struct engine **out, const char *dir,
     if (check_options(&filled, err) != ERR_OK)
         return err_wrap(err, "engine");
     if (kernels_choose(options->kernel, &kernels, err) != ERR_OK)
+        return err_wrap(err, "engine");
+    if (filled.cold_above > 0 && blas_open(err) != ERR_OK)
         return err_wrap(err, "engine");
     struct engine *engine = engine_new(&filled, kernels, executor);
     if (engine == NULL)
@@ -261,6 +264,11 @@ uint64_t engine_linked(const struct engine *engine)
            atomic_load_explicit(&graph->cold_rows, memory_order_relaxed);
 }
 
+uint64_t engine_cold(const struct engine *engine)
+{
+    return atomic_load_explicit(&graph_of(engine)->cold_live, memory_order_relaxed);
+}
+
 const char *engine_kernel(const struct engine *engine)
 {
     return engine->kernels->name;
@@ -292,7 +300,7 @@ bool engine_is_due(const struct engine *engine)
     const struct graph *graph = graph_of(engine);
     bool is_due = rebuild_is_due(graph) || migrate_is_due(engine, graph) ||
                   keeper_is_due(engine->keeper, graph) || merge_is_due(engine, graph) ||
-                  calibrate_is_due(graph);
+                  calibrate_is_due(graph) || keeper_lacks_calibration(engine->keeper, graph);
     pthread_mutex_unlock(write_lock_of(engine));
     return is_due;
 }
@@ -331,5 +339,7 @@ enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *
         code = merge(engine, hooks, err);
     if (code == ERR_OK && calibrate_is_due(graph_of(engine)))
         code = calibrate(engine, hooks, err);
+    if (code == ERR_OK && keeper_lacks_calibration(engine->keeper, graph_of(engine)))
+        code = keeper_keep_calibration(engine, err);
     return code == ERR_OK ? ERR_OK : err_wrap(err, "maintenance");
 }

@@ -69,10 +69,12 @@ struct engine_options {
  * engine's alone.  NULL: nothing is kept.  A segment that is there is loaded: all that was linked
  * when it was written is there again, dead or alive as it was then; what was cold lives again as
  * far as it lived when it became so.  What is damaged or made with other options is renamed to
- * X.damaged, what comes behind it cannot be used either, and engine_notice() says why.
+ * X.damaged, what comes behind it cannot be used either, and engine_notice() says why.  What was
+ * measured on the graph (engine_query.recall) is kept as well; if that is damaged it is measured
+ * again.
  * The executor is borrowed until close, may be NULL.
- * Errors: ERR_INVALID_ARGUMENT (options), ERR_CONFIG (unknown or unsupported kernel),
- * ERR_NO_MEMORY, ERR_IO (the folder). */
+ * Errors: ERR_INVALID_ARGUMENT (options), ERR_CONFIG (unknown or unsupported kernel; no OpenBLAS,
+ * which cold_above wants), ERR_NO_MEMORY, ERR_IO (the folder). */
 MUST_CHECK enum err_code engine_open(struct engine **out, const char *dir,
                                      const struct engine_options *options,
                                      const struct engine_executor *executor, struct err *err);
@@ -135,8 +137,9 @@ struct engine_counters {
  * effort; an ef that is given too is the least effort then.  Recall is a mean over queries, and the
  * promise holds within a point for queries that lie no farther from the data than k-th neighbours
  * from one another, in data that have some structure.  engine_maintain() finds out which effort
- * that takes in this graph; before, or while there are few vectors, it is guessed cautiously.  1 is
- * the greatest effort that was worth measuring; only `exact` promises all. */
+ * that takes in this graph, and the folder keeps it; before, or while there are few vectors, it is
+ * guessed cautiously.  1 is the greatest effort that was worth measuring; only `exact`
+ * promises all. */
 
 /* Up to k hits, ascending by (distance, ordinal), into hits (room for k); *count says how many.
  * counters may be NULL.
@@ -178,24 +181,25 @@ struct engine_hooks {
 };
 
 /* Is there maintenance that is worth its cost?  The graph has grown by a part since it was last
- * written, or above cold_above, or has doubled since its recall was measured, or many vectors are
- * dead. */
+ * written, or above cold_above, or has doubled since its recall was measured, or what was measured
+ * is not written yet, or many vectors are dead. */
 bool engine_is_due(const struct engine *engine);
 
 /* Do it: when many vectors are dead the living ones are linked into a new graph, which then takes
  * the place of the old one and gives its memory back; then the graph is written as the engine's
  * segment, in place of the one before, and its vectors are from then on read from that file, not
- * kept in memory; then it is found out which effort gives which recall.  When the graph holds more
- * than cold_above, the oldest become cold first; when many of those are dead or stand in many
- * files, these are made anew.  Searches see either state. One caller at a time, on any thread, also
- * while others insert, delete, step and search; a step may wait while links are written. After an
- * error all is as it was, and the work is still due. Errors: ERR_DEAD (go_on), ERR_IO,
- * ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, those of make_durable. */
+ * kept in memory; then it is found out which effort gives which recall, and that is written too.
+ * When the graph holds more than cold_above, the oldest become cold first; when many of those are
+ * dead or stand in many files, these are made anew.  Searches see either state. One caller at a
+ * time, on any thread, also while others insert, delete, step and search; a step may wait while
+ * links are written. After an error all is as it was, and the work is still due. Errors: ERR_DEAD
+ * (go_on), ERR_IO, ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CORRUPT, those of make_durable. */
 MUST_CHECK enum err_code engine_maintain(struct engine *engine, const struct engine_hooks *hooks,
                                          struct err *err);
 
 uint64_t engine_count(const struct engine *engine);       /* live vectors */
 uint64_t engine_linked(const struct engine *engine);      /* those in the graph, and the cold */
+uint64_t engine_cold(const struct engine *engine);        /* live ones in inverted files */
 uint64_t engine_memory_used(const struct engine *engine); /* bytes taken from the system */
 const char *engine_kernel(const struct engine *engine);   /* name of the kernels in use */
 

@@ -83,7 +83,7 @@ struct graph {
     _Atomic uint64_t cold_live;   /* vectors of them that are not dead, and all */
     _Atomic uint64_t cold_rows;
     _Atomic(struct calibration *) calibration; /* calibrate.h; NULL: none yet */
-    _Atomic uint32_t calibrated;               /* its `linked`, for those who hold no scratch */
+    _Atomic uint32_t calibrated;               /* its `linked`; 0: it is of the graph before */
 
     struct graph *before; /* whose place it took: only its numbers are left */
 };

@@ -42,6 +42,30 @@ struct beam {
 /* Put a key in its place; the worst one falls out of a full beam.  Returns the place. */
 size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t key);
 
+/* The expansion of one node, in three steps: while the rows of one are estimated, those of the
+ * next and the links of the one after are on their way. */
+enum {
+    HOPS_AHEAD = 3, /* under way at a time ... */
+    ROWS_AHEAD = 2, /* ... and with their links read */
+};
+
+struct hop {
+    uint32_t node;
+    size_t count;
+    uint32_t slots[FRESH_MAX];      /* what it has met: fresh links ... */
+    const uint8_t *rows[FRESH_MAX]; /* ... and their codes */
+};
+
+/* Choose the next node of the beam, *at or behind, below the horizon.  False: there is none. */
+bool hop_choose(const struct walk *walk, const struct beam *beam, uint64_t horizon, size_t *at,
+                uint32_t level, struct hop *hop);
+
+/* Read its links. */
+void hop_begin(struct walk *walk, uint32_t level, struct hop *hop);
+
+/* The distances of what it has met, in scratch->distances. */
+const float *hop_estimate(struct walk *walk, struct hop *hop);
+
 /* Estimate the distances of the first count slots of scratch->fresh. */
 void walk_estimate(struct walk *walk, size_t count);
 
@@ -51,8 +75,6 @@ size_t walk_fresh(struct walk *walk, uint32_t slot, uint32_t level);
 
 /* Keys from here on lie beyond the slack, if the wanted-th nearest is so far away. */
 uint64_t walk_horizon(const struct walk *walk, float nearest);
-
-void walk_prefetch_links(const struct graph *graph, uint32_t slot);
 
 /* A walk on the ground that knows what may be returned (admit.h). */
 struct admit;

@@ -16,11 +16,7 @@
 #include "common/base/checked.h"
 #include "engine/hnsw.h"
 
-enum {
-    HOPS_PER_CHECK = 64,
-    HOPS_AHEAD = 3, /* under way at a time ... */
-    ROWS_AHEAD = 2, /* ... and with their links read */
-};
+enum { HOPS_PER_CHECK = 64 };
 
 bool deadline_passed(uint64_t deadline_ns)
 {
@@ -32,7 +28,7 @@ bool deadline_passed(uint64_t deadline_ns)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec >= deadline_ns;
 }
 
-void walk_prefetch_links(const struct graph *graph, uint32_t slot)
+static void prefetch_links(const struct graph *graph, uint32_t slot)
 {
     const char *links = (const char *)links_of(graph, slot, 0);
 
@@ -171,35 +167,25 @@ size_t beam_insert(struct beam *beam, const struct walk *walk, uint64_t key)
     return low;
 }
 
-/* The expansion of one node, in three steps: while the rows of one are estimated, those of the
- * next and the links of the one after are on their way. */
-struct hop {
-    uint32_t node;
-    size_t count;
-    uint32_t slots[FRESH_MAX];      /* what it has met: fresh links ... */
-    const uint8_t *rows[FRESH_MAX]; /* ... and their codes */
-};
-
-/* Choose the next node of the beam, *at or behind.  False: there is none. */
-static bool hop_choose(const struct walk *walk, const struct beam *beam, size_t *at, uint32_t level,
-                       struct hop *hop)
+bool hop_choose(const struct walk *walk, const struct beam *beam, uint64_t horizon, size_t *at,
+                uint32_t level, struct hop *hop)
 {
     while (*at < beam->count && (beam->pool[*at] & 1) != 0)
         ++*at;
-    if (*at == beam->count || beam->pool[*at] >= beam->horizon)
+    if (*at == beam->count || beam->pool[*at] >= horizon)
         return false;
     beam->pool[*at] |= 1;
     hop->node = pool_slot(beam->pool[*at]);
     ++*at;
     if (level > 0)
         return true;
-    walk_prefetch_links(walk->graph, hop->node);
+    prefetch_links(walk->graph, hop->node);
     if (*at < beam->count) /* perhaps the next */
-        walk_prefetch_links(walk->graph, pool_slot(beam->pool[*at]));
+        prefetch_links(walk->graph, pool_slot(beam->pool[*at]));
     return true;
 }
 
-static void hop_begin(struct walk *walk, uint32_t level, struct hop *hop)
+void hop_begin(struct walk *walk, uint32_t level, struct hop *hop)
 {
     size_t bytes = walk->query->bytes + sizeof(struct code_tail);
 
@@ -211,13 +197,20 @@ static void hop_begin(struct walk *walk, uint32_t level, struct hop *hop)
     }
 }
 
-/* Take in what a hop has met; *at goes back to the first key that is new. */
-static void hop_end(struct walk *walk, struct beam *beam, size_t *at, const struct hop *hop)
+const float *hop_estimate(struct walk *walk, struct hop *hop)
 {
     float *distances = walk->scratch->distances;
 
     codes_distances(walk->query, hop->rows, hop->count, distances);
     walk->distances += hop->count;
+    return distances;
+}
+
+/* Take in what a hop has met; *at goes back to the first key that is new. */
+static void hop_end(struct walk *walk, struct beam *beam, size_t *at, struct hop *hop)
+{
+    const float *distances = hop_estimate(walk, hop);
+
     for (size_t i = 0; i < hop->count; i++) {
         uint64_t key = key_make(distances[i], hop->slots[i] << 1);
 
@@ -245,7 +238,7 @@ bool walk_level(struct walk *walk, uint32_t start, uint32_t level, uint32_t ef)
     (void)beam_insert(&beam, walk, key_make(estimate_one(walk, start), start << 1));
     for (;;) {
         while (chosen - ended < HOPS_AHEAD &&
-               hop_choose(walk, &beam, &at, level, &hops[chosen % HOPS_AHEAD]))
+               hop_choose(walk, &beam, beam.horizon, &at, level, &hops[chosen % HOPS_AHEAD]))
             chosen++;
         while (begun < chosen && begun - ended < ROWS_AHEAD)
             hop_begin(walk, level, &hops[begun++ % HOPS_AHEAD]);

@@ -3,8 +3,8 @@
  * As the plain walk, but only admitted nodes say how far it goes: with d the k-th nearest of them
  * so far, nodes beyond d + slack d are left aside.  So it is right wherever the admitted lie:
  * around the query it is as quick as the plain walk, and where the query stands in a hole of the
- * filter it goes on to the hole's edge, or until it has cost as much as a scan. Failure: the
- * deadline; the budget. */
+ * filter it goes on to the hole's edge, or until it has cost as much as a scan.
+ * Failure: the deadline; the budget. */
 #include <assert.h>
 #include <math.h>
 
@@ -12,7 +12,7 @@
 #include "engine/admit.h"
 #include "engine/plan.h"
 
-enum { HOPS_PER_CHECK = 16, AHEAD = 2, PROBED = 256 };
+enum { HOPS_PER_CHECK = 16, PROBED = 256 };
 
 struct through {
     struct walk *walk;
@@ -21,7 +21,8 @@ struct through {
     struct beam beam;
     struct topk nearest; /* admitted ones */
     uint64_t horizon;    /* by them */
-    size_t at;           /* keys before it are expanded */
+    size_t at;           /* keys before it are expanded, or about to be */
+    uint32_t expanded;   /* admitted ones among those */
 };
 
 static void note_admitted(struct through *t, uint32_t slot, float distance)
@@ -36,39 +37,60 @@ static void note_admitted(struct through *t, uint32_t slot, float distance)
         t->horizon = walk_horizon(t->walk, key_distance(nearest->keys[0]));
 }
 
-static void absorb(struct through *t, size_t count)
+/* Take a key in; at goes back to it if it is new. */
+static void meet(struct through *t, uint32_t slot, float distance)
 {
-    const struct scratch *scratch = t->walk->scratch;
+    uint64_t key = key_make(distance, slot << 1);
 
-    walk_estimate(t->walk, count);
-    for (size_t i = 0; i < count; i++) {
-        uint64_t key = key_make(scratch->distances[i], scratch->fresh[i] << 1);
-
-        if (key >= t->horizon)
-            continue;
-        note_admitted(t, scratch->fresh[i], scratch->distances[i]);
-        if (key >= t->beam.horizon)
-            continue;
-        size_t place = beam_insert(&t->beam, &t->endless, key);
-        t->filter->moves += t->beam.count - place;
-        if (place < t->at + AHEAD)
-            walk_prefetch_links(t->walk->graph, scratch->fresh[i]);
-        t->at = MIN_OF(t->at, place);
-    }
+    if (key >= t->horizon)
+        return;
+    note_admitted(t, slot, distance);
+    if (key >= t->beam.horizon)
+        return;
+    size_t place = beam_insert(&t->beam, &t->endless, key);
+    t->filter->moves += t->beam.count - place;
+    t->at = MIN_OF(t->at, place);
 }
 
-/* The next node to expand.  False: the walk is at its end. */
-static bool next_node(struct through *t, uint32_t *slot)
+static void hop_end(struct through *t, struct hop *hop)
 {
-    struct beam *beam = &t->beam;
+    const float *distances = hop_estimate(t->walk, hop);
 
-    for (; t->at < beam->count && beam->pool[t->at] < t->horizon; t->at++)
-        if ((beam->pool[t->at] & 1) == 0) {
-            beam->pool[t->at] |= 1;
-            *slot = pool_slot(beam->pool[t->at++]);
-            return true;
-        }
-    return false;
+    for (size_t i = 0; i < hop->count; i++)
+        meet(t, hop->slots[i], distances[i]);
+    t->filter->is_overspent = plan_spent(t->walk, t->filter) > t->filter->budget;
+}
+
+/* Is there a next node to expand?  Not beyond the horizon, nor when enough of those that may be
+ * returned are expanded. */
+static bool choose(struct through *t, struct hop *hop)
+{
+    if (t->expanded > t->filter->expanded ||
+        !hop_choose(t->walk, &t->beam, t->horizon, &t->at, 0, hop))
+        return false;
+    t->expanded += admit_node(t->filter->admit, hop->node);
+    return true;
+}
+
+/* Three hops are under way at a time, as in walk_level(). */
+static bool walk_on(struct through *t)
+{
+    struct hop hops[HOPS_AHEAD];
+    uint32_t chosen = 0, begun = 0, ended = 0;
+
+    while (!t->filter->is_overspent) {
+        while (chosen - ended < HOPS_AHEAD && choose(t, &hops[chosen % HOPS_AHEAD]))
+            chosen++;
+        while (begun < chosen && begun - ended < ROWS_AHEAD)
+            hop_begin(t->walk, 0, &hops[begun++ % HOPS_AHEAD]);
+        if (begun == ended)
+            break;
+        hop_end(t, &hops[ended % HOPS_AHEAD]);
+        if (++ended % HOPS_PER_CHECK == 0 && deadline_passed(t->walk->deadline_ns))
+            return false;
+    }
+    t->walk->hops += ended;
+    return true;
 }
 
 bool walk_through(struct walk *walk, struct walk_filter *filter, uint32_t start)
@@ -81,7 +103,6 @@ bool walk_through(struct walk *walk, struct walk_filter *filter, uint32_t start)
         .beam = {.pool = scratch->pool, .max = filter->beam, .horizon = UINT64_MAX},
         .nearest = {.keys = scratch->best, .max = walk->wanted, .limit = UINT64_MAX},
         .horizon = UINT64_MAX};
-    uint32_t slot, hops = 0, admitted = 0;
 
     assert(filter->beam > 0 && filter->beam <= scratch->pool_max);
     assert(start < walk->limit && walk->limit <= scratch->visited_max);
@@ -90,22 +111,11 @@ bool walk_through(struct walk *walk, struct walk_filter *filter, uint32_t start)
     scratch_begin(scratch);
     scratch->visited[start] = scratch->tag;
     scratch->fresh[0] = start;
-    absorb(&t, 1);
-    while (!filter->is_overspent && next_node(&t, &slot)) {
-        admitted += admit_node(filter->admit, slot);
-        if (admitted > filter->expanded)
-            break;
-        size_t count = walk_fresh(walk, slot, 0);
-        if (t.at < t.beam.count)
-            walk_prefetch_links(walk->graph, pool_slot(t.beam.pool[t.at]));
-        absorb(&t, count);
-        walk->hops++;
-        if (++hops % HOPS_PER_CHECK == 0 && deadline_passed(walk->deadline_ns))
-            return false;
-        filter->is_overspent = plan_spent(walk, filter) > filter->budget;
-    }
+    walk_estimate(walk, 1);
+    meet(&t, start, scratch->distances[0]);
+    bool in_time = walk_on(&t);
     scratch->pool_count = t.beam.count;
-    return true;
+    return in_time;
 }
 
 /* Count the links of a node. */

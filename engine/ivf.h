@@ -59,7 +59,7 @@ struct ivf_rows {
 
 /* The executor may be NULL.
  * Errors: ERR_INVALID_ARGUMENT (options; ordinals that do not ascend; a number that is not finite),
- * ERR_CONFIG (unknown or unsupported kernel), ERR_NO_MEMORY; *out is NULL then. */
+ * ERR_CONFIG (unknown or unsupported kernel; no OpenBLAS), ERR_NO_MEMORY; *out is NULL then. */
 MUST_CHECK enum err_code ivf_build(struct ivf **out, const struct ivf_options *options,
                                    const struct ivf_rows *rows,
                                    const struct engine_executor *executor, struct err *err);

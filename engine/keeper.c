@@ -5,7 +5,10 @@
  * too: without them it cannot be used, for what it covers would have gaps.  It is written again
  * when the graph has grown by a quarter, so that each vector is written about five times while a
  * collection grows, and at most a fifth of it is linked again after a restart.
- * Failure: what stands in the folder stays as it was, and the segment is still due. */
+ * What was measured on the graph is a file of its own, graph.cal, for it is known only after the
+ * segment is written, and stays true when that is written again.  One that is damaged or of another
+ * graph is not looked at again: it costs the seconds of measuring.
+ * Failure: what stands in the folder stays as it was, and the writing is still due. */
 #include "engine/keeper.h"
 
 #include <errno.h>
@@ -15,6 +18,7 @@
 #include <unistd.h>
 
 #include "common/base/checked.h"
+#include "engine/calibrate_file.h"
 #include "engine/cold.h"
 #include "engine/memory.h"
 #include "engine/new_file.h"
@@ -31,8 +35,9 @@ struct keeper {
     struct err notice;   /* why it, or a cold part, was set aside */
     uint32_t next_cold;  /* number of the next cold part */
     _Atomic uint32_t covered;
-    _Atomic uint32_t written; /* slots of the engine's graph that are in the segment */
-    _Atomic uint32_t floor;   /* of the segment */
+    _Atomic uint32_t written;    /* slots of the engine's graph that are in the segment */
+    _Atomic uint32_t floor;      /* of the segment */
+    _Atomic uint32_t calibrated; /* graph.calibrated of the calibration that is in the folder */
 };
 
 static enum err_code name_segment(struct keeper *keeper, const char *dir, struct err *err)
@@ -47,14 +52,38 @@ static enum err_code name_segment(struct keeper *keeper, const char *dir, struct
     return ERR_OK;
 }
 
-/* What a crash left of a segment that was being written. */
-static enum err_code remove_unfinished(const struct keeper *keeper, struct err *err)
+/* What a crash left of a file that was being written. */
+static enum err_code remove_unfinished(const char *path, struct err *err)
 {
     char unfinished[PATH_MAX + 8];
 
-    (void)snprintf(unfinished, sizeof(unfinished), "%s" NEW_FILE_SUFFIX, keeper->path);
+    (void)snprintf(unfinished, sizeof(unfinished), "%s" NEW_FILE_SUFFIX, path);
     if (unlink(unfinished) != 0 && errno != ENOENT)
         return err_set_errno(err, errno, "removing an unfinished segment");
+    return ERR_OK;
+}
+
+static void name_calibration(const struct keeper *keeper, char out[PATH_MAX + 16])
+{
+    (void)snprintf(out, PATH_MAX + 16, "%s/" KEEPER_CALIBRATION, keeper->dir);
+}
+
+/* Before anybody searches.  Errors: ERR_NO_MEMORY. */
+static enum err_code take_calibration(const struct engine *engine, struct err *err)
+{
+    struct graph *graph = graph_of(engine);
+    struct calibration *found;
+    char path[PATH_MAX + 16];
+    struct err why;
+
+    name_calibration(engine->keeper, path);
+    enum err_code code = calibrate_read(&found, path, graph, &why);
+    if (code == ERR_NO_MEMORY)
+        *err = why;
+    if (code != ERR_OK)
+        return code == ERR_NO_MEMORY ? code : ERR_OK;
+    graph->calibration = found;
+    graph->calibrated = engine->keeper->calibrated = found->linked;
     return ERR_OK;
 }
 
@@ -99,7 +128,7 @@ static enum err_code take_segment(struct engine *engine, struct segment *segment
         return code;
     keeper->covered = slot_of(graph, count - 1)->ordinal + 1;
     keeper->written = count;
-    return ERR_OK;
+    return take_calibration(engine, err);
 }
 
 /* *out: NULL if there is none, or none that can be used. */
@@ -194,9 +223,14 @@ enum err_code keeper_open(struct engine *engine, const char *dir, struct err *er
     engine->keeper = memory_alloc(1, sizeof(*engine->keeper));
     if (engine->keeper == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory to keep segments");
+    char calibration[PATH_MAX + 16];
     enum err_code code = name_segment(engine->keeper, dir, err);
     if (code == ERR_OK)
-        code = remove_unfinished(engine->keeper, err);
+        code = remove_unfinished(engine->keeper->path, err);
+    if (code == ERR_OK) {
+        name_calibration(engine->keeper, calibration);
+        code = remove_unfinished(calibration, err);
+    }
     return code == ERR_OK ? load(engine, err) : code;
 }
 
@@ -256,8 +290,10 @@ bool keeper_is_due(const struct keeper *keeper, const struct graph *graph)
 
 void keeper_forget(struct keeper *keeper)
 {
-    if (keeper != NULL)
-        atomic_store_explicit(&keeper->written, 0, memory_order_relaxed);
+    if (keeper == NULL)
+        return;
+    atomic_store_explicit(&keeper->written, 0, memory_order_relaxed);
+    atomic_store_explicit(&keeper->calibrated, 0, memory_order_relaxed);
 }
 
 /* --- writing --------------------------------------------------------------------------------- */
@@ -314,4 +350,30 @@ enum err_code keeper_seal(struct engine *engine, const struct engine_hooks *hook
     atomic_store_explicit(&keeper->written, parts.count, memory_order_relaxed);
     atomic_store_explicit(&keeper->floor, parts.floor, memory_order_relaxed);
     return segment_lend(keeper->path, &parts, graph, err);
+}
+
+bool keeper_lacks_calibration(const struct keeper *keeper, const struct graph *graph)
+{
+    if (keeper == NULL)
+        return false;
+    uint32_t calibrated = atomic_load_explicit(&graph->calibrated, memory_order_relaxed);
+
+    return calibrated != atomic_load_explicit(&keeper->calibrated, memory_order_relaxed) &&
+           calibrated != 0 && atomic_load_explicit(&keeper->written, memory_order_relaxed) != 0;
+}
+
+enum err_code keeper_keep_calibration(struct engine *engine, struct err *err)
+{
+    struct keeper *keeper = engine->keeper;
+    const struct graph *graph = graph_of(engine); /* only our caller changes it */
+    uint32_t written = atomic_load_explicit(&keeper->written, memory_order_relaxed);
+    uint32_t calibrated = atomic_load_explicit(&graph->calibrated, memory_order_relaxed);
+    char path[PATH_MAX + 16];
+
+    /* More may have been linked than is in the segment: only that is there after a restart. */
+    name_calibration(keeper, path);
+    enum err_code code = calibrate_write(path, graph, MIN_OF(written, calibrated), err);
+    if (code == ERR_OK)
+        atomic_store_explicit(&keeper->calibrated, calibrated, memory_order_relaxed);
+    return code;
 }

@@ -1,11 +1,13 @@
-/* What outlives a process: the segment in the engine's folder, written now and then, and the files
- * of the cold parts (cold.h). */
+/* What outlives a process: the segment in the engine's folder, written now and then, what was
+ * measured on its graph, and the files of the cold parts (cold.h). */
 #ifndef VICINAL_ENGINE_KEEPER_H
 #define VICINAL_ENGINE_KEEPER_H
 
 #include "engine/internal.h"
 
-#define KEEPER_SEGMENT "graph.seg" /* name of the file */
+/* Names of files. */
+#define KEEPER_SEGMENT     "graph.seg"
+#define KEEPER_CALIBRATION "graph.cal" /* not longer */
 
 /* Make the folder, load the segment that is there into the engine's empty graph, and the cold parts
  * that come before it, or set it aside.
@@ -34,6 +36,12 @@ bool keeper_is_due(const struct keeper *keeper, const struct graph *graph);
 /* Write it: see engine_maintain(). */
 MUST_CHECK enum err_code keeper_seal(struct engine *engine, const struct engine_hooks *hooks,
                                      struct err *err);
+
+/* Is there a calibration of the graph that is not in the folder, beside the segment? */
+bool keeper_lacks_calibration(const struct keeper *keeper, const struct graph *graph);
+
+/* Write it.  Errors: ERR_IO, ERR_INSUFFICIENT_STORAGE. */
+MUST_CHECK enum err_code keeper_keep_calibration(struct engine *engine, struct err *err);
 
 /* The graph is another one: nothing of it is written. */
 void keeper_forget(struct keeper *keeper);

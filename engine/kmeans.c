@@ -271,7 +271,7 @@ static enum err_code open_kmeans(struct kmeans *kmeans, uint32_t count, struct e
     kmeans->work = memory_map(work_bytes(kmeans->options, count));
     if (kmeans->norms == NULL || kmeans->work == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for %u clusters", kmeans->options->clusters);
-    return ERR_OK;
+    return blas_open(err);
 }
 
 static void close_kmeans(struct kmeans *kmeans)

@@ -28,12 +28,12 @@ struct kmeans_options {
 };
 
 /* centroids: room for clusters * dim floats.  Without rows they are zeros.
- * Errors: ERR_NO_MEMORY; centroids are undefined then. */
+ * Errors: ERR_NO_MEMORY, ERR_CONFIG (no OpenBLAS); centroids are undefined then. */
 MUST_CHECK enum err_code kmeans_train(const struct kmeans_options *options,
                                       const struct kmeans_rows *rows, float *centroids,
                                       struct err *err);
 
-/* assigned[i] = the centroid nearest to row i.  Errors: ERR_NO_MEMORY. */
+/* assigned[i] = the centroid nearest to row i.  Errors: as above. */
 MUST_CHECK enum err_code kmeans_assign(const struct kmeans_options *options,
                                        const struct kmeans_rows *rows, const float *centroids,
                                        uint32_t *assigned, struct err *err);

@@ -129,6 +129,8 @@ static enum err_code change_places(struct rebuild *rebuild, struct err *err)
         rebuild->new->cold_live = colds_live(colds);
         rebuild->new->cold_rows = colds_rows(colds);
         rebuild->new->before = graph_of(engine);
+        /* It stands in until the new graph is measured, which is due at once: `calibrated` is 0. */
+        rebuild->new->calibration = rebuild->old->calibration;
         keeper_forget(engine->keeper);
         /* Releasing: who sees the graph sees what it holds. */
         atomic_store_explicit(&engine->graph, rebuild->new, memory_order_release);
@@ -173,6 +175,7 @@ enum err_code rebuild(struct engine *engine, struct colds *colds, const struct e
     scratch_grace(&engine->scratches);
     if (colds != NULL)
         memory_free(graph_cold(old));
+    atomic_store_explicit(&old->calibration, NULL, memory_order_relaxed); /* the new one's now */
     graph_clear(old);
     return ERR_OK;
 }

@@ -6,11 +6,16 @@
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "common/base/bytes.h"
 #include "common/base/checked.h"
+#include "common/base/hash.h"
+#include "engine/calibrate_file.h"
 #include "engine/cold.h"
 #include "engine/graph.h"
 #include "engine/internal.h"
@@ -96,6 +101,34 @@ static enum err_code look_at_segment(struct look *look, struct err *err)
     }
     look->out->bytes += segment_bytes(look->segment);
     return scrub_segment(look, err);
+}
+
+/* --- the calibration ------------------------------------------------------------------------- */
+
+/* Whether it is as it was written; of which graph it is, is found out when an engine is opened, and
+ * costs a measuring at the most. */
+static enum err_code look_at_calibration(struct look *look, struct err *err)
+{
+    uint8_t bytes[CALIBRATE_FILE_BYTES + 1];
+    ssize_t len;
+    enum err_code code = name_file(look, KEEPER_CALIBRATION, err);
+    int fd = code == ERR_OK ? open(look->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+
+    if (code != ERR_OK || (fd < 0 && errno == ENOENT))
+        return code;
+    if (fd < 0)
+        return err_set_errno(err, errno, "%.200s", look->path);
+    len = pread(fd, bytes, sizeof(bytes), 0);
+    if (len < 0)
+        code = err_set_errno(err, errno, "%.200s", look->path);
+    else if (len != CALIBRATE_FILE_BYTES)
+        scrub_find(look->scrub, look->path, SCRUB_NO_BYTE, "it has another size than %d bytes",
+                   CALIBRATE_FILE_BYTES);
+    else if (hash_crc32c(0, bytes, CALIBRATE_CHECKSUM_AT) !=
+             load_u32(bytes + CALIBRATE_CHECKSUM_AT))
+        scrub_find(look->scrub, look->path, 0, "its checksum is wrong");
+    (void)close(fd); /* it was read only */
+    return code;
 }
 
 /* --- cold parts ------------------------------------------------------------------------------ */
@@ -258,6 +291,8 @@ static enum err_code look_at_all(struct look *look, struct err *err)
     engine_fill_defaults(&look->options);
     if (code == ERR_OK)
         code = look_at_segment(look, err);
+    if (code == ERR_OK)
+        code = look_at_calibration(look, err);
     if (code == ERR_OK)
         code = look_at_parts(look, err);
     if (code == ERR_OK)

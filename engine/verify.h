@@ -1,6 +1,7 @@
-/* Verifying what an engine keeps in its folder: its segment and its cold parts, every byte against
- * the checksums and everything that a walk follows, and that together they hold what the owner says
- * lives.  Nothing is changed: what an engine would set aside or remove is told. */
+/* Verifying what an engine keeps in its folder: its segment, its calibration and its cold parts,
+ * every byte against the checksums and everything that a walk follows, and that together they hold
+ * what the owner says lives.  Nothing is changed: what an engine would set aside or remove is told.
+ */
 #ifndef VICINAL_ENGINE_VERIFY_H
 #define VICINAL_ENGINE_VERIFY_H
 

@@ -337,6 +337,33 @@ static enum err_code check_settings(struct wal_kafka *wal, int brokers, struct e
     return code;
 }
 
+/* --- the leaders of a new topic -------------------------------------------------------------- */
+
+/* A broker may be named as a leader before it has heard of that.  It then refuses the first entries
+ * and takes later ones, for a producer whose numbers it has never seen may begin with any:
+ * librdkafka calls the refused ones delivered, without an offset, and the append has failed.  So
+ * each leader must have answered once. */
+static enum err_code await_leaders(struct wal_kafka *wal, uint32_t count, struct err *err)
+{
+    uint32_t *partitions = calloc(count, sizeof(*partitions));
+    uint64_t *ends = calloc(count, sizeof(*ends));
+    struct kafka_question question = {.partitions = partitions,
+                                      .count = count,
+                                      .what = RD_KAFKA_OFFSET_END,
+                                      .deadline_ns = env_boot_ns(wal->base.env) + KAFKA_OPEN_NS};
+    enum err_code code = ERR_OK;
+
+    if (partitions == NULL || ends == NULL)
+        code = err_set(err, ERR_NO_MEMORY, "no memory for a topic of %u partitions", count);
+    for (uint32_t i = 0; code == ERR_OK && i < count; i++)
+        partitions[i] = i;
+    if (code == ERR_OK)
+        code = kafka_offsets(wal, &question, ends, err);
+    free(partitions);
+    free(ends);
+    return code;
+}
+
 /* --- the whole ------------------------------------------------------------------------------- */
 
 static enum err_code check_count(const struct wal_kafka *wal, const struct kafka_shape *shape,
@@ -360,8 +387,9 @@ enum err_code kafka_topic_find(struct wal_kafka *wal, uint32_t partitions, uint3
 {
     struct kafka_shape shape;
     enum err_code code = look(wal, env_boot_ns(wal->base.env) + KAFKA_REACH_NS, &shape, err);
+    bool is_new = code == ERR_OK && !shape.exists;
 
-    if (code == ERR_OK && !shape.exists) {
+    if (is_new) {
         if (!wal->writer || partitions == 0)
             return err_set(err, ERR_NOT_FOUND, "there is no topic %s", wal->place.topic);
         code = create(wal, partitions, shape.brokers, err);
@@ -372,6 +400,8 @@ enum err_code kafka_topic_find(struct wal_kafka *wal, uint32_t partitions, uint3
         code = check_count(wal, &shape, partitions, err);
     if (code == ERR_OK && wal->writer)
         code = check_settings(wal, shape.brokers, err);
+    if (code == ERR_OK && is_new)
+        code = await_leaders(wal, shape.partitions, err);
     if (code == ERR_OK)
         *partitions_out = shape.partitions - 1;
     return code;

@@ -23,6 +23,7 @@
 
 #include "common/base/limits.h"
 #include "common/base/log.h"
+#include "common/base/stack.h"
 #include "common/base/text.h"
 #include "common/http/server_body.h"
 #include "common/http/server_idle.h"
@@ -32,7 +33,8 @@
 #define LISTEN_BACKLOG     "1024"
 #define KEEP_SCRATCH_BYTES MIB(1)  /* larger buffers are given back after the request */
 #define SKIP_BYTES_MAX     KIB(64) /* an unwanted body up to this is read, to keep the connection */
-#define STATUS_CLASSES     6       /* 0xx … 5xx */
+#define STACK_BYTES_LEAST  KIB(72)
+#define STATUS_CLASSES     6 /* 0xx … 5xx */
 #define DRAIN_STEP_NS      (2 * NS_PER_MS)
 
 /* What belongs to one Civetweb thread; used by no other. */
@@ -263,13 +265,26 @@ static void serve(struct worker *worker, struct mg_connection *conn, const char 
     take_back(worker, &req);
 }
 
+/* Where there is no worker, hence no memory to write an answer into. */
+static void refuse_bare(struct mg_connection *conn)
+{
+    static const char answer[] =
+        "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+        "Content-Type: application/problem+json\r\nContent-Length: 101\r\n\r\n"
+        "{\"type\":\"/problems/unavailable\",\"title\":\"Not available at present\","
+        "\"status\":503,\"code\":\"unavailable\"}";
+
+    mg_disable_connection_keep_alive(conn);
+    (void)mg_write(conn, answer, strlen(answer));
+}
+
 static int on_begin_request(struct mg_connection *conn)
 {
     struct worker *worker = mg_get_thread_pointer(conn);
     const char *path = mg_get_request_info(conn)->local_uri_raw;
 
     if (worker == NULL || path == NULL) {
-        mg_disable_connection_keep_alive(conn);
+        refuse_bare(conn);
         return 503;
     }
     /* Counted before is_draining is looked at: close either waits for it or it sees the flag. */
@@ -386,11 +401,25 @@ static void on_connection_close(const struct mg_connection *conn)
         idle_disconnected(&worker->server->idle, worker->slot);
 }
 
+/* Civetweb decides how large a worker's stack is, and the thread-local memory of all libraries that
+ * the program is linked with comes out of it.  What handlers need must be left, or a request would
+ * end the program. */
+static bool has_stack(void)
+{
+    size_t left = stack_left();
+
+    if (left >= STACK_BYTES_LEAST)
+        return true;
+    log_error(NULL, "a worker has too little stack: it refuses all requests",
+              LOG_U64("bytes", left), LOG_U64("needed", STACK_BYTES_LEAST));
+    return false;
+}
+
 static void *on_init_thread(const struct mg_context *context, int type)
 {
     struct worker *worker;
 
-    if (type != 1)
+    if (type != 1 || !has_stack())
         return NULL;
     worker = calloc(1, sizeof(*worker));
     if (worker == NULL)

@@ -87,12 +87,33 @@ void collection_identify(struct collection *collection)
     memcpy(collection->incarnation, hash, INCARNATION_BYTES);
 }
 
-bool collection_same_definition(const struct collection *a, const struct collection *b)
+bool collection_code_bits_are_valid(uint64_t bits)
 {
-    return strcmp(a->tenant, b->tenant) == 0 && strcmp(a->name, b->name) == 0 &&
-           a->dimension == b->dimension && a->metric == b->metric && a->placement == b->placement &&
-           a->index == b->index && a->m == b->m && a->ef_construction == b->ef_construction &&
-           strcmp(a->embedder, b->embedder) == 0;
+    return bits >= 1 && bits <= CODE_BITS_MAX && (bits & (bits - 1)) == 0;
+}
+
+void collection_fill(struct collection *wanted)
+{
+    if (wanted->m == 0)
+        wanted->m = HNSW_M_DEFAULT;
+    if (wanted->ef_construction == 0)
+        wanted->ef_construction = HNSW_EF_CONSTRUCTION_DEFAULT;
+}
+
+static bool number_is_as_wanted(uint32_t there, uint32_t wanted)
+{
+    return wanted == 0 || there == wanted;
+}
+
+bool collection_is_as_wanted(const struct collection *there, const struct collection *wanted)
+{
+    return strcmp(there->tenant, wanted->tenant) == 0 && strcmp(there->name, wanted->name) == 0 &&
+           there->dimension == wanted->dimension && there->metric == wanted->metric &&
+           there->placement == wanted->placement && there->index == wanted->index &&
+           number_is_as_wanted(there->m, wanted->m) &&
+           number_is_as_wanted(there->ef_construction, wanted->ef_construction) &&
+           number_is_as_wanted(there->code_bits, wanted->code_bits) &&
+           strcmp(there->embedder, wanted->embedder) == 0;
 }
 
 /* --- writing ------------------------------------------------------------------------------- */
@@ -124,6 +145,8 @@ static void write_index(struct json_writer *w, const struct collection *collecti
     write_text(w, "kind", index_kind_name(collection->index));
     write_number(w, "m", collection->m);
     write_number(w, "ef_construction", collection->ef_construction);
+    if (collection->code_bits != 0)
+        write_number(w, "code_bits", collection->code_bits);
     json_end_object(w);
 }
 
@@ -245,6 +268,15 @@ static enum err_code read_stamp(struct json_reader *r, const char *key, struct s
     return rc;
 }
 
+static enum err_code read_code_bits(struct json_reader *r, struct collection *out)
+{
+    enum err_code rc = read_u32_within(r, 1, CODE_BITS_MAX, &out->code_bits);
+
+    if (rc == ERR_OK && !collection_code_bits_are_valid(out->code_bits))
+        rc = wrong_value(r->err, "code_bits");
+    return rc;
+}
+
 static enum err_code read_index(struct json_reader *r, struct collection *out)
 {
     uint32_t kind = UINT32_MAX;
@@ -262,6 +294,8 @@ static enum err_code read_index(struct json_reader *r, struct collection *out)
         else if (json_text_is(key, "ef_construction"))
             rc = read_u32_within(r, HNSW_EF_CONSTRUCTION_MIN, HNSW_EF_CONSTRUCTION_MAX,
                                  &out->ef_construction);
+        else if (json_text_is(key, "code_bits"))
+            rc = read_code_bits(r, out);
         else
             rc = json_skip(r, NULL, NULL);
         if (rc != ERR_OK)

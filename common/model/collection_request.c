@@ -141,12 +141,24 @@ static enum err_code read_ef_construction(struct request *request, struct err *e
                            &request->collection->ef_construction);
 }
 
+static enum err_code read_code_bits(struct request *request, struct err *err)
+{
+    uint32_t bits = 0;
+    enum err_code rc = read_u32_within(request, 1, CODE_BITS_MAX, &bits);
+
+    if (rc == ERR_OK && !collection_code_bits_are_valid(bits))
+        return err_set(err, ERR_INVALID_ARGUMENT, "codes have 1, 2, 4 or 8 bits a number");
+    request->collection->code_bits = bits;
+    return rc;
+}
+
 static enum err_code read_index(struct request *request, struct err *err)
 {
     static const struct field fields[] = {
         {"kind", "/kind", read_kind},
         {"m", "/m", read_m},
         {"ef_construction", "/ef_construction", read_ef_construction},
+        {"code_bits", "/code_bits", read_code_bits},
         {0}};
 
     return read_object(request, fields, err);
@@ -252,8 +264,6 @@ enum err_code collection_from_request(struct collection *out, const void *body, 
         .metric = METRIC_COSINE,
         .placement = PLACEMENT_HASH,
         .index = INDEX_HNSW,
-        .m = HNSW_M_DEFAULT,
-        .ef_construction = HNSW_EF_CONSTRUCTION_DEFAULT,
     };
     struct request request = {.collection = &collection};
     struct arena arena = {0};

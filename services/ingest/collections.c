@@ -80,12 +80,13 @@ static enum err_code create(struct change *change, struct collection *wanted)
 
     if (change->known && change->entry.state == COLLECTION_ACTIVE) {
         wanted->generation = there->generation;
-        if (!collection_same_definition(there, wanted))
+        if (!collection_is_as_wanted(there, wanted))
             return err_set(&change->req->err, ERR_COLLECTION_EXISTS,
                            "collection '%s' exists with another definition", there->name);
         *wanted = *there;
         return ERR_OK;
     }
+    collection_fill(wanted);
     wanted->generation = change->known ? there->generation + 1 : 0;
     wanted->created = wanted->schema = sequencer_change_stamp(&change->ingest->sequencer);
     collection_identify(wanted);

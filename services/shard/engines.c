@@ -7,6 +7,8 @@
  *      in it.  Otherwise it is removed, loudly, and the engine begins empty;
  *   3. only the vectors behind its end are read from the store.
  * Step 2 reads no vector: ids with their ordinals are a table of their own, which is small.
+ * What is cold lies in files of its own beside the segment, and is a part of it in all this: it was
+ * whole when it became cold, and who lives in it is said by step 2 alone.
  *
  * Why that is enough.  A segment takes its place only after all that the engine was told has been
  * committed and synced (maintain.c).  So a store that a crash has cut short has given every ordinal
@@ -102,6 +104,7 @@ static enum err_code open_engine(struct shard *shard, struct shard_collection *e
     struct engine_executor executor = helpers_executor(shard->helpers);
     enum err_code code;
 
+    options.cold_above = shard->setup.cold_above;
     options.memory_budget = shard->setup.memory_bytes;
     options.kernel = shard->setup.simd;
     code = engine_open(&entry->engine, folder, &options, &executor, err);

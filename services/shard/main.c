@@ -21,6 +21,7 @@
 #define READERS_SPARE    64 /* read transactions beside those of the workers */
 #define ROUTES_MAX       8
 #define LINK_THREADS_MAX 64
+#define COLD_ABOVE_LEAST 10000 /* of half as many a graph is still made, kept and measured */
 
 struct process {
     struct service_base base; /* first */
@@ -34,6 +35,7 @@ struct process {
     uint64_t replica_number;
     uint64_t memory_bytes;
     uint64_t link_threads;
+    uint64_t cold_above;
     struct meta *meta;
     struct store *store;
 };
@@ -49,6 +51,8 @@ static enum err_code process_open(void *state, struct err *err)
     };
     enum err_code code;
 
+    if (process->cold_above > 0 && process->cold_above < COLD_ABOVE_LEAST)
+        return err_set(err, ERR_CONFIG, "--cold-above is below %d, and not 0", COLD_ABOVE_LEAST);
     if (mkdir(process->data, 0777) != 0 && errno != EEXIST)
         return err_set_errno(err, errno, "--data %s", process->data);
     if (snprintf(url, sizeof(url), "lmdb:%s/store", process->data) >= (int)sizeof(url) ||
@@ -86,6 +90,7 @@ static enum err_code process_start(void *state, struct err *err)
         .replica = (uint32_t)process->replica_number,
         .simd = process->simd,
         .memory_bytes = process->memory_bytes,
+        .cold_above = (uint32_t)process->cold_above,
         .link_threads = link_threads(process),
     };
     char name[32];
@@ -169,6 +174,14 @@ static struct option options[] = {
      .unit = "bytes",
      .help = "Bytes that the indexes may take; 0: no limit.",
      .offset = offsetof(struct process, memory_bytes)},
+    {.name = "cold-above",
+     .type = OPTION_U64,
+     .fallback = "0",
+     .max = UINT32_MAX,
+     .unit = "vectors",
+     .help = "Vectors that the graph of a collection may hold, 10000 or more: of more the oldest "
+             "become cold, which take a quarter of the memory and longer to search; 0: all.",
+     .offset = offsetof(struct process, cold_above)},
     {.name = "link-threads",
      .type = OPTION_U64,
      .fallback = "0",

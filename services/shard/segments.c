@@ -62,6 +62,7 @@ struct engine_options segments_engine_options(const struct collection *definitio
         .kind = definition->index == INDEX_FLAT ? ENGINE_FLAT : ENGINE_HNSW,
         .m = definition->m,
         .ef_construction = definition->ef_construction,
+        .bits = definition->code_bits,
         .seed = load_u64(definition->incarnation),
     };
 }

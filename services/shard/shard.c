@@ -148,9 +148,12 @@ static void open_metrics(struct shard *shard)
     m->memory = metrics_gauge(all, "shard_memory_bytes", labels, "Bytes that the indexes take.");
     m->memory_limit =
         metrics_gauge(all, "shard_memory_limit_bytes", labels, "Their limit; 0: none.");
-    m->linked = metrics_gauge(all, "shard_linked_vectors", labels, "Vectors in the graphs.");
+    m->linked = metrics_gauge(all, "shard_linked_vectors", labels,
+                              "Vectors in the graphs, and the cold ones.");
     m->unlinked = metrics_gauge(all, "shard_unlinked_vectors", labels,
                                 "Live vectors less those in the graphs, at least 0.");
+    m->cold = metrics_gauge(all, "shard_cold_vectors", labels,
+                            "Live vectors that are kept in inverted files, not in the graphs.");
     m->records = metrics_gauge(all, "shard_records", labels, "Live records.");
     m->bytes = metrics_gauge(all, "shard_store_bytes", labels, "Bytes of the store.");
 }
@@ -158,7 +161,7 @@ static void open_metrics(struct shard *shard)
 static void measure_locked(struct shard *shard, uint64_t now_ns)
 {
     double staleness = 0;
-    uint64_t lag = 0, records = 0, linked = 0, live = 0;
+    uint64_t lag = 0, records = 0, linked = 0, live = 0, cold = 0;
 
     for (uint32_t slot = 0; slot < shard->served_count; slot++) {
         const struct shard_partition *partition = &shard->partitions[slot];
@@ -177,11 +180,13 @@ static void measure_locked(struct shard *shard, uint64_t now_ns)
 
         live += engine == NULL ? 0 : engine_count(engine);
         linked += engine == NULL ? 0 : engine_linked(engine);
+        cold += engine == NULL ? 0 : engine_cold(engine);
     }
     metric_set(shard->metrics.staleness, shard->is_open ? staleness : -1);
     metric_set(shard->metrics.lag, (double)lag);
     metric_set(shard->metrics.records, (double)records);
     metric_set(shard->metrics.linked, (double)linked);
+    metric_set(shard->metrics.cold, (double)cold);
     metric_set(shard->metrics.unlinked, live > linked ? (double)(live - linked) : 0);
 }
 

@@ -5,7 +5,8 @@
  *   consume  reads the log, applies, commits, publishes (consume.c); the only one that changes the
  *            store and that inserts into or deletes from an engine
  *   index    links vectors into the graphs, syncs the store once a second (indexer.c)
- *   maintain leaves the dead behind and writes segments, which may take minutes (maintain.c)
+ *   maintain leaves the dead behind, lets the oldest vectors become cold and writes segments, which
+ *            may take minutes (maintain.c)
  *   fresh    asks the log's end every 100 ms (freshness.c)
  *   link     as many as the setup says: lent to the index thread (helpers.c)
  * and the server's workers, which call the handlers of shard_routes.
@@ -49,6 +50,7 @@ struct shard_setup {
     uint32_t replica;
     const char *simd;      /* name of the kernels; NULL: the best */
     uint64_t memory_bytes; /* of all engines; 0: no limit */
+    uint32_t cold_above;   /* vectors that the graph of a collection may hold; 0: all */
     uint32_t link_threads; /* that help the index thread to link */
     uint32_t waiters_max;  /* 0: default */
     uint32_t poll_ms;      /* 0: default */
@@ -108,7 +110,8 @@ struct shard_metrics {
     struct metric *build;
     struct metric *searches, *applied, *voided, *parked, *failures;
     struct metric *set_aside, *maintenance_failures;
-    struct metric *staleness, *lag, *memory, *memory_limit, *linked, *unlinked, *records, *bytes;
+    struct metric *staleness, *lag, *memory, *memory_limit, *linked, *unlinked, *cold, *records,
+        *bytes;
 };
 
 struct bitmap_cache;

@@ -73,6 +73,8 @@ static void write_collection_locked(const struct shard *shard, struct json_write
     json_u64(w, count);
     json_key(w, "linked");
     json_u64(w, engine_linked(entry->engine));
+    json_key(w, "cold");
+    json_u64(w, engine_cold(entry->engine));
     json_key(w, "covered");
     json_u64(w, engine_covered(entry->engine));
     json_key(w, "maintaining");

@@ -63,9 +63,10 @@ ROWS = [{"id": "a", "vector": [1, 0, 0], "text": "hello", "metadata": {"n": 1}},
 
 def test_every_operation(client, name):
     assert client.ready() is True and client.version()["version"]
-    made = client.create_collection(name, 3, "l2", index={"m": 8}, embedder="none")
+    made = client.create_collection(name, 3, "l2", index={"m": 8, "code_bits": 2}, embedder="none")
     assert made["vector"] == {"dimension": 3, "metric": "l2"} and made["index"]["m"] == 8
-    assert client.create_collection(name, 3, "l2", index={"m": 8})["name"] == name
+    assert made["index"]["code_bits"] == 2
+    assert client.create_collection(name, 3, "l2", index={"m": 8, "code_bits": 2})["name"] == name
     with pytest.raises(vicinal.CollectionExists):
         client.create_collection(name, 4)
     assert name in [c["name"] for c in client.list_collections(limit=1000)["collections"]]

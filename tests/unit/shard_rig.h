@@ -28,6 +28,7 @@ struct rig {
     char dir[64];
     char wal_url[128];
     char segments[96]; /* "": none are kept */
+    uint32_t cold_above;
     struct wal *writer;
     struct meta *meta;
     struct store *store;
@@ -184,6 +185,7 @@ static inline void rig_open_shard(struct rig *rig)
         .wal_url = rig->wal_url,
         .segments = rig->segments[0] == '\0' ? NULL : rig->segments,
         .metrics = rig->metrics,
+        .cold_above = rig->cold_above,
         .waiters_max = 4,
         .link_threads = 1,
         .poll_ms = 20,

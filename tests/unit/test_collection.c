@@ -22,6 +22,7 @@ static struct collection docs(void)
     memcpy(collection.name, "docs", 5);
     collection.created = (struct stamp){100, 9};
     collection.schema = (struct stamp){200, 9};
+    collection_fill(&collection);
     collection_identify(&collection);
     return collection;
 }
@@ -69,7 +70,7 @@ static void requests_have_defaults(void **state)
 {
     static const char full[] =
         "{\"vector\":{\"dimension\":384,\"metric\":\"l2\"},\"index\":{\"kind\":\"flat\",\"m\":4,"
-        "\"ef_construction\":2000},\"embedder\":\"hash\",\"placement\":\"hash\"}";
+        "\"ef_construction\":2000,\"code_bits\":1},\"embedder\":\"hash\",\"placement\":\"hash\"}";
     struct collection collection = docs();
     struct err err = {0};
 
@@ -79,12 +80,14 @@ static void requests_have_defaults(void **state)
     assert_int_equal(collection.index, INDEX_HNSW);
     assert_int_equal(collection.m, HNSW_M_DEFAULT);
     assert_int_equal(collection.ef_construction, HNSW_EF_CONSTRUCTION_DEFAULT);
+    assert_int_equal(collection.code_bits, 0);
     assert_string_equal(collection.embedder, "");
     assert_int_equal(collection_from_request(&collection, full, strlen(full), &err), ERR_OK);
     assert_int_equal(collection.metric, METRIC_L2);
     assert_int_equal(collection.index, INDEX_FLAT);
     assert_int_equal(collection.m, 4);
     assert_int_equal(collection.ef_construction, 2000);
+    assert_int_equal(collection.code_bits, 1);
     assert_string_equal(collection.embedder, "hash:384");
     assert_int_equal(collection_from_request(&collection, "{\"embedder\":\"hash\"}", 19, &err),
                      ERR_OK);
@@ -119,6 +122,9 @@ static void bad_requests_are_refused_by_their_place(void **state)
         {"{\"index\":{\"m\":3}}", "/index/m", ERR_INVALID_ARGUMENT},
         {"{\"index\":{\"m\":65}}", "/index/m", ERR_INVALID_ARGUMENT},
         {"{\"index\":{\"ef_construction\":7}}", "/index/ef_construction", ERR_INVALID_ARGUMENT},
+        {"{\"index\":{\"code_bits\":0}}", "/index/code_bits", ERR_INVALID_ARGUMENT},
+        {"{\"index\":{\"code_bits\":3}}", "/index/code_bits", ERR_INVALID_ARGUMENT},
+        {"{\"index\":{\"code_bits\":16}}", "/index/code_bits", ERR_INVALID_ARGUMENT},
         {"{\"index\":{\"kind\":\"ivf\"}}", "/index/kind", ERR_INVALID_ARGUMENT},
         {"{\"a/b~\":1}", "/a~1b~0", ERR_UNKNOWN_FIELD},
         {"{\"embedder\":\"BERT\"}", "/embedder", ERR_INVALID_ARGUMENT},
@@ -174,7 +180,7 @@ static void what_the_log_keeps_comes_back(void **state)
     static const char wanted[] =
         "{\"change\":\"drop\",\"tenant\":\"default\",\"name\":\"docs\",\"generation\":3,"
         "\"dimension\":384,\"metric\":\"cosine\",\"placement\":\"hash\",\"index\":{\"kind\":"
-        "\"hnsw\",\"m\":16,\"ef_construction\":200},\"embedder\":\"\",\"created\":\"100-9\","
+        "\"hnsw\",\"m\":16,\"ef_construction\":150},\"embedder\":\"\",\"created\":\"100-9\","
         "\"schema\":\"200-9\"}";
     static const char newer[] =
         "{\"x\":[{}],\"change\":\"alter\",\"tenant\":\"t\",\"name\":\"n\",\"generation\":0,"
@@ -202,7 +208,13 @@ static void what_the_log_keeps_comes_back(void **state)
     assert_int_equal(collection_decode(&read, &change, newer, strlen(newer), &err), ERR_OK);
     assert_int_equal(change, COLLECTION_ALTER);
     assert_int_equal(read.metric, METRIC_IP);
+    assert_int_equal(read.code_bits, 0);
     assert_false(read.dropped);
+    out.len = 0;
+    collection.code_bits = 2;
+    collection_encode(&collection, COLLECTION_ALTER, &out);
+    assert_int_equal(collection_decode(&read, &change, out.data, out.len, &err), ERR_OK);
+    assert_int_equal(read.code_bits, 2);
     buffer_free(&out);
 }
 
@@ -240,19 +252,40 @@ static void definitions_are_compared_whole(void **state)
     b.created.clock++;
     b.schema.clock++;
     b.generation++;
-    assert_true(collection_same_definition(&a, &b));
+    assert_true(collection_is_as_wanted(&a, &b));
+    b.code_bits++;
+    assert_false(collection_is_as_wanted(&a, &b));
+    b = a;
     b.m++;
-    assert_false(collection_same_definition(&a, &b));
+    assert_false(collection_is_as_wanted(&a, &b));
     b.m--;
     b.metric = METRIC_IP;
-    assert_false(collection_same_definition(&a, &b));
+    assert_false(collection_is_as_wanted(&a, &b));
+}
+
+static void what_a_request_leaves_open_is_as_wanted(void **state)
+{
+    static const char open[] = "{\"vector\":{\"dimension\":384}}";
+    struct collection there = docs(), wanted;
+    struct err err = {0};
+
+    (void)state;
+    there.m = 32;
+    there.ef_construction = 77;
+    there.code_bits = 8;
+    assert_int_equal(collection_from_request(&wanted, open, strlen(open), &err), ERR_OK);
+    memcpy(wanted.tenant, there.tenant, sizeof(wanted.tenant));
+    memcpy(wanted.name, there.name, sizeof(wanted.name));
+    assert_true(collection_is_as_wanted(&there, &wanted));
+    wanted.ef_construction = 78;
+    assert_false(collection_is_as_wanted(&there, &wanted));
 }
 
 static void clients_see_the_definition(void **state)
 {
     static const char wanted[] =
         "{\"name\":\"docs\",\"vector\":{\"dimension\":384,\"metric\":\"cosine\"},\"index\":"
-        "{\"kind\":\"hnsw\",\"m\":16,\"ef_construction\":200},\"embedder\":\"none\","
+        "{\"kind\":\"hnsw\",\"m\":16,\"ef_construction\":150},\"embedder\":\"none\","
         "\"placement\":\"hash\",\"version\":\"200-9\"}";
     struct collection collection = docs();
     struct json_writer w;
@@ -279,6 +312,7 @@ int main(void)
         cmocka_unit_test(what_the_log_keeps_comes_back),
         cmocka_unit_test(damaged_definitions_are_refused),
         cmocka_unit_test(definitions_are_compared_whole),
+        cmocka_unit_test(what_a_request_leaves_open_is_as_wanted),
         cmocka_unit_test(clients_see_the_definition),
     };
 

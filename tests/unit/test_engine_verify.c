@@ -12,6 +12,7 @@
 
 #include <cmocka.h>
 
+#include "engine/calibrate_file.h"
 #include "engine/keeper.h"
 #include "engine/verify.h"
 #include "tests/lib/cold_data.h"
@@ -179,6 +180,26 @@ static void damage_to_any_file_is_told(void **state)
     }
 }
 
+static void damage_to_the_calibration_is_told(void **state)
+{
+    uint8_t bytes[CALIBRATE_FILE_BYTES] =
+        CALIBRATE_MAGIC; /* of another graph, which is no damage */
+    char path[240];
+
+    snprintf(path, sizeof(path), "%s/" KEEPER_CALIBRATION, folder);
+    store_u32(bytes + CALIBRATE_CHECKSUM_AT, hash_crc32c(0, bytes, CALIBRATE_CHECKSUM_AT));
+    segment_file_write(path, bytes, sizeof(bytes));
+    a_sound_folder_has_nothing_to_tell(state);
+    for (long at = 0; at < CALIBRATE_FILE_BYTES; at += 7) {
+        flip(path, at);
+        assert_told(KEEPER_CALIBRATION, "checksum");
+        flip(path, at);
+    }
+    segment_file_write(path, bytes, sizeof(bytes) - 1);
+    assert_told(KEEPER_CALIBRATION, "size");
+    assert_int_equal(unlink(path), 0);
+}
+
 static void a_part_that_is_missing_is_told(void **state)
 {
     char away[260];
@@ -239,6 +260,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_sound_folder_has_nothing_to_tell),
         cmocka_unit_test(damage_to_any_file_is_told),
+        cmocka_unit_test(damage_to_the_calibration_is_told),
         cmocka_unit_test(a_part_that_is_missing_is_told),
         cmocka_unit_test(a_vector_that_lives_and_is_nowhere_is_told),
         cmocka_unit_test(it_stops_when_it_is_told_to),

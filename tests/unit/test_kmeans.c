@@ -58,12 +58,14 @@ static void dot_products_of_blocks_are_right(void **state)
     float *rows = data_floats(ROWS, DIM), *others = data_floats(OTHERS, DIM);
     float *out = data_floats(ROWS, OTHERS);
     uint64_t random = 1;
+    struct err err = {0};
 
     (void)state;
     for (size_t i = 0; i < (size_t)ROWS * DIM; i++)
         rows[i] = data_normal(&random);
     for (size_t i = 0; i < (size_t)OTHERS * DIM; i++)
         others[i] = data_normal(&random);
+    assert_int_equal(blas_open(&err), ERR_OK);
     blas_dots(rows, ROWS, others, OTHERS, DIM, out);
     blas_dots(rows, 0, others, OTHERS, DIM, NULL);
     for (size_t i = 0; i < ROWS; i++)

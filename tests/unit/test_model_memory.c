@@ -205,6 +205,7 @@ static enum err_code pass_definitions(struct err *err)
 
     if (rc == ERR_OK) {
         memcpy(collection.name, "n", 2);
+        collection_fill(&collection);
         collection_encode(&collection, COLLECTION_CREATE, &out);
         rc = buffer_check(&out, err);
     }

@@ -115,6 +115,7 @@ static void put_collection(struct world *world)
     struct buffer row = {0};
 
     assert_int_equal(collection_from_request(&collection, wanted, strlen(wanted), &err), ERR_OK);
+    collection_fill(&collection);
     (void)snprintf(collection.tenant, sizeof(collection.tenant), "%s", TENANT_DEFAULT);
     (void)snprintf(collection.name, sizeof(collection.name), "c");
     collection.generation = 1;
