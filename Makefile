@@ -25,7 +25,7 @@ DEPFLAGS  = -MMD -MP
 SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
 
 SERVICES := router shard ingest replicator
-BACKENDS := embedder wal cache meta store
+BACKENDS := embedder wal cache meta store blob
 LIB_DIRS := common/base common/model common/observe common/http $(BACKENDS:%=backends/%) engine \
             cluster $(SERVICES:%=services/%) cli tests/lib tests/sim
 
@@ -112,7 +112,7 @@ deps:
 
 deps-test: deps
 	@sh tools/install_packages.sh $(APT_TEST)
-	@$(MAKE) -s $(BUILD)/venv/ready $(BUILD)/venv/generator build/kafka/ready
+	@$(MAKE) -s $(BUILD)/venv/ready $(BUILD)/venv/generator build/kafka/ready build/s3/ready
 
 $(BUILD)/venv/ready: tests/clients/requirements.txt $(wildcard clients/python/pyproject.toml)
 	@mkdir -p $(BUILD)
@@ -132,6 +132,13 @@ build/kafka/ready: tools/kafka/pom.xml
 	@mkdir -p $(@D)
 	mvn -q -B -f $< org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
 	    -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D))
+	touch $@
+
+# Likewise a server of the S3 protocol.
+build/s3/ready: tools/s3/requirements.txt
+	@mkdir -p $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 # --- the two commands --------------------------------------------------------------------------
