@@ -1,0 +1,316 @@
+/* A part of an import, from rows to the log: see imports.h for the order of things. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "backends/blob/blob.h"
+#include "common/base/checked.h"
+#include "services/ingest/imports.h"
+
+#define APPEND_NS (10 * NS_PER_S) /* for the gate and the append, however long the objects took */
+
+/* Ids of imports are keys of an incarnation that no collection has. */
+static const uint8_t IMPORT_KEYS[INCARNATION_BYTES] = "import\0keys\0\0\0\0";
+
+/* --- manifests ------------------------------------------------------------------------------- */
+
+static enum err_code add_manifests(struct import_work *work, const struct import_object *object,
+                                   uint32_t count, struct err *err)
+{
+    size_t wanted = work->manifest_count + count;
+
+    if (wanted > work->manifest_size) {
+        size_t size = MAX_OF(wanted, work->manifest_size * 2);
+        void *grown = array_resize(work->manifests, size, sizeof(*work->manifests));
+
+        if (grown == NULL)
+            return err_set(err, ERR_NO_MEMORY, "no memory for manifests");
+        work->manifests = grown;
+        work->manifest_size = size;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        struct import_manifest *manifest = &work->manifests[work->manifest_count++];
+
+        *manifest = (struct import_manifest){.partition = work->sections[i].partition,
+                                             .stamp = object->stamp,
+                                             .manifest = {.section = work->sections[i]}};
+        memcpy(manifest->manifest.name, object->name, sizeof(object->name));
+    }
+    return ERR_OK;
+}
+
+/* What an object says of itself, when somebody else has put it. */
+static enum err_code read_manifests(struct import_work *work, const struct import_object *object,
+                                    struct err *err)
+{
+    struct blob *blob = work->write->ingest->setup.blob;
+    struct blob_range range = {.name = object->name, .len = bulk_head_bytes(0)};
+    struct buffer *head = &work->object;
+    uint32_t count = 0;
+    enum err_code rc = blob_check_name(object->name, err);
+
+    buffer_reset(head);
+    if (rc == ERR_OK)
+        rc = blob_get(blob, &range, head, err);
+    if (rc == ERR_OK)
+        rc = bulk_head_count(&count, head->data, head->len, err);
+    if (rc == ERR_OK && count > work->rows.partitions)
+        rc = err_set(err, ERR_CORRUPT, "object %s is of more partitions", object->name);
+    buffer_reset(head);
+    range.len = bulk_head_bytes(count);
+    if (rc == ERR_OK)
+        rc = blob_get(blob, &range, head, err);
+    if (rc == ERR_OK)
+        rc = bulk_head_decode(work->sections, count, head->data, head->len, err);
+    if (rc == ERR_OK && work->sections[count - 1].partition >= work->rows.partitions)
+        rc = err_set(err, ERR_CORRUPT, "object %s is of more partitions", object->name);
+    return rc == ERR_OK ? add_manifests(work, object, count, err) : rc;
+}
+
+static enum err_code add_records(struct import_work *work)
+{
+    struct write *write = work->write;
+    struct buffer payload = {0};
+    enum err_code rc = ERR_OK;
+
+    for (size_t i = 0; i < work->manifest_count && rc == ERR_OK; i++) {
+        const struct import_manifest *manifest = &work->manifests[i];
+        struct record record = {.op = RECORD_BULK_MANIFEST, .stamp = manifest->stamp};
+
+        buffer_reset(&payload);
+        bulk_manifest_encode(&manifest->manifest, &payload);
+        rc = buffer_check(&payload, &write->req->err);
+        record.payload = payload.data;
+        record.payload_len = payload.len;
+        if (rc == ERR_OK)
+            rc = write_add(write, manifest->partition, &record);
+    }
+    buffer_free(&payload);
+    return rc;
+}
+
+/* --- the row --------------------------------------------------------------------------------- */
+
+/* The token of everything, with what has just been committed. */
+static enum err_code keep_token(struct import_work *work)
+{
+    struct import_job *job = work->job;
+    struct err *err = &work->write->req->err;
+    struct token token = {0};
+    struct buffer text = {0};
+    enum err_code rc = ERR_OK;
+
+    if (job->token != NULL)
+        rc = token_from_text(&token, job->token, strlen(job->token), err);
+    if (rc == ERR_OK)
+        rc = token_merge(&token, &work->write->token, err);
+    if (rc == ERR_OK) {
+        token_to_text(&token, &text);
+        buffer_append_byte(&text, 0);
+        rc = buffer_check(&text, err);
+    }
+    token_free(&token);
+    if (rc != ERR_OK) {
+        buffer_free(&text);
+        return rc;
+    }
+    free(job->token);
+    job->token = (char *)text.data;
+    return ERR_OK;
+}
+
+static enum err_code save(struct import_work *work)
+{
+    struct ingest *ingest = work->write->ingest;
+
+    return import_job_save(work->job, ingest->setup.meta, env_wall_us(ingest->env),
+                           &work->write->req->err);
+}
+
+/* Append what is pending, for the first time or again; then it is done. */
+static enum err_code append_pending(struct import_work *work)
+{
+    struct write *write = work->write;
+    struct import_job *job = work->job;
+    enum err_code rc = ERR_OK;
+
+    assert(job->is_pending);
+    if (work->manifest_count > 0) {
+        write->deadline_ns = env_boot_ns(write->ingest->env) + APPEND_NS;
+        rc = write_take(write, NULL, 0, BUSY_ALONE);
+        if (rc == ERR_OK)
+            rc = add_records(work);
+        if (rc == ERR_OK)
+            rc = write_commit_whole(write);
+        busy_release(&write->claim);
+        if (rc == ERR_OK)
+            rc = keep_token(work);
+    }
+    if (rc != ERR_OK)
+        return rc;
+    work->manifest_count = 0;
+    job->done = job->next;
+    job->is_pending = false;
+    job->object_count = 0;
+    return save(work);
+}
+
+static enum err_code finish_pending(struct import_work *work)
+{
+    struct import_job *job = work->job;
+    enum err_code rc = ERR_OK;
+
+    for (size_t i = 0; i < job->object_count && rc == ERR_OK; i++)
+        rc = read_manifests(work, &job->objects[i], &work->write->req->err);
+    return rc == ERR_OK ? append_pending(work) : rc;
+}
+
+enum err_code import_begin(struct import_work *work, struct write *write)
+{
+    struct ingest *ingest = write->ingest;
+    struct request *req = write->req;
+    struct busy_key key = {.incarnation = IMPORT_KEYS,
+                           .id = req->params[1],
+                           .len = req->param_lens[1],
+                           .mode = BUSY_ALONE};
+    enum err_code rc;
+
+    *work = (struct import_work){.write = write,
+                                 .rows = {.partitions = ingest->sequencer.partitions,
+                                          .dimension = write->collection.dimension}};
+    work->sections = array_alloc(work->rows.partitions, sizeof(*work->sections));
+    if (work->sections == NULL)
+        return err_set(&req->err, ERR_NO_MEMORY, "no memory for an import");
+    rc = busy_take(ingest->busy, &work->claim, &key, 1, write->deadline_ns, &req->err);
+    if (rc == ERR_OK)
+        rc = import_job_load(&work->job, ingest->setup.meta, req->params[1], req->params[0],
+                             &req->err);
+    if (rc == ERR_OK &&
+        memcmp(work->job->incarnation, write->collection.incarnation, INCARNATION_BYTES) != 0)
+        rc = err_set(&req->err, ERR_COLLECTION_NOT_FOUND,
+                     "collection '%s' was dropped and created again since", req->params[0]);
+    if (rc == ERR_OK && work->job->is_pending)
+        rc = finish_pending(work);
+    return rc;
+}
+
+void import_end(struct import_work *work)
+{
+    busy_release(&work->claim);
+    import_rows_free(&work->rows);
+    buffer_free(&work->object);
+    free(work->sections);
+    free(work->manifests);
+    import_job_free(work->job);
+}
+
+/* --- a part ---------------------------------------------------------------------------------- */
+
+/* The rows at hand become an object, which is durable at the return. */
+static enum err_code put_object(struct import_work *work)
+{
+    struct ingest *ingest = work->write->ingest;
+    struct import_job *job = work->job;
+    struct import_object *object = &job->objects[job->object_count];
+    struct err *err = &work->write->req->err;
+    char name[sizeof(object->name)];
+    struct hash128 hash;
+    uint32_t count = 0;
+    enum err_code rc;
+
+    if (work->rows.count == 0)
+        return ERR_OK;
+    assert(job->object_count < IMPORT_OBJECTS_MAX);
+    rc = import_rows_build(&work->rows, &work->object, work->sections, &count, err);
+    if (rc != ERR_OK)
+        return rc;
+    /* What it holds is part of the name: nobody who was overtaken can replace it by something else.
+     */
+    hash = hash_xxh128(work->object.data, work->object.len);
+    (void)snprintf(name, sizeof(name), "imports/%s/%llu-%016llx%016llx", job->id,
+                   (unsigned long long)job->objects_made, (unsigned long long)hash.high,
+                   (unsigned long long)hash.low);
+    memcpy(object->name, name, sizeof(name));
+    rc = blob_put(ingest->setup.blob, object->name, work->object.data, work->object.len, err);
+    if (rc != ERR_OK)
+        return rc;
+    job->objects_made++;
+    object->stamp = sequencer_change_stamp(&ingest->sequencer);
+    rc = add_manifests(work, object, count, err);
+    job->object_count++;
+    import_rows_reset(&work->rows);
+    return rc;
+}
+
+static enum err_code add_row(struct import_work *work, struct import_part *part,
+                             const struct bulk_row *row)
+{
+    struct err *err = &work->write->req->err;
+    enum err_code rc;
+
+    if (work->rows.borrowed != NULL)
+        rc = import_rows_borrow(&work->rows, part->row_at, part->at - part->row_at, row, err);
+    else
+        rc = import_rows_add(&work->rows, row, err);
+    if (rc != ERR_OK)
+        return rc;
+    work->job->next.rows++;
+    return import_rows_are_full(&work->rows) ? put_object(work) : ERR_OK;
+}
+
+/* Rows into objects, until the part ends or has made as many as a row of the store may name. */
+static enum err_code read_part(struct import_work *work, struct import_part *part)
+{
+    struct err *err = &work->write->req->err, why;
+    enum err_code rc = ERR_OK;
+
+    work->rows.borrowed = part->job->format == IMPORT_BINARY ? part->body : NULL;
+    while (rc == ERR_OK && work->job->object_count < IMPORT_OBJECTS_MAX) {
+        struct bulk_row row;
+
+        why = (struct err){0};
+        switch (import_part_next(part, &row, &why)) {
+        case IMPORT_READ_ROW:
+            rc = add_row(work, part, &row);
+            continue;
+        case IMPORT_READ_REFUSED:
+            import_job_refuse(work->job, part->row, part->job->done.offset + part->row_at, &why);
+            continue;
+        case IMPORT_READ_FAILED:
+            *err = why;
+            return why.code;
+        case IMPORT_READ_END:
+            break;
+        }
+        rc = import_part_check_end(part, err);
+        break;
+    }
+    return rc == ERR_OK ? put_object(work) : rc;
+}
+
+enum err_code import_take_part(struct import_work *work, struct import_part *part)
+{
+    struct import_job *job = work->job;
+    struct ingest *ingest = work->write->ingest;
+    uint64_t began_ns = env_boot_ns(ingest->env), before = job->done.rows;
+    enum err_code rc;
+
+    assert(!job->is_pending && job->state == IMPORT_RUNNING);
+    rc = read_part(work, part);
+    if (rc != ERR_OK)
+        return rc;
+    job->next.offset += part->at;
+    if (job->next.refused > job->errors_max)
+        job->state = IMPORT_FAILED;
+    else if (part->is_final && part->at == part->len)
+        job->state = IMPORT_SUCCEEDED;
+    job->is_pending = true;
+    job->busy_us += (env_boot_ns(ingest->env) - began_ns) / NS_PER_US;
+    rc = save(work);
+    if (rc == ERR_OK)
+        rc = append_pending(work);
+    if (rc == ERR_OK && ingest->metrics.imported != NULL)
+        metric_add(ingest->metrics.imported, job->done.rows - before);
+    return rc;
+}

@@ -1,0 +1,48 @@
+/* Imports: uploads that go into the blob store in parts, and into the log as bulk manifests.
+ *
+ *   POST …/imports: a row in the metadata store (import_job.h)
+ *   PUT …/imports/{id}/data?offset=N: rows of the part are checked (import_parse.h) and put into
+ *   objects of at most 10,000 (import_objects.h), each durable → the row says "pending": objects,
+ *   stamps → one manifest for each object and partition is appended, all in one append → the row
+ *   says "done" → answer
+ *
+ * Who dies in between leaves a row that is pending, or objects that nobody names.  The next part,
+ * or the end, of the import appends what is pending before anything else; GET tells only what is
+ * done. Objects that the log names are kept for ever: the log is not trimmed. */
+#ifndef VICINAL_INGEST_IMPORTS_H
+#define VICINAL_INGEST_IMPORTS_H
+
+#include "services/ingest/import_job.h"
+#include "services/ingest/import_objects.h"
+#include "services/ingest/import_parse.h"
+#include "services/ingest/ingest.h"
+
+/* A section of an object on its way into the log. */
+struct import_manifest {
+    uint32_t partition;
+    struct stamp stamp;
+    struct bulk_manifest manifest;
+};
+
+/* One request that changes an import. */
+struct import_work {
+    struct write *write;
+    struct import_job *job;
+    struct busy_claim claim; /* of the import: one request at a time */
+    struct import_manifest *manifests;
+    size_t manifest_count, manifest_size;
+    struct import_rows rows;
+    struct buffer object;
+    struct bulk_section *sections; /* one for each partition */
+};
+
+/* import_write.c: take the import of params[1] alone and load it; what is pending is appended.
+ * Errors: ERR_NOT_FOUND, ERR_COLLECTION_NOT_FOUND (dropped since), the log's, the stores'. */
+MUST_CHECK enum err_code import_begin(struct import_work *work, struct write *write);
+void import_end(struct import_work *work);
+
+/* Take the rows of a part: objects are put, the row says pending, and then done.
+ * Errors: ERR_INVALID_ARGUMENT …, the log's, the stores'. */
+MUST_CHECK enum err_code import_take_part(struct import_work *work, struct import_part *part);
+
+#endif

@@ -1,0 +1,54 @@
+/* What a bulk manifest names, fetched from the blob store before it is applied.
+ *
+ * Failure modes: the store away, the object missing, or not the bytes of which the log has the
+ * hash.  Nothing is skipped: the log is not followed beyond the manifest, which is said and shown
+ * as any other failure of following, and tried again until the bytes are there. */
+#include <assert.h>
+
+#include "backends/blob/blob.h"
+#include "common/model/bulk.h"
+#include "services/shard/shard.h"
+
+static_assert(BULK_NAME_BYTES_MAX <= BLOB_NAME_BYTES_MAX, "a manifest's name is one of an object");
+static_assert(BULK_BYTES_MAX < BLOB_BYTES_MAX, "an object of rows fits");
+
+static enum err_code fetch(struct shard *shard, const struct bulk_manifest *manifest,
+                           struct err *err)
+{
+    struct blob_range range = {
+        .name = manifest->name, .at = manifest->section.at, .len = manifest->section.bytes};
+    enum err_code code;
+
+    if (shard->setup.blob == NULL)
+        return err_set(err, ERR_NOT_SUPPORTED, "no blob store is configured");
+    code = blob_check_name(range.name, err);
+    buffer_reset(&shard->bulk);
+    if (code == ERR_OK)
+        code = blob_get(shard->setup.blob, &range, &shard->bulk, err);
+    if (code == ERR_OK)
+        code = bulk_manifest_check(manifest, shard->bulk.data, shard->bulk.len, err);
+    return code;
+}
+
+enum err_code bulk_prepare(struct shard *shard, struct apply_input *input, struct err *err)
+{
+    struct bulk_manifest manifest;
+    bool wanted = false;
+    enum err_code code = apply_wants_bulk(&shard->apply, input, &manifest, &wanted, err);
+
+    if (code == ERR_OK && wanted)
+        code = fetch(shard, &manifest, err);
+    if (code != ERR_OK) {
+        (void)err_wrap(err, "partition %u, offset %llu", input->partition,
+                       (unsigned long long)input->offset);
+        /* An object that is missing is waited for: the log is not another one. */
+        if (code == ERR_NOT_FOUND)
+            err->code = ERR_IO;
+        return err->code;
+    }
+    if (wanted) {
+        input->bulk = shard->bulk.data;
+        input->bulk_len = shard->bulk.len;
+    }
+    return ERR_OK;
+}
