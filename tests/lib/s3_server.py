@@ -42,10 +42,13 @@ class S3Server:
         return f"s3://{BUCKET}/{prefix}?endpoint={self.endpoint}"
 
     def stop(self):
+        if self.process is None:
+            return
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.kill()
         self.process.wait()
+        self.process = None
 
     def __enter__(self):
         return self.start()
