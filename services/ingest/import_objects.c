@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/model/record.h"
 
@@ -27,6 +28,15 @@ bool import_rows_are_full(const struct import_rows *rows)
     return rows->count == IMPORT_OBJECT_ROWS || rows->bytes >= IMPORT_OBJECT_BYTES;
 }
 
+/* In the order of bytes. */
+static uint64_t first_bytes(const char *id, size_t len)
+{
+    uint8_t bytes[8] = {0};
+
+    memcpy(bytes, id, MIN_OF(len, sizeof(bytes)));
+    return __builtin_bswap64(load_u64(bytes));
+}
+
 static enum err_code place(struct import_rows *rows, struct placed_row placed, const char *id,
                            struct err *err)
 {
@@ -40,6 +50,7 @@ static enum err_code place(struct import_rows *rows, struct placed_row placed, c
         rows->placed = grown;
         rows->size = size;
     }
+    placed.first = first_bytes(id, placed.id_len);
     placed.partition = record_partition(id, placed.id_len, rows->partitions);
     placed.order = (uint32_t)rows->count;
     rows->placed[rows->count++] = placed;
@@ -84,9 +95,12 @@ static const uint8_t *row_bytes(const struct import_rows *rows, const struct pla
 static int id_compare(const struct import_rows *rows, const struct placed_row *a,
                       const struct placed_row *b)
 {
-    int order = memcmp(row_bytes(rows, a) + a->id_at, row_bytes(rows, b) + b->id_at,
-                       MIN_OF(a->id_len, b->id_len));
+    int order;
 
+    if (a->first != b->first)
+        return a->first < b->first ? -1 : 1;
+    order = memcmp(row_bytes(rows, a) + a->id_at, row_bytes(rows, b) + b->id_at,
+                   MIN_OF(a->id_len, b->id_len));
     if (order != 0)
         return order;
     return (a->id_len > b->id_len) - (a->id_len < b->id_len);

@@ -16,6 +16,7 @@
 
 /* Where a row is. */
 struct placed_row {
+    uint64_t first; /* of its id the first 8 bytes, big-endian: rows are far apart in memory */
     uint32_t partition;
     uint32_t order; /* of arrival */
     size_t at;      /* in the bytes that the rows are in */

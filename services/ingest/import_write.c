@@ -225,9 +225,9 @@ static enum err_code put_object(struct import_work *work)
     rc = import_rows_build(&work->rows, &work->object, work->sections, &count, err);
     if (rc != ERR_OK)
         return rc;
-    /* What it holds is part of the name: nobody who was overtaken can replace it by something else.
-     */
-    hash = hash_xxh128(work->object.data, work->object.len);
+    /* What it holds is part of its name (the head has the hashes of all): nobody who was overtaken
+     * can replace it by something else. */
+    hash = hash_xxh128(work->object.data, bulk_head_bytes(count));
     (void)snprintf(name, sizeof(name), "imports/%s/%llu-%016llx%016llx", job->id,
                    (unsigned long long)job->objects_made, (unsigned long long)hash.high,
                    (unsigned long long)hash.low);
