@@ -43,6 +43,7 @@ struct delivery {
     struct busy_claim claim;
     struct collection *changes; /* of collections, in their order */
     size_t change_count, change_size;
+    struct import_known *known;
 };
 
 static enum err_code malformed(struct delivery *delivery, const char *what)
@@ -218,7 +219,7 @@ static enum err_code read_record(struct delivery *delivery, struct run *run,
     if (rc == ERR_OK && record.op == RECORD_COLLECTION)
         rc = note_change(delivery, &record);
     if (rc == ERR_OK && record.op == RECORD_BULK_MANIFEST)
-        rc = import_check_foreign(delivery->ingest, &record, &delivery->req->err);
+        rc = import_check_foreign(delivery->ingest, &record, delivery->known, &delivery->req->err);
     if (rc == ERR_OK)
         rc = sequence_batch_add_encoded(batch, run->foreign.partition, data, len, &record,
                                         &delivery->req->err);
@@ -255,7 +256,9 @@ static enum err_code read_runs(struct delivery *delivery)
     delivery->runs = arena_alloc(&req->arena, count, sizeof(*delivery->runs));
     delivery->errs = arena_alloc(&req->arena, count, sizeof(*delivery->errs));
     delivery->batches = arena_alloc(&req->arena, count, sizeof(struct sequence_batch *));
-    if (delivery->runs == NULL || delivery->errs == NULL || delivery->batches == NULL)
+    delivery->known = arena_alloc(&req->arena, 1, sizeof(*delivery->known));
+    if (delivery->runs == NULL || delivery->errs == NULL || delivery->batches == NULL ||
+        delivery->known == NULL)
         return no_memory(delivery);
     for (uint32_t i = 0; i < count && rc == ERR_OK; i++)
         rc = read_run(delivery, i, &r);

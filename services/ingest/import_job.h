@@ -20,9 +20,10 @@
 #define IMPORT_ID_BYTES     37  /* with its NUL */
 #define IMPORT_ERRORS_MAX   100 /* rows of which is told why they were refused; all are counted */
 #define IMPORT_DETAIL_BYTES 161
-#define IMPORT_OBJECTS_MAX  32                       /* of one part */
-#define IMPORT_JOBS_MAX     256                      /* at a time */
-#define IMPORT_PREFIX_BYTES 65                       /* of ids, with its NUL */
+#define IMPORT_OBJECTS_MAX  32  /* of one part */
+#define IMPORT_JOBS_MAX     256 /* at a time */
+#define IMPORT_PARTS_MAX    8   /* worked on, or waiting for their turn, at a time */
+#define IMPORT_PREFIX_BYTES 65  /* of ids, with its NUL */
 #define IMPORT_KEPT_US      (24ull * 3600 * 1000000) /* after its last change a row goes */
 
 enum import_format { IMPORT_NDJSON, IMPORT_BINARY, IMPORT_NPY };

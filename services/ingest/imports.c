@@ -216,14 +216,28 @@ static enum err_code check_turn(const struct import_job *job, uint64_t offset, s
     return ERR_OK;
 }
 
+/* A part takes its body's memory twice more. */
+static enum err_code enter(struct ingest *ingest, bool *entered, struct err *err)
+{
+    *entered = atomic_fetch_add(&ingest->parts, 1) < IMPORT_PARTS_MAX;
+    if (*entered)
+        return ERR_OK;
+    (void)atomic_fetch_sub(&ingest->parts, 1);
+    return err_set(err, ERR_RATE_LIMITED, "%d parts of imports are worked on", IMPORT_PARTS_MAX);
+}
+
 enum err_code handle_put_import_data(struct request *req)
 {
+    struct ingest *ingest = req->state;
     struct write write;
     struct import_work work = {0};
     struct import_part part = {.env = req->env, .body = req->body, .len = req->body_len};
     uint64_t offset = 0;
+    bool entered = false;
     enum err_code rc = begin(&write, req);
 
+    if (rc == ERR_OK)
+        rc = enter(ingest, &entered, &req->err);
     if (rc == ERR_OK)
         rc = read_query(req, &offset, &part.is_final);
     if (rc == ERR_OK)
@@ -241,6 +255,8 @@ enum err_code handle_put_import_data(struct request *req)
     import_part_free(&part);
     import_end(&work);
     write_end(&write);
+    if (entered)
+        (void)atomic_fetch_sub(&ingest->parts, 1);
     return rc;
 }
 

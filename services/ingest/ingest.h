@@ -19,6 +19,7 @@
 #include "backends/meta/meta.h"
 #include "backends/wal/wal.h"
 #include "cluster/cluster.h"
+#include "common/base/hash.h"
 #include "common/http/route.h"
 #include "common/http/service.h"
 #include "common/model/collection.h"
@@ -88,6 +89,7 @@ struct ingest {
     struct ingest_metrics metrics;
     char url[160];
     atomic_uint writes; /* of clients, under way */
+    atomic_uint parts;  /* of imports, under way */
     bool registered;    /* before the threads start, then the appender's */
     /* a process's own back ends, main.c's */
     struct meta *meta;
@@ -209,10 +211,17 @@ MUST_CHECK enum err_code ingest_embed(struct write *write, const struct embedder
 MUST_CHECK enum err_code write_check_wait(const char *text, size_t len, bool *searchable,
                                           struct err *err);
 
-/* import_foreign.c: what a bulk manifest of another region names can be read here.
+/* Objects that were found while one request was read. */
+#define IMPORT_KNOWN_MAX 256
+struct import_known {
+    struct hash128 names[IMPORT_KNOWN_MAX];
+    size_t count;
+};
+
+/* import_foreign.c: the object that a bulk manifest of another region names is here.
  * Errors: ERR_INVALID_ARGUMENT (it is none), ERR_UNAVAILABLE (not yet), ERR_DEAD. */
 MUST_CHECK enum err_code import_check_foreign(struct ingest *ingest, const struct record *record,
-                                              struct err *err);
+                                              struct import_known *known, struct err *err);
 
 /* --- decide.c ------------------------------------------------------------------------------------
  */

@@ -130,6 +130,13 @@ static enum err_code faulty_blob_get(struct blob *blob, const struct blob_range 
     return blob_get(world.blob, range, out, err);
 }
 
+static enum err_code faulty_blob_size(struct blob *blob, const char *name, uint64_t *bytes,
+                                      struct err *err)
+{
+    (void)blob;
+    return blob_size(world.blob, name, bytes, err);
+}
+
 static uint64_t wall_us(struct env *env)
 {
     (void)env;
@@ -207,6 +214,7 @@ static void set_faulty(void)
     world.blob_ops = *world.blob->ops;
     world.blob_ops.put = faulty_blob_put;
     world.blob_ops.get = faulty_blob_get;
+    world.blob_ops.size = faulty_blob_size;
     world.faulty_blob = (struct blob){.ops = &world.blob_ops, .env = env_real()};
     world.env_ops = *env_real()->ops;
     world.env_ops.wall_us = wall_us;
@@ -243,10 +251,12 @@ static int tear_down(void **state)
 
 /* --- requests -------------------------------------------------------------------------------- */
 
+static const char *media = MEDIA_JSON;
+
 static const char *header(const struct request *req, const char *name)
 {
     (void)req;
-    return strcasecmp(name, "Content-Type") == 0 ? MEDIA_JSON : NULL;
+    return strcasecmp(name, "Content-Type") == 0 ? media : NULL;
 }
 
 /* The status; *answer (may be NULL) is the body, to be freed with json_decref. */
@@ -673,6 +683,71 @@ static void a_row_that_makes_no_sense_is_told(void **state)
     }
 }
 
+/* A run of region 77's partition 1 with one manifest; the status. */
+static int send_foreign(const struct bulk_manifest *manifest)
+{
+    struct record record = {.op = RECORD_BULK_MANIFEST,
+                            .stamp = {.clock = 1000, .region = 77},
+                            .origin_region = 77,
+                            .epoch = 5};
+    struct buffer payload = {0}, encoded = {0}, body = {0};
+    struct request req = {.state = &world.ingest,
+                          .env = &world.env,
+                          .method = "POST",
+                          .path = "/internal/v1/append",
+                          .query = "",
+                          .received_ns = env_boot_ns(env_real()),
+                          .header = header};
+    struct err err = {0};
+    int status;
+
+    bulk_manifest_encode(manifest, &payload);
+    record.payload = payload.data;
+    record.payload_len = payload.len;
+    assert_int_equal(record_encode(&record, &encoded, &err), ERR_OK);
+    buffer_append_byte(&body, 2);
+    buffer_append_u32(&body, 77);
+    buffer_append_u32(&body, 1);
+    buffer_append_u32(&body, 1);
+    buffer_append_u64(&body, 0);
+    buffer_append_u64(&body, 1);
+    buffer_append_u32(&body, 1);
+    buffer_append_u32(&body, (uint32_t)encoded.len);
+    buffer_append(&body, encoded.data, encoded.len);
+    req.body = body.data;
+    req.body_len = body.len;
+    media = MEDIA_BINARY;
+    route_dispatch(ingest_routes, &req);
+    media = MEDIA_JSON;
+    status = req.reply.status;
+    request_free(&req);
+    buffer_free(&payload);
+    buffer_free(&encoded);
+    buffer_free(&body);
+    return status;
+}
+
+static void another_regions_import_is_taken_when_its_object_is_here(void **state)
+{
+    struct bulk_manifest manifest = {.name = "imports/there/0-1",
+                                     .section = {.rows = 1, .at = 10, .bytes = 32}};
+    static const char bytes[64] = "an object";
+    uint64_t before = apply_log().manifests;
+    struct err err = {0};
+
+    (void)state;
+    assert_int_equal(send_foreign(&manifest), 503);
+    assert_int_equal(blob_put(world.blob, manifest.name, bytes, 41, &err), ERR_OK);
+    assert_int_equal(send_foreign(&manifest), 503); /* too short */
+    assert_int_equal(apply_log().manifests, before);
+    assert_int_equal(blob_put(world.blob, manifest.name, bytes, 42, &err), ERR_OK);
+    assert_int_equal(send_foreign(&manifest), 200);
+    assert_int_equal(send_foreign(&manifest), 200); /* known: not appended again */
+    assert_int_equal(apply_log().manifests, before + 1);
+    manifest.name[0] = '/';
+    assert_int_equal(send_foreign(&manifest), 400);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -684,6 +759,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(abandoned_imports_are_forgotten_after_a_day, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_row_that_makes_no_sense_is_told, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(another_regions_import_is_taken_when_its_object_is_here,
+                                        set_up, tear_down),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
