@@ -15,9 +15,11 @@ static const uint8_t IMPORT_KEYS[INCARNATION_BYTES] = "import\0keys\0\0\0\0";
 
 /* --- manifests ------------------------------------------------------------------------------- */
 
-static enum err_code add_manifests(struct import_work *work, const struct import_object *object,
-                                   uint32_t count, struct err *err)
+/* Of the sections at hand, which are the object's of this index. */
+static enum err_code add_manifests(struct import_work *work, size_t object, uint32_t count,
+                                   struct err *err)
 {
+    const char *name = work->job->objects[object].name;
     size_t wanted = work->manifest_count + count;
 
     if (wanted > work->manifest_size) {
@@ -33,17 +35,17 @@ static enum err_code add_manifests(struct import_work *work, const struct import
         struct import_manifest *manifest = &work->manifests[work->manifest_count++];
 
         *manifest = (struct import_manifest){.partition = work->sections[i].partition,
-                                             .stamp = object->stamp,
+                                             .object = object,
                                              .manifest = {.section = work->sections[i]}};
-        memcpy(manifest->manifest.name, object->name, sizeof(object->name));
+        memcpy(manifest->manifest.name, name, strlen(name) + 1);
     }
     return ERR_OK;
 }
 
 /* What an object says of itself, when somebody else has put it. */
-static enum err_code read_manifests(struct import_work *work, const struct import_object *object,
-                                    struct err *err)
+static enum err_code read_manifests(struct import_work *work, size_t index, struct err *err)
 {
+    const struct import_object *object = &work->job->objects[index];
     struct blob *blob = work->write->ingest->setup.blob;
     struct blob_range range = {.name = object->name, .len = bulk_head_bytes(0)};
     struct buffer *head = &work->object;
@@ -65,7 +67,7 @@ static enum err_code read_manifests(struct import_work *work, const struct impor
         rc = bulk_head_decode(work->sections, count, head->data, head->len, err);
     if (rc == ERR_OK && work->sections[count - 1].partition >= work->rows.partitions)
         rc = err_set(err, ERR_CORRUPT, "object %s is of more partitions", object->name);
-    return rc == ERR_OK ? add_manifests(work, object, count, err) : rc;
+    return rc == ERR_OK ? add_manifests(work, index, count, err) : rc;
 }
 
 static enum err_code add_records(struct import_work *work)
@@ -76,7 +78,8 @@ static enum err_code add_records(struct import_work *work)
 
     for (size_t i = 0; i < work->manifest_count && rc == ERR_OK; i++) {
         const struct import_manifest *manifest = &work->manifests[i];
-        struct record record = {.op = RECORD_BULK_MANIFEST, .stamp = manifest->stamp};
+        struct record record = {.op = RECORD_BULK_MANIFEST,
+                                .stamp = work->job->objects[manifest->object].stamp};
 
         buffer_reset(&payload);
         bulk_manifest_encode(&manifest->manifest, &payload);
@@ -128,7 +131,18 @@ static enum err_code save(struct import_work *work)
                            &work->write->req->err);
 }
 
-/* Append what is pending, for the first time or again; then it is done. */
+/* Nobody else writes to the collection from now on. */
+static enum err_code take_gate(struct import_work *work)
+{
+    struct write *write = work->write;
+
+    if (work->manifest_count == 0)
+        return ERR_OK;
+    write->deadline_ns = env_boot_ns(write->ingest->env) + APPEND_NS;
+    return write_take(write, NULL, 0, BUSY_ALONE);
+}
+
+/* Append what is pending, for the first time or again; then it is done.  The gate is taken. */
 static enum err_code append_pending(struct import_work *work)
 {
     struct write *write = work->write;
@@ -137,10 +151,7 @@ static enum err_code append_pending(struct import_work *work)
 
     assert(job->is_pending);
     if (work->manifest_count > 0) {
-        write->deadline_ns = env_boot_ns(write->ingest->env) + APPEND_NS;
-        rc = write_take(write, NULL, 0, BUSY_ALONE);
-        if (rc == ERR_OK)
-            rc = add_records(work);
+        rc = add_records(work);
         if (rc == ERR_OK)
             rc = write_commit_whole(write);
         busy_release(&write->claim);
@@ -162,7 +173,9 @@ static enum err_code finish_pending(struct import_work *work)
     enum err_code rc = ERR_OK;
 
     for (size_t i = 0; i < job->object_count && rc == ERR_OK; i++)
-        rc = read_manifests(work, &job->objects[i], &work->write->req->err);
+        rc = read_manifests(work, i, &work->write->req->err);
+    if (rc == ERR_OK)
+        rc = take_gate(work);
     return rc == ERR_OK ? append_pending(work) : rc;
 }
 
@@ -235,9 +248,8 @@ static enum err_code put_object(struct import_work *work)
     rc = blob_put(ingest->setup.blob, object->name, work->object.data, work->object.len, err);
     if (rc != ERR_OK)
         return rc;
+    rc = add_manifests(work, job->object_count, count, err);
     job->objects_made++;
-    object->stamp = sequencer_change_stamp(&ingest->sequencer);
-    rc = add_manifests(work, object, count, err);
     job->object_count++;
     import_rows_reset(&work->rows);
     return rc;
@@ -307,7 +319,12 @@ enum err_code import_take_part(struct import_work *work, struct import_part *par
         job->state = IMPORT_SUCCEEDED;
     job->is_pending = true;
     job->busy_us += (env_boot_ns(ingest->env) - began_ns) / NS_PER_US;
-    rc = save(work);
+    /* Behind every write that was decided before, ahead of every one that is not yet. */
+    rc = take_gate(work);
+    for (size_t i = 0; i < job->object_count && rc == ERR_OK; i++)
+        job->objects[i].stamp = sequencer_change_stamp(&ingest->sequencer);
+    if (rc == ERR_OK)
+        rc = save(work);
     if (rc == ERR_OK)
         rc = append_pending(work);
     if (rc == ERR_OK && ingest->metrics.imported != NULL)

@@ -2,9 +2,9 @@
  *
  *   POST …/imports: a row in the metadata store (import_job.h)
  *   PUT …/imports/{id}/data?offset=N: rows of the part are checked (import_parse.h) and put into
- *   objects of at most 10,000 (import_objects.h), each durable → the row says "pending": objects,
- *   stamps → one manifest for each object and partition is appended, all in one append → the row
- *   says "done" → answer
+ *   objects of at most 10,000 (import_objects.h), each durable → the collection's gate is taken →
+ *   the row says "pending": objects, stamps → one manifest for each object and partition is
+ * appended, all in one append → the row says "done" → answer
  *
  * Who dies in between leaves a row that is pending, or objects that nobody names.  The next part,
  * or the end, of the import appends what is pending before anything else; GET tells only what is
@@ -20,7 +20,7 @@
 /* A section of an object on its way into the log. */
 struct import_manifest {
     uint32_t partition;
-    struct stamp stamp;
+    size_t object; /* index of the pending object, which has the stamp */
     struct bulk_manifest manifest;
 };
 

@@ -233,8 +233,7 @@ def test_of_two_requests_for_one_offset_one_is_taken(shared, c):
 
 def test_conditional_writes_and_imports_take_turns(shared, c):
     """on_conflict=fail creates an id only if no import has it, and an import that comes later wins."""
-    wins = 0
-    for n in range(20):
+    for n in range(60):
         upload, made = Upload(shared, c, format="ndjson"), []
         thread = threading.Thread(target=lambda: made.append(
             shared.post(f"/v1/collections/{c}/records",
@@ -244,8 +243,6 @@ def test_conditional_writes_and_imports_take_turns(shared, c):
         thread.join()
         text = rows_of(shared, c)[f"{n}"][1]
         assert (made[0], text) in ((409, "import"), (200, "import")), (made, text)
-        wins += made[0] == 200
-    assert 0 <= wins <= 20
 
 
 def count_freshly(suite):
