@@ -14,6 +14,7 @@ the machine.  The ways take turns; told are the median and the range of the roun
 import argparse
 import base64
 import json
+import os
 import pathlib
 import random
 import statistics
@@ -122,10 +123,20 @@ def post_all(suite, path, batch, connections, rows):
     lines.close()
 
 
+def processor_seconds(suite):
+    """Of router and ingest."""
+    ticks = 0
+    for service in ("router", "ingest"):
+        fields = pathlib.Path(f"/proc/{suite.pids(service)[0]}/stat").read_text().rsplit(")", 1)[1].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def measure(way, folder, rows, dimension):
-    """Rows a second to durable, and to counted freshly."""
+    """Rows a second to durable, and to counted freshly; processor time a row, us."""
     with Suite() as suite:
         suite.create("c", dimension)
+        before = processor_seconds(suite)
         began = time.monotonic()
         if way == "npy":
             upload(suite, folder / "vectors.npy", "npy", dimension)
@@ -137,9 +148,10 @@ def measure(way, folder, rows, dimension):
             rows //= 10
             post_all(suite, folder / "rows.ndjson", 1, 8, rows)
         durable = time.monotonic() - began
+        took = processor_seconds(suite) - before
         answer = suite.post("/v1/collections/c/records/count", COUNT)
         assert answer.status == 200 and answer.body["count"] == rows, answer
-        return rows / durable, rows / (time.monotonic() - began)
+        return rows / durable, rows / (time.monotonic() - began), took * 1e6 / rows
 
 
 def main():
@@ -157,15 +169,17 @@ def main():
         for _ in range(options.rounds):
             for way in ways:
                 rates[way].append(measure(way, folder, options.rows, options.dimension))
-                print(f"{way:8} {rates[way][-1][0]:10,.0f} durable {rates[way][-1][1]:10,.0f} counted", file=sys.stderr)
-    table = {way: {"durable": [r[0] for r in rates[way]], "counted": [r[1] for r in rates[way]]} for way in ways}
+                print("{:8} {:10,.0f} durable {:10,.0f} counted {:6.1f} us".format(way, *rates[way][-1]), file=sys.stderr)
+    names = ("durable", "counted", "processor_us")
+    table = {way: {name: [r[i] for r in rates[way]] for i, name in enumerate(names)} for way in ways}
     if options.json:
         print(json.dumps(table))
         return
     for way in ways:
         told = [f"{statistics.median(table[way][k]):,.0f} ({min(table[way][k]):,.0f}–{max(table[way][k]):,.0f})"
-                for k in ("durable", "counted")]
-        print(f"{way:8} rows/s to durable {told[0]}, to counted {told[1]}")
+                for k in names[:2]]
+        took = statistics.median(table[way]["processor_us"])
+        print(f"{way:8} rows/s to durable {told[0]}, to counted {told[1]}; router and ingest {took:.1f} us a row")
 
 
 if __name__ == "__main__":
