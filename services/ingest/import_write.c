@@ -179,6 +179,58 @@ static enum err_code finish_pending(struct import_work *work)
     return rc == ERR_OK ? append_pending(work) : rc;
 }
 
+/* --- memory ---------------------------------------------------------------------------------- */
+
+enum err_code import_spare_new(struct import_spare **out, struct err *err)
+{
+    *out = calloc(1, sizeof(**out));
+    if (*out == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory for imports");
+    pthread_mutex_init(&(*out)->lock, NULL);
+    return ERR_OK;
+}
+
+void import_spare_free(struct import_spare *spare)
+{
+    if (spare == NULL)
+        return;
+    import_rows_free(&spare->rows);
+    buffer_free(&spare->object);
+    pthread_mutex_destroy(&spare->lock);
+    free(spare);
+}
+
+static void take_spare(struct import_work *work)
+{
+    struct import_spare *spare = work->write->ingest->spare;
+
+    pthread_mutex_lock(&spare->lock);
+    work->rows = spare->rows;
+    work->object = spare->object;
+    spare->rows = (struct import_rows){0};
+    spare->object = (struct buffer){0};
+    pthread_mutex_unlock(&spare->lock);
+}
+
+/* Kept as long as more is to come. */
+static void give_back(struct import_work *work)
+{
+    struct import_spare *spare = work->write->ingest->spare;
+
+    if (work->job == NULL || work->job->state != IMPORT_RUNNING)
+        return;
+    import_rows_reset(&work->rows);
+    work->rows.borrowed = NULL;
+    pthread_mutex_lock(&spare->lock);
+    if (spare->object.data == NULL && spare->rows.placed == NULL) {
+        spare->rows = work->rows;
+        spare->object = work->object;
+        work->rows = (struct import_rows){0};
+        work->object = (struct buffer){0};
+    }
+    pthread_mutex_unlock(&spare->lock);
+}
+
 enum err_code import_begin(struct import_work *work, struct write *write)
 {
     struct ingest *ingest = write->ingest;
@@ -189,13 +241,14 @@ enum err_code import_begin(struct import_work *work, struct write *write)
                            .mode = BUSY_ALONE};
     enum err_code rc;
 
-    *work = (struct import_work){.write = write,
-                                 .rows = {.partitions = ingest->sequencer.partitions,
-                                          .dimension = write->collection.dimension}};
-    work->sections = array_alloc(work->rows.partitions, sizeof(*work->sections));
+    *work = (struct import_work){.write = write};
+    work->sections = array_alloc(ingest->sequencer.partitions, sizeof(*work->sections));
     if (work->sections == NULL)
         return err_set(&req->err, ERR_NO_MEMORY, "no memory for an import");
     rc = busy_take(ingest->busy, &work->claim, &key, 1, write->deadline_ns, &req->err);
+    take_spare(work);
+    work->rows.partitions = ingest->sequencer.partitions;
+    work->rows.dimension = write->collection.dimension;
     if (rc == ERR_OK)
         rc = import_job_load(&work->job, ingest->setup.meta, req->params[1], req->params[0],
                              &req->err);
@@ -210,6 +263,8 @@ enum err_code import_begin(struct import_work *work, struct write *write)
 
 void import_end(struct import_work *work)
 {
+    if (work->write != NULL)
+        give_back(work); /* before the next part's turn comes */
     busy_release(&work->claim);
     import_rows_free(&work->rows);
     buffer_free(&work->object);

@@ -12,6 +12,8 @@
 #ifndef VICINAL_INGEST_IMPORTS_H
 #define VICINAL_INGEST_IMPORTS_H
 
+#include <pthread.h>
+
 #include "services/ingest/import_job.h"
 #include "services/ingest/import_objects.h"
 #include "services/ingest/import_parse.h"
@@ -23,6 +25,19 @@ struct import_manifest {
     size_t object; /* index of the pending object, which has the stamp */
     struct bulk_manifest manifest;
 };
+
+/* Memory of the part before, for the next one: tens of megabytes that would have to be touched for
+ * the first time again. */
+struct import_spare {
+    pthread_mutex_t lock;
+    /* below: guarded by lock */
+    struct import_rows rows; /* empty; only its memory counts */
+    struct buffer object;
+};
+
+/* import_write.c.  Free is fine with NULL. */
+MUST_CHECK enum err_code import_spare_new(struct import_spare **out, struct err *err);
+void import_spare_free(struct import_spare *spare);
 
 /* One request that changes an import. */
 struct import_work {

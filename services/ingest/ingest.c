@@ -8,6 +8,7 @@
 #include "common/base/json_writer.h"
 #include "common/base/log.h"
 #include "common/http/json_doc.h"
+#include "services/ingest/imports.h"
 #include "services/ingest/settle.h"
 
 static const struct log_context CONTEXT = {.operation = "ingest"};
@@ -150,6 +151,7 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
     ingest->env = setup->env;
     ingest->embedders = NULL;
     ingest->spool = NULL;
+    ingest->spare = NULL;
     ingest->replayer = NULL;
     ingest->settler = NULL;
     ingest->registered = false;
@@ -160,6 +162,8 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
         rc = busy_open(&ingest->busy, setup->env, err);
     if (rc == ERR_OK)
         rc = embedders_open(&ingest->embedders, &embedders, err);
+    if (rc == ERR_OK && setup->blob != NULL)
+        rc = import_spare_new(&ingest->spare, err);
     if (rc == ERR_OK && setup->spool != NULL)
         rc = spool_open(&ingest->spool, &spool, err);
     if (rc != ERR_OK)
@@ -215,6 +219,8 @@ void ingest_close(struct ingest *ingest)
     ingest->busy = NULL;
     embedders_close(ingest->embedders);
     ingest->embedders = NULL;
+    import_spare_free(ingest->spare);
+    ingest->spare = NULL;
     ingest->env = NULL;
 }
 

@@ -55,6 +55,8 @@ struct ingest_setup {
     uint64_t spool_bytes; /* 0: SPOOL_BYTES_DEFAULT */
 };
 
+struct import_spare;
+
 struct ingest_metrics {
     struct metric *latency, *upserts, *deletes, *truncates, *changes, *foreign, *imported;
     struct metric *busy, *collections, *wal_used, *wal_free, *holder;
@@ -88,9 +90,10 @@ struct ingest {
     struct env_thread *settler; /* settle.h */
     struct ingest_metrics metrics;
     char url[160];
-    atomic_uint writes; /* of clients, under way */
-    atomic_uint parts;  /* of imports, under way */
-    bool registered;    /* before the threads start, then the appender's */
+    atomic_uint writes;         /* of clients, under way */
+    atomic_uint parts;          /* of imports, under way */
+    struct import_spare *spare; /* imports.h; NULL: without a blob store */
+    bool registered;            /* before the threads start, then the appender's */
     /* a process's own back ends, main.c's */
     struct meta *meta;
     struct blob *blob;
