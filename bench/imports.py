@@ -6,9 +6,9 @@ For each way a suite of its own (one shard); the clock runs from opening the fil
 says that the last row is durable; then until all rows are counted freshly.  Client and servers share
 the machine.  The ways take turns; told are the median and the range of the rounds.
 
-  npy         the file as it is, parts of 16 MiB, the next one under way while one is worked on
+  npy         the file as it is, in parts of 16 MiB, four under way at a time
   ndjson      vectors in base64, likewise
-  batches     POST …/records with 1,000 records, vectors in base64, four connections
+  batches     POST …/records with 1,000 records, vectors in base64, four at a time
   singles     POST …/records with one record, eight connections (a tenth of the rows)
 """
 import argparse
@@ -29,6 +29,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "tests/l
 from suite import Client, Suite  # noqa: E402
 
 PART = 16 << 20
+CONNECTIONS = 4
 COUNT = {"fresh": True, "timeout_ms": 60000}
 
 
@@ -64,39 +65,41 @@ def parts_of(path, form, dimension):
 
 
 def upload(suite, path, form, dimension):
-    """Two connections take turns: while one part is worked on the next one travels."""
+    """The first part; then, over some connections, the others side by side: each waits for its turn."""
     base = "/v1/collections/c/imports"
-    job = suite.post(base, {"format": form}).body["id"]
+    data_path = f"{base}/{suite.post(base, {'format': form}).body['id']}/data"
     parts = parts_of(path, form, dimension)
-    clients, done, sent = [Client(suite.url), Client(suite.url)], [], []
-    turns = [threading.Event() for _ in range(len(parts) + 1)]
-    turns[0].set()
+    numbers, lock = iter(range(1, len(parts))), threading.Lock()
 
-    def send(which):
-        with open(path, "rb", buffering=0) as file:
-            for number in range(which, len(parts), 2):
-                begin, end = parts[number]
-                turns[number].wait()
-                final = "&final=true" if number + 1 == len(parts) else ""
-                file.seek(begin)
-                data = file.read(end - begin)
-                # The part before has gone out: this one arrives behind it.
-                threading.Timer(0.03, turns[number + 1].set).start()
-                while True:
-                    answer = clients[which].request("PUT", f"{base}/{job}/data?offset={begin}{final}", data,
-                                                    {"Content-Type": "application/octet-stream"})
-                    if answer.status != 409:
-                        break
-                    sent.append(number)  # it overtook the part before
+    def send(client, file, number):
+        begin, end = parts[number]
+        final = "&final=true" if number + 1 == len(parts) else ""
+        file.seek(begin)
+        data = file.read(end - begin)
+        while True:
+            answer = client.request("PUT", f"{data_path}?offset={begin}{final}", data,
+                                    {"Content-Type": "application/octet-stream"})
+            if answer.status != 409:  # it overtook the part before
                 assert answer.status == 200 and answer.body["offset"] == end, answer
-                done.append(end)
+                return
 
-    threads = [threading.Thread(target=send, args=(which,)) for which in range(2)]
+    def run():
+        client = Client(suite.url)
+        with open(path, "rb", buffering=0) as file:
+            while True:
+                with lock:
+                    number = next(numbers, None)
+                if number is None:
+                    return
+                send(client, file, number)
+
+    with open(path, "rb", buffering=0) as file:
+        send(Client(suite.url), file, 0)
+    threads = [threading.Thread(target=run) for _ in range(CONNECTIONS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(done) == len(parts)
 
 
 def post_all(suite, path, batch, connections, rows):
@@ -143,7 +146,7 @@ def measure(way, folder, rows, dimension):
         elif way == "ndjson":
             upload(suite, folder / "rows.ndjson", "ndjson", dimension)
         elif way == "batches":
-            post_all(suite, folder / "rows.ndjson", 1000, 4, rows)
+            post_all(suite, folder / "rows.ndjson", 1000, CONNECTIONS, rows)
         else:
             rows //= 10
             post_all(suite, folder / "rows.ndjson", 1, 8, rows)

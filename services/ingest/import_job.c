@@ -76,6 +76,21 @@ void import_job_refuse(struct import_job *job, uint64_t row, uint64_t at, const 
                    why->pointer[0] == '\0' ? "" : " at ", 50, why->pointer);
 }
 
+void import_job_merge(struct import_job *job, const struct import_job *ahead, uint64_t base)
+{
+    job->next.rows += ahead->next.rows;
+    job->next.refused += ahead->next.refused;
+    for (size_t i = 0; i < ahead->error_count && job->error_count < IMPORT_ERRORS_MAX; i++) {
+        job->errors[job->error_count] = ahead->errors[i];
+        job->errors[job->error_count++].row += base;
+    }
+    memcpy(job->objects, ahead->objects, ahead->object_count * sizeof(job->objects[0]));
+    job->object_count = ahead->object_count;
+    job->npy_data_at = ahead->npy_data_at;
+    job->npy_rows = ahead->npy_rows;
+    job->npy_is_f16 = ahead->npy_is_f16;
+}
+
 /* --- writing --------------------------------------------------------------------------------- */
 
 static void write_progress(struct json_writer *w, const char *key,
@@ -145,7 +160,6 @@ static void write_job(const struct import_job *job, struct buffer *out)
     write_progress(&w, "next", &job->next);
     json_key(&w, "pending");
     json_bool(&w, job->is_pending);
-    write_number(&w, "objects_made", job->objects_made);
     write_number(&w, "npy_data_at", job->npy_data_at);
     write_number(&w, "npy_rows", job->npy_rows);
     json_key(&w, "npy_f16");
@@ -293,7 +307,6 @@ static bool read_job(json_t *row, struct import_job *job)
     return read_names(row, job) && read_number(row, "bytes_total", &job->bytes_total) &&
            read_number(row, "errors_max", &job->errors_max) &&
            read_progress(row, "done", &job->done) && read_progress(row, "next", &job->next) &&
-           read_number(row, "objects_made", &job->objects_made) &&
            read_number(row, "npy_data_at", &job->npy_data_at) &&
            read_number(row, "npy_rows", &job->npy_rows) &&
            read_number(row, "created_us", &job->created_us) &&

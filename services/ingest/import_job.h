@@ -61,7 +61,6 @@ struct import_job {
     struct import_object objects[IMPORT_OBJECTS_MAX];
     size_t object_count; /* pending; 0 with is_pending: only refused rows, or the end */
     bool is_pending;
-    uint64_t objects_made; /* names the next one */
     struct import_error errors[IMPORT_ERRORS_MAX];
     size_t error_count;
     uint64_t npy_data_at, npy_rows; /* npy, once its header was read: data_at above 0 */
@@ -93,6 +92,9 @@ MUST_CHECK enum err_code import_jobs_sweep(struct meta *meta, uint64_t now_us, s
 const char *import_format_name(enum import_format format);
 bool import_format_from_name(const char *name, enum import_format *out);
 const char *import_state_name(enum import_state state);
+
+/* What a part that was read ahead has brought, of which the first row is number `base`. */
+void import_job_merge(struct import_job *job, const struct import_job *ahead, uint64_t base);
 
 /* Note a refused row; it is counted in next. */
 void import_job_refuse(struct import_job *job, uint64_t row, uint64_t at, const struct err *why);

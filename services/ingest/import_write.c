@@ -8,7 +8,7 @@
 #include "common/base/checked.h"
 #include "services/ingest/imports.h"
 
-#define APPEND_NS (10 * NS_PER_S) /* for the gate and the append, however long the objects took */
+#define APPEND_NS (10 * NS_PER_S) /* for a turn, however long reading the part took */
 
 /* Ids of imports are keys of an incarnation that no collection has. */
 static const uint8_t IMPORT_KEYS[INCARNATION_BYTES] = "import\0keys\0\0\0\0";
@@ -16,10 +16,10 @@ static const uint8_t IMPORT_KEYS[INCARNATION_BYTES] = "import\0keys\0\0\0\0";
 /* --- manifests ------------------------------------------------------------------------------- */
 
 /* Of the sections at hand, which are the object's of this index. */
-static enum err_code add_manifests(struct import_work *work, size_t object, uint32_t count,
-                                   struct err *err)
+static enum err_code add_manifests(struct import_work *work, const struct import_job *job,
+                                   size_t object, uint32_t count, struct err *err)
 {
-    const char *name = work->job->objects[object].name;
+    const char *name = job->objects[object].name;
     size_t wanted = work->manifest_count + count;
 
     if (wanted > work->manifest_size) {
@@ -67,7 +67,7 @@ static enum err_code read_manifests(struct import_work *work, size_t index, stru
         rc = bulk_head_decode(work->sections, count, head->data, head->len, err);
     if (rc == ERR_OK && work->sections[count - 1].partition >= work->rows.partitions)
         rc = err_set(err, ERR_CORRUPT, "object %s is of more partitions", object->name);
-    return rc == ERR_OK ? add_manifests(work, index, count, err) : rc;
+    return rc == ERR_OK ? add_manifests(work, work->job, index, count, err) : rc;
 }
 
 static enum err_code add_records(struct import_work *work)
@@ -194,8 +194,10 @@ void import_spare_free(struct import_spare *spare)
 {
     if (spare == NULL)
         return;
-    import_rows_free(&spare->rows);
-    buffer_free(&spare->object);
+    for (size_t i = 0; i < spare->count; i++) {
+        import_rows_free(&spare->rows[i]);
+        buffer_free(&spare->objects[i]);
+    }
     pthread_mutex_destroy(&spare->lock);
     free(spare);
 }
@@ -205,10 +207,10 @@ static void take_spare(struct import_work *work)
     struct import_spare *spare = work->write->ingest->spare;
 
     pthread_mutex_lock(&spare->lock);
-    work->rows = spare->rows;
-    work->object = spare->object;
-    spare->rows = (struct import_rows){0};
-    spare->object = (struct buffer){0};
+    if (spare->count > 0) {
+        work->rows = spare->rows[--spare->count];
+        work->object = spare->objects[spare->count];
+    }
     pthread_mutex_unlock(&spare->lock);
 }
 
@@ -222,43 +224,77 @@ static void give_back(struct import_work *work)
     import_rows_reset(&work->rows);
     work->rows.borrowed = NULL;
     pthread_mutex_lock(&spare->lock);
-    if (spare->object.data == NULL && spare->rows.placed == NULL) {
-        spare->rows = work->rows;
-        spare->object = work->object;
+    if (spare->count < IMPORT_SPARES_MAX) {
+        spare->rows[spare->count] = work->rows;
+        spare->objects[spare->count++] = work->object;
         work->rows = (struct import_rows){0};
         work->object = (struct buffer){0};
     }
     pthread_mutex_unlock(&spare->lock);
 }
 
-enum err_code import_begin(struct import_work *work, struct write *write)
+enum err_code import_open(struct import_work *work, struct write *write)
 {
-    struct ingest *ingest = write->ingest;
+    const struct sequencer *sequencer = &write->ingest->sequencer;
+
+    *work = (struct import_work){.write = write};
+    work->sections = array_alloc(sequencer->partitions, sizeof(*work->sections));
+    if (work->sections == NULL)
+        return err_set(&write->req->err, ERR_NO_MEMORY, "no memory for an import");
+    take_spare(work);
+    work->rows.partitions = sequencer->partitions;
+    work->rows.dimension = write->collection.dimension;
+    return ERR_OK;
+}
+
+static enum err_code load(struct import_work *work, struct import_job **out)
+{
+    struct write *write = work->write;
+    struct request *req = write->req;
+    enum err_code rc =
+        import_job_load(out, write->ingest->setup.meta, req->params[1], req->params[0], &req->err);
+
+    if (rc != ERR_OK ||
+        memcmp((*out)->incarnation, write->collection.incarnation, INCARNATION_BYTES) == 0)
+        return rc;
+    return err_set(&req->err, ERR_COLLECTION_NOT_FOUND,
+                   "collection '%s' was dropped and created again since", req->params[0]);
+}
+
+enum err_code import_begin(struct import_work *work)
+{
+    struct write *write = work->write;
     struct request *req = write->req;
     struct busy_key key = {.incarnation = IMPORT_KEYS,
                            .id = req->params[1],
                            .len = req->param_lens[1],
                            .mode = BUSY_ALONE};
+    struct import_manifest *ahead = work->manifests;
+    size_t count = work->manifest_count, size = work->manifest_size;
     enum err_code rc;
 
-    *work = (struct import_work){.write = write};
-    work->sections = array_alloc(ingest->sequencer.partitions, sizeof(*work->sections));
-    if (work->sections == NULL)
-        return err_set(&req->err, ERR_NO_MEMORY, "no memory for an import");
-    rc = busy_take(ingest->busy, &work->claim, &key, 1, write->deadline_ns, &req->err);
-    take_spare(work);
-    work->rows.partitions = ingest->sequencer.partitions;
-    work->rows.dimension = write->collection.dimension;
+    write->deadline_ns = env_boot_ns(write->ingest->env) + APPEND_NS;
+    rc = busy_take(write->ingest->busy, &work->claim, &key, 1, write->deadline_ns, &req->err);
     if (rc == ERR_OK)
-        rc = import_job_load(&work->job, ingest->setup.meta, req->params[1], req->params[0],
-                             &req->err);
-    if (rc == ERR_OK &&
-        memcmp(work->job->incarnation, write->collection.incarnation, INCARNATION_BYTES) != 0)
-        rc = err_set(&req->err, ERR_COLLECTION_NOT_FOUND,
-                     "collection '%s' was dropped and created again since", req->params[0]);
-    if (rc == ERR_OK && work->job->is_pending)
-        rc = finish_pending(work);
+        rc = load(work, &work->job);
+    if (rc != ERR_OK || !work->job->is_pending)
+        return rc;
+    /* What is pending has manifests of its own. */
+    work->manifests = NULL;
+    work->manifest_count = work->manifest_size = 0;
+    rc = finish_pending(work);
+    free(work->manifests);
+    work->manifests = ahead;
+    work->manifest_count = count;
+    work->manifest_size = size;
     return rc;
+}
+
+void import_leave(struct import_work *work)
+{
+    busy_release(&work->claim);
+    import_job_free(work->job);
+    work->job = NULL;
 }
 
 void import_end(struct import_work *work)
@@ -270,6 +306,7 @@ void import_end(struct import_work *work)
     buffer_free(&work->object);
     free(work->sections);
     free(work->manifests);
+    import_job_free(work->ahead);
     import_job_free(work->job);
 }
 
@@ -279,7 +316,7 @@ void import_end(struct import_work *work)
 static enum err_code put_object(struct import_work *work)
 {
     struct ingest *ingest = work->write->ingest;
-    struct import_job *job = work->job;
+    struct import_job *job = work->ahead;
     struct import_object *object = &job->objects[job->object_count];
     struct err *err = &work->write->req->err;
     char name[sizeof(object->name)];
@@ -296,15 +333,14 @@ static enum err_code put_object(struct import_work *work)
     /* What it holds is part of its name (the head has the hashes of all): nobody who was overtaken
      * can replace it by something else. */
     hash = hash_xxh128(work->object.data, bulk_head_bytes(count));
-    (void)snprintf(name, sizeof(name), "imports/%s/%llu-%016llx%016llx", job->id,
-                   (unsigned long long)job->objects_made, (unsigned long long)hash.high,
-                   (unsigned long long)hash.low);
+    (void)snprintf(name, sizeof(name), "imports/%s/%llu.%zu-%016llx%016llx", job->id,
+                   (unsigned long long)job->done.offset, job->object_count,
+                   (unsigned long long)hash.high, (unsigned long long)hash.low);
     memcpy(object->name, name, sizeof(name));
     rc = blob_put(ingest->setup.blob, object->name, work->object.data, work->object.len, err);
     if (rc != ERR_OK)
         return rc;
-    rc = add_manifests(work, job->object_count, count, err);
-    job->objects_made++;
+    rc = add_manifests(work, job, job->object_count, count, err);
     job->object_count++;
     import_rows_reset(&work->rows);
     return rc;
@@ -322,7 +358,7 @@ static enum err_code add_row(struct import_work *work, struct import_part *part,
         rc = import_rows_add(&work->rows, row, err);
     if (rc != ERR_OK)
         return rc;
-    work->job->next.rows++;
+    work->ahead->next.rows++;
     return import_rows_are_full(&work->rows) ? put_object(work) : ERR_OK;
 }
 
@@ -333,7 +369,7 @@ static enum err_code read_part(struct import_work *work, struct import_part *par
     enum err_code rc = ERR_OK;
 
     work->rows.borrowed = part->job->format == IMPORT_BINARY ? part->body : NULL;
-    while (rc == ERR_OK && work->job->object_count < IMPORT_OBJECTS_MAX) {
+    while (rc == ERR_OK && work->ahead->object_count < IMPORT_OBJECTS_MAX) {
         struct bulk_row row;
 
         why = (struct err){0};
@@ -342,7 +378,7 @@ static enum err_code read_part(struct import_work *work, struct import_part *par
             rc = add_row(work, part, &row);
             continue;
         case IMPORT_READ_REFUSED:
-            import_job_refuse(work->job, part->row, part->job->done.offset + part->row_at, &why);
+            import_job_refuse(work->ahead, part->row, part->job->done.offset + part->row_at, &why);
             continue;
         case IMPORT_READ_FAILED:
             *err = why;
@@ -356,24 +392,63 @@ static enum err_code read_part(struct import_work *work, struct import_part *par
     return rc == ERR_OK ? put_object(work) : rc;
 }
 
-enum err_code import_take_part(struct import_work *work, struct import_part *part)
+/* Which row a part begins with; rows of other formats are numbered when their turn comes.  False:
+ * no row begins there, or it cannot be told yet. */
+static bool first_row(const struct import_job *job, uint32_t dimension, uint64_t offset,
+                      uint64_t *row)
+{
+    uint64_t bytes = dimension * (job->npy_is_f16 ? 2 : sizeof(float));
+
+    *row = 0;
+    if (job->format != IMPORT_NPY || offset == 0)
+        return true;
+    if (job->npy_data_at == 0 || offset < job->npy_data_at ||
+        (offset - job->npy_data_at) % bytes != 0)
+        return false;
+    *row = (offset - job->npy_data_at) / bytes;
+    return true;
+}
+
+enum err_code import_read_ahead(struct import_work *work, struct import_part *part, uint64_t offset)
+{
+    uint64_t began_ns = env_boot_ns(work->write->ingest->env);
+    struct import_job *ahead = NULL;
+    enum err_code rc = load(work, &ahead);
+
+    work->ahead = ahead;
+    if (rc != ERR_OK)
+        return rc;
+    /* Whose turn is over, or cannot come as things stand: the turn tells. */
+    work->is_read = ahead->state == IMPORT_RUNNING && offset >= ahead->done.offset &&
+                    first_row(ahead, work->rows.dimension, offset, &part->next_row);
+    if (!work->is_read)
+        return ERR_OK;
+    ahead->done = (struct import_progress){.offset = offset};
+    ahead->next = (struct import_progress){0};
+    ahead->error_count = ahead->object_count = 0;
+    part->job = ahead;
+    rc = read_part(work, part);
+    ahead->busy_us = (env_boot_ns(work->write->ingest->env) - began_ns) / NS_PER_US;
+    return rc;
+}
+
+enum err_code import_take_part(struct import_work *work, const struct import_part *part)
 {
     struct import_job *job = work->job;
     struct ingest *ingest = work->write->ingest;
-    uint64_t began_ns = env_boot_ns(ingest->env), before = job->done.rows;
+    uint64_t before = job->done.rows;
     enum err_code rc;
 
-    assert(!job->is_pending && job->state == IMPORT_RUNNING);
-    rc = read_part(work, part);
-    if (rc != ERR_OK)
-        return rc;
+    assert(!job->is_pending && job->state == IMPORT_RUNNING && work->is_read);
+    import_job_merge(job, work->ahead,
+                     job->format == IMPORT_NPY ? 0 : job->done.rows + job->done.refused);
     job->next.offset += part->at;
     if (job->next.refused > job->errors_max)
         job->state = IMPORT_FAILED;
     else if (part->is_final && part->at == part->len)
         job->state = IMPORT_SUCCEEDED;
     job->is_pending = true;
-    job->busy_us += (env_boot_ns(ingest->env) - began_ns) / NS_PER_US;
+    job->busy_us += work->ahead->busy_us;
     /* Behind every write that was decided before, ahead of every one that is not yet. */
     rc = take_gate(work);
     for (size_t i = 0; i < job->object_count && rc == ERR_OK; i++)

@@ -11,6 +11,9 @@
 #include "common/base/text.h"
 #include "common/http/json_doc.h"
 
+#define TURN_NS (5 * NS_PER_S)
+#define LOOK_NS (2 * NS_PER_MS)
+
 /* --- answers --------------------------------------------------------------------------------- */
 
 static void number(struct json_writer *w, const char *key, uint64_t value)
@@ -210,10 +213,37 @@ static enum err_code check_turn(const struct import_job *job, uint64_t offset, s
                        import_state_name(job->state));
     if (offset != job->done.offset)
         return err_set(err, ERR_VERSION_CONFLICT,
-                       "the upload stands at %llu, the part begins at "
-                       "%llu",
+                       "the upload stands at %llu, the part begins at %llu",
                        (unsigned long long)job->done.offset, (unsigned long long)offset);
     return ERR_OK;
+}
+
+/* Take the import; a part that is ahead of its turn waits while others are worked on.
+ * Errors: ERR_VERSION_CONFLICT (it is not its turn) … */
+static enum err_code await_turn(struct import_work *work, uint64_t offset)
+{
+    struct ingest *ingest = work->write->ingest;
+    struct err *err = &work->write->req->err;
+    uint64_t until_ns = env_boot_ns(ingest->env) + TURN_NS;
+    enum err_code rc;
+
+    for (;;) {
+        rc = import_begin(work);
+        if (rc != ERR_OK)
+            return rc;
+        if (work->job->state != IMPORT_RUNNING || work->job->done.offset >= offset ||
+            atomic_load(&ingest->parts) < 2 || env_boot_ns(ingest->env) >= until_ns)
+            break;
+        import_leave(work);
+        if (env_sleep_until(ingest->env, env_boot_ns(ingest->env) + LOOK_NS) != ERR_OK)
+            return err_set(err, ERR_DEAD, "shutting down");
+    }
+    rc = check_turn(work->job, offset, err);
+    /* Rows of npy can be told when the first part has been taken. */
+    if (rc == ERR_OK && !work->is_read)
+        rc = err_set(err, ERR_VERSION_CONFLICT,
+                     "the upload has just come to this part; send it again");
+    return rc;
 }
 
 /* A part takes its body's memory twice more. */
@@ -240,16 +270,15 @@ enum err_code handle_put_import_data(struct request *req)
         rc = enter(ingest, &entered, &req->err);
     if (rc == ERR_OK)
         rc = read_query(req, &offset, &part.is_final);
+    part.collection = &write.collection;
     if (rc == ERR_OK)
-        rc = import_begin(&work, &write);
+        rc = import_open(&work, &write);
     if (rc == ERR_OK)
-        rc = check_turn(work.job, offset, &req->err);
-    if (rc == ERR_OK) {
-        part.job = work.job;
-        part.collection = &write.collection;
-        part.next_row = work.job->done.rows + work.job->done.refused;
+        rc = import_read_ahead(&work, &part, offset);
+    if (rc == ERR_OK)
+        rc = await_turn(&work, offset);
+    if (rc == ERR_OK)
         rc = import_take_part(&work, &part);
-    }
     if (rc == ERR_OK)
         answer(req, work.job);
     import_part_free(&part);
@@ -269,7 +298,9 @@ enum err_code handle_cancel_import(struct request *req)
     enum err_code rc = begin(&write, req);
 
     if (rc == ERR_OK)
-        rc = import_begin(&work, &write);
+        rc = import_open(&work, &write);
+    if (rc == ERR_OK)
+        rc = import_begin(&work);
     if (rc == ERR_OK && work.job->state != IMPORT_RUNNING)
         rc = err_set(&req->err, ERR_VERSION_CONFLICT, "the import has ended: %s",
                      import_state_name(work.job->state));

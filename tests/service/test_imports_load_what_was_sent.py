@@ -292,3 +292,32 @@ def test_a_damaged_or_missing_object_is_waited_for_loudly():
         path.write_bytes(whole)
         suite.start()
         assert count_freshly(suite) == 500
+
+
+def test_parts_may_be_sent_side_by_side(shared, c):
+    upload = Upload(shared, c, format="ndjson")
+    parts, at = [], 0
+    for number in range(6):
+        data = "".join('{"id":"%d-%d"}\n' % (number, n) for n in range(500)).encode() + b"nonsense\n"
+        parts.append((at, data))
+        at += len(data)
+    answers = {}
+
+    def send(number):
+        while True:
+            answer = upload.door.request("PUT", f"{upload.path}/data?offset={parts[number][0]}" +
+                                         ("&final=true" if number == 5 else ""), parts[number][1])
+            if answer.status != 409:
+                break
+        answers[number] = answer
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in (3, 1, 5, 0, 2, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answers[n].status for n in range(6)] == [200] * 6
+    body = upload.look()
+    assert body["state"] == "succeeded" and body["rows_done"] == 3000 and body["offset"] == at
+    assert [e["row"] for e in body["errors"]] == [501 * n + 500 for n in range(6)]
+    assert len(rows_of(shared, c)) == 3000
