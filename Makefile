@@ -25,7 +25,7 @@ DEPFLAGS  = -MMD -MP
 SYSTEM_LIBS := -lcivetweb -lcurl -ljansson -lsqlite3 -llmdb -lrdkafka -lhiredis -lpq -lzstd -lxxhash -lcrypto -lz -lm
 
 SERVICES := router shard ingest replicator
-BACKENDS := embedder wal cache meta store
+BACKENDS := embedder wal cache meta store blob
 LIB_DIRS := common/base common/model common/observe common/http $(BACKENDS:%=backends/%) engine \
             cluster $(SERVICES:%=services/%) cli tests/lib tests/sim
 
@@ -43,7 +43,7 @@ TEST_LIBS    := $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,service
 
 BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/wal-bench
 
-.PHONY: all help deps deps-test run test bench bench-engine bench-distributed format clean
+.PHONY: all help deps deps-test run test bench bench-engine bench-distributed bench-imports format clean
 all: $(BINARIES)
 
 help:
@@ -53,6 +53,7 @@ help:
 	@echo "make bench      the table of the README (DATA=folder with docs-100k.npy)"
 	@echo "make bench-engine       the engine beside public libraries (SETS='--make 100000x384')"
 	@echo "make bench-distributed  writes into Kafka, two regions, the cache in Redis"
+	@echo "make bench-imports      imports from a file to durable, beside record by record"
 	@echo "make nightly    long fuzzing, 5,000 simulation seeds, a long kill loop"
 	@echo "make format     clang-format over all sources"
 
@@ -113,7 +114,7 @@ deps:
 
 deps-test: deps
 	@sh tools/install_packages.sh $(APT_TEST)
-	@$(MAKE) -s $(BUILD)/venv/ready $(BUILD)/venv/generator build/kafka/ready
+	@$(MAKE) -s $(BUILD)/venv/ready $(BUILD)/venv/generator build/kafka/ready build/s3/ready
 
 $(BUILD)/venv/ready: tests/clients/requirements.txt $(wildcard clients/python/pyproject.toml)
 	@mkdir -p $(BUILD)
@@ -133,6 +134,13 @@ build/kafka/ready: tools/kafka/pom.xml
 	@mkdir -p $(@D)
 	mvn -q -B -f $< org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies \
 	    -DincludeScope=runtime -DoutputDirectory=$(abspath $(@D))
+	touch $@
+
+# Likewise a server of the S3 protocol.
+build/s3/ready: tools/s3/requirements.txt
+	@mkdir -p $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install -q --disable-pip-version-check -r $<
 	touch $@
 
 # --- the two commands --------------------------------------------------------------------------
@@ -173,6 +181,10 @@ bench-engine: all $(BUILD)/venv-engine/ready
 # The same suite on Kafka, Redis and Postgres, and in two regions; servers of its own, of the tests.
 bench-distributed: all build/kafka/ready
 	@VICINAL_BIN=$(abspath $(BIN)) python3 bench/distributed.py $(BENCH)
+
+# Imports beside record by record.
+bench-imports: all
+	@VICINAL_BIN=$(abspath $(BIN)) python3 bench/imports.py $(BENCH)
 
 format:
 	clang-format-14 -i $$(git ls-files '*.c' '*.h')

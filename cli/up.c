@@ -37,6 +37,9 @@ static const struct option options[] = {
      .help = "The log; default file:DATA/wal.  {region} becomes the region's name."},
     {ROW("meta", OPTION_TEXT, meta),
      .help = "Metadata store; default sqlite:DATA/meta.db.  {region} as above."},
+    {ROW("blob", OPTION_TEXT, blob),
+     .help = "Where imports are kept: file:DIR or s3://BUCKET/PREFIX?endpoint=URL; default "
+             "file:DATA/blob.  All regions have to reach it."},
     {ROW("cache", OPTION_TEXT, cache), .fallback = "memory:64MiB",
      .help = "Result cache: memory:SIZE, redis://HOST:PORT or none:."},
     EMBEDDERS_OPTION_ROWS(struct up, embedders, embedders_cache),

@@ -26,6 +26,7 @@ struct up_region {
     char name[REGION_NAME_BYTES]; /* "": the only one */
     char data[PATH_MAX];
     char wal_url[UP_URL_BYTES], meta_url[UP_URL_BYTES], cache_url[UP_URL_BYTES];
+    char blob_url[UP_URL_BYTES];
     char listen[128];
     char router_url[192]; /* once it listens */
     int lock;             /* of its own folder */
@@ -35,7 +36,7 @@ struct up_region {
 
 struct up {
     /* settings */
-    const char *data, *listen, *wal, *cache, *meta, *log_level, *region_names;
+    const char *data, *listen, *wal, *cache, *meta, *log_level, *region_names, *blob;
     const char *embedders, *embedders_cache;
     uint64_t shards, replicas, partitions;
     bool repair;

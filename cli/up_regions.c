@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/blob/blob.h"
 #include "backends/wal/wal.h"
 #include "cli/up.h"
 #include "common/base/checked.h"
@@ -131,6 +132,25 @@ static enum err_code set_listen(const struct up *up, struct up_region *region, s
     return ERR_OK;
 }
 
+/* One for all regions: objects of one are read in the others. */
+static enum err_code set_blob(const struct up *up, struct up_region *region, struct err *err)
+{
+    const struct url_option blob = {"blob", up->blob, NULL, NULL};
+    enum err_code rc;
+    int len;
+
+    if (up->blob == NULL) {
+        len = snprintf(region->blob_url, UP_URL_BYTES, "file:%s/blob", up->data);
+        return len >= 0 && len < UP_URL_BYTES ? ERR_OK
+                                              : err_set(err, ERR_CONFIG, "--data is too long");
+    }
+    if (strstr(up->blob, PLACE) != NULL)
+        return err_set(err, ERR_CONFIG, "--blob has " PLACE " in it: regions share their imports");
+    rc = blob_check_url(up->blob, err);
+    return rc == ERR_OK ? fill_url(up, region, &blob, region->blob_url, err)
+                        : err_wrap(err, "--blob");
+}
+
 enum err_code up_set_regions(struct up *up, struct err *err)
 {
     const struct url_option wal = {"wal", up->wal, "file:", "/wal"};
@@ -151,6 +171,8 @@ enum err_code up_set_regions(struct up *up, struct err *err)
             rc = own_url(up, region, &meta, region->meta_url, err);
         if (rc == ERR_OK)
             rc = fill_url(up, region, &cache, region->cache_url, err);
+        if (rc == ERR_OK)
+            rc = set_blob(up, region, err);
         if (rc == ERR_OK)
             rc = set_listen(up, region, i, err);
     }
@@ -248,6 +270,8 @@ static enum err_code add_ingest(struct up *up, struct up_region *region, struct 
                                 embedders,
                                 "--wal",
                                 region->wal_url,
+                                "--blob",
+                                region->blob_url,
                                 "--partitions",
                                 partitions,
                                 "--spool",
@@ -268,8 +292,9 @@ static enum err_code add_shard(struct up *up, const struct up_region *region, ui
                                uint32_t replica, struct err *err)
 {
     char shard_text[16], replica_text[16], data[PATH_MAX];
-    const char *const args[] = {"--shard", shard_text, "--replica",     replica_text, "--data",
-                                data,      "--wal",    region->wal_url, NULL};
+    const char *const args[] = {
+        "--shard", shard_text,      "--replica", replica_text,     "--data", data,
+        "--wal",   region->wal_url, "--blob",    region->blob_url, NULL};
     struct child *child = &up->children[up->child_count];
     size_t named;
     enum err_code rc;

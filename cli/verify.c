@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "backends/blob/blob.h"
 #include "backends/meta/meta_verify.h"
 #include "cli/verify.h"
 #include "cluster/regions.h"
@@ -22,9 +23,15 @@
 #include "services/ingest/spool_verify.h"
 
 #define REGIONS_FILE  "regions" /* up_folder.c */
+#define BLOB_FOLDER   "blob"    /* up_regions.c */
 #define REGIONS_BYTES 4096
 
 static const struct option options[] = {
+    {.name = "blob",
+     .type = OPTION_TEXT,
+     .help = "Blob store of imports, as `up` was given it.  By default DIR/blob, if it is there;\n"
+             "without one, rows that were imported are not compared.",
+     .offset = offsetof(struct verify, blob_url)},
     {.name = "json",
      .type = OPTION_BOOL,
      .fallback = "false",
@@ -80,7 +87,7 @@ static enum err_code look_at_spool(struct verify *verify, const char *folder, st
 static enum err_code look_at_shard(struct verify *verify, const char *folder, const char *name,
                                    struct verify_shard *shard, struct err *err)
 {
-    struct shard_verify_setup setup = {.env = verify->env};
+    struct shard_verify_setup setup = {.env = verify->env, .blob = verify->blob};
     struct err why = {0};
     enum err_code rc = verify_thing_begin(&shard->thing, verify, "shard", folder, name, err);
 
@@ -109,6 +116,8 @@ static void end_shard(struct verify_shard *shard)
         verify_count(shard->thing, "segments", found->segment_files);
         verify_count(shard->thing, "vectors in segments", found->segment_vectors);
         verify_count(shard->thing, "segment bytes", found->segment_bytes);
+        if (found->bulk_uncompared > 0)
+            verify_count(shard->thing, "sections of imports not compared", found->bulk_uncompared);
     }
     shard_verify_close(shard->look);
     verify_thing_end(shard->thing);
@@ -231,6 +240,22 @@ static bool has_segments(const char *folder)
     return count > 0;
 }
 
+/* One for all regions of the folder, as `up` has it. */
+static enum err_code open_blob(struct verify *verify, const char *folder, struct err *err)
+{
+    char url[PATH_MAX + 16];
+    enum err_code rc;
+
+    if (verify->blob_url != NULL) {
+        rc = blob_open_to_read(&verify->blob, verify->blob_url, verify->env, err);
+        return rc == ERR_OK ? ERR_OK : err_wrap(err, "--blob");
+    }
+    if (!is_there(folder, BLOB_FOLDER))
+        return ERR_OK;
+    (void)snprintf(url, sizeof(url), "file:%s/" BLOB_FOLDER, folder);
+    return blob_open_to_read(&verify->blob, url, verify->env, err);
+}
+
 static enum err_code look_at(struct verify *verify, const char *folder, struct err *err)
 {
     struct verify_shard shard = {0};
@@ -266,11 +291,14 @@ static int run_verify(void *settings, const struct cli_operands *operands)
     verify->writer = &writer;
     json_writer_init(&writer, &verify->report);
     verify_begin(verify);
-    rc = look_at(verify, operands->items[0], &err);
+    rc = open_blob(verify, operands->items[0], &err);
+    if (rc == ERR_OK)
+        rc = look_at(verify, operands->items[0], &err);
     if (rc == ERR_OK && verify_is_stopping())
         rc = err_set(&err, ERR_DEAD, "stopped");
     verify_end(verify);
     buffer_free(&verify->report);
+    blob_close(verify->blob);
     if (rc != ERR_OK)
         (void)cli_fail("verify", &err);
     if (verify->findings > 0)
@@ -281,11 +309,12 @@ static int run_verify(void *settings, const struct cli_operands *operands)
 const struct verb verb_verify = {
     .name = "verify",
     .brief = "Check every checksum and every rule of a data folder.",
-    .synopsis = "DIR [--json]",
+    .synopsis = "DIR [--blob URL] [--json]",
     .about =
         "DIR is the folder of `vicinal up`, or what a log or a shard keeps by itself.  Looks at\n"
         "the log, the stores of the shards, their segments, the spool and the metadata file,\n"
-        "and holds the shards against the log.  Changes nothing; no service may be running.\n\n"
+        "and holds the shards against the log and the objects of imports that it names.\n"
+        "Changes nothing; no service may be running.\n\n"
         "Exit codes: 0 all is well, 1 damage was found, 2 something could not be looked at.",
     .options = options,
     .settings_size = sizeof(struct verify),

@@ -15,7 +15,7 @@
 #include "common/base/scrub.h"
 #include "services/shard/verify.h"
 
-#define VERIFY_COUNTS_MAX 10
+#define VERIFY_COUNTS_MAX 11
 #define VERIFY_TOLD_MAX   20 /* findings of a thing that are told one by one */
 #define VERIFY_SHARDS_MAX 1024
 
@@ -48,8 +48,10 @@ struct verify_thing {
 };
 
 struct verify {
-    bool json; /* the setting */
+    const char *blob_url; /* a setting; NULL: what the folder has */
+    bool json;            /* a setting */
     /* state */
+    struct blob *blob; /* NULL: there is none */
     struct env *env;
     struct buffer report; /* JSON */
     struct json_writer *writer;

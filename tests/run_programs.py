@@ -1,8 +1,9 @@
 """Run test programs, a few at a time; show the output of those that fail; end with a count.
 
 A program that does not end in time is killed and counts as failed.  A program whose source says
-"needs: redis postgres kafka" (any of them) in its first lines finds these servers, started once for
-all, under VICINAL_TEST_REDIS, VICINAL_TEST_POSTGRES and VICINAL_TEST_KAFKA (URLs).
+"needs: redis postgres kafka blobs" (any of them) in its first lines finds these servers, started once
+for all, under VICINAL_TEST_REDIS, VICINAL_TEST_POSTGRES, VICINAL_TEST_KAFKA and VICINAL_TEST_S3
+(URLs).
 """
 import argparse
 import concurrent.futures
@@ -38,6 +39,11 @@ def start_servers(names, stack):
     if "kafka" in names:
         from kafka_broker import KafkaBroker
         os.environ["VICINAL_TEST_KAFKA"] = "kafka://" + stack.enter_context(KafkaBroker()).bootstrap
+    if "blobs" in names:
+        from s3_server import S3Server
+        s3 = stack.enter_context(S3Server())
+        os.environ["VICINAL_TEST_S3"] = s3.url("unit/tests")
+        os.environ.update(s3.environment)
 
 
 def run(program, timeout):

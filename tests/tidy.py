@@ -23,6 +23,7 @@ LAYERS = {
     "backends/meta": ["common/base", "common/model"],
     "backends/cache": ["common/base", "common/model"],
     "backends/store": ["common/base", "common/model"],
+    "backends/blob": ["common/base", "common/model", "common/observe", "common/http"],
     "backends/embedder": ["common/base", "common/model", "common/observe", "common/http",
                           "backends/cache/cache.h"],
     "cluster": ["common", "backends"],

@@ -13,10 +13,12 @@
  *   collection/TENANT/NAME          {"state":"pending"|"active"|"dropped","definition":{…}}  ingest
  *   lease                           {"holder":hex,"url":…,"epochs":[…]}   ingest
  *   catalogue                       {"region":N,"position":…}             ingest
+ *   import/ID                       see services/ingest/import_job.h      ingest
  *   region/NAME                     see cluster/regions.h                 vicinal up, region add
  *   role                            likewise                              router, by command
  *
- * Losing all rows loses nothing: they are rebuilt from the log and from the services' start.
+ * Losing all rows loses nothing that was written: they are rebuilt from the log and from the
+ * services' start, but for the places of imports under way.
  */
 #ifndef VICINAL_BACKENDS_META_H
 #define VICINAL_BACKENDS_META_H

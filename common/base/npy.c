@@ -128,13 +128,12 @@ static size_t type_bytes(enum npy_type type)
     return type == NPY_FLOAT16 ? 2 : 4;
 }
 
-static enum err_code parse(const unsigned char *bytes, size_t size, struct npy *npy,
-                           struct err *err)
+static enum err_code parse_head(const unsigned char *bytes, size_t size, struct npy *npy,
+                                struct err *err)
 {
     static const unsigned char magic[6] = {0x93, 'N', 'U', 'M', 'P', 'Y'};
     size_t prefix = 10;
     size_t header;
-    uint64_t wanted;
 
     if (size < 12 || memcmp(bytes, magic, sizeof(magic)) != 0)
         return err_set(err, ERR_INVALID_ARGUMENT, "npy: not an .npy file");
@@ -149,12 +148,43 @@ static enum err_code parse(const unsigned char *bytes, size_t size, struct npy *
         return err_set(err, ERR_INVALID_ARGUMENT, "npy: the header is cut or too long");
     if (parse_header((struct scanner){bytes + prefix, bytes + prefix + header}, npy, err) != ERR_OK)
         return err->code;
-    if (!checked_mul(npy->rows, (uint64_t)npy->cols, &wanted) ||
-        !checked_mul(wanted, type_bytes(npy->type), &wanted) || wanted != size - prefix - header)
-        return err_set(err, ERR_INVALID_ARGUMENT,
-                       "npy: the file's size is not what its header says");
     npy->data = bytes + prefix + header;
     return ERR_OK;
+}
+
+static bool data_bytes(const struct npy *npy, uint64_t *out)
+{
+    return checked_mul(npy->rows, (uint64_t)npy->cols, out) &&
+           checked_mul(*out, type_bytes(npy->type), out);
+}
+
+static enum err_code parse(const unsigned char *bytes, size_t size, struct npy *npy,
+                           struct err *err)
+{
+    enum err_code code = parse_head(bytes, size, npy, err);
+    uint64_t wanted;
+
+    if (code == ERR_OK &&
+        (!data_bytes(npy, &wanted) || wanted != size - (size_t)(npy->data - bytes)))
+        return err_set(err, ERR_INVALID_ARGUMENT,
+                       "npy: the file's size is not what its header says");
+    return code;
+}
+
+enum err_code npy_parse_head(const unsigned char *bytes, size_t size, struct npy *npy,
+                             struct err *err)
+{
+    struct err local;
+    uint64_t wanted;
+    enum err_code code;
+
+    *npy = (struct npy){0};
+    code = parse_head(bytes, size, npy, err != NULL ? err : &local);
+    if (code == ERR_OK && !data_bytes(npy, &wanted))
+        code = err_set(err, ERR_INVALID_ARGUMENT, "npy: more rows than there can be");
+    if (code != ERR_OK)
+        *npy = (struct npy){0};
+    return code;
 }
 
 enum err_code npy_parse(const unsigned char *bytes, size_t size, struct npy *npy, struct err *err)

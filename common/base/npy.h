@@ -27,6 +27,10 @@ MUST_CHECK enum err_code npy_open(const char *path, struct npy *npy, struct err 
 MUST_CHECK enum err_code npy_parse(const unsigned char *bytes, size_t size, struct npy *npy,
                                    struct err *err);
 
+/* The same for the beginning of such a file: its whole header is there, what follows may be cut. */
+MUST_CHECK enum err_code npy_parse_head(const unsigned char *bytes, size_t size, struct npy *npy,
+                                        struct err *err);
+
 /* Copy row (< rows) to out, cols numbers.  row_f32 converts float16; row_i32 wants NPY_INT32. */
 void npy_row_f32(const struct npy *npy, uint64_t row, float *out);
 void npy_row_i32(const struct npy *npy, uint64_t row, int32_t *out);

@@ -10,10 +10,9 @@
  * that may be sent once only hands its body out once: libcurl would have to ask for it again,
  * cannot, and gives up.  At the deadline what still runs is cut off, its connection closed, and
  * ends with ERR_TIMEOUT. */
-#include "common/http/client.h"
+#include "common/http/client_internal.h"
 
 #include <assert.h>
-#include <curl/curl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,17 +26,6 @@
 #define CONNECTIONS_MAX     512L /* idle ones of a bundle */
 #define CONNECT_MS_FALLBACK 1000u
 #define IDLE_MS_FALLBACK    30000u
-
-struct transfer {
-    CURL *easy;
-    struct http_call *call;
-    struct curl_slist *headers;
-    bool is_running;
-    bool is_retry;   /* sent a second time, on a fresh connection */
-    bool has_reply;  /* something of it came */
-    bool is_too_big; /* the reply passed reply_max */
-    size_t body_at;  /* of a call that may be sent once: handed out so far */
-};
 
 struct bundle {
     struct bundle *next; /* below in the pool */
@@ -138,25 +126,12 @@ static size_t on_header(char *line, size_t one, size_t len, void *context)
         if (text_to_u64(value, value_len, &number) && number <= UINT32_MAX)
             call->retry_after_s = (uint32_t)number;
     } else if (header_value(line, len, "content-length:", &value, &value_len)) {
-        if (text_to_u64(value, value_len, &number) && number <= call->reply_max)
+        if (!text_to_u64(value, value_len, &number))
+            return len;
+        call->length = number;
+        if (number <= call->reply_max)
             (void)buffer_reserve(&call->reply, (size_t)number);
     }
-    return len;
-}
-
-/* Without a function to seek this body cannot be sent a second time.  Nobody asks beyond its end,
- * but a second attempt that libcurl makes when it believes that nothing of the first was sent: what
- * it has handed on already would be missing. */
-static size_t on_read(char *out, size_t one, size_t room, void *context)
-{
-    struct transfer *transfer = context;
-    const struct http_call *call = transfer->call;
-    size_t len = MIN_OF(one * room, call->body_len - transfer->body_at);
-
-    if (len == 0)
-        return CURL_READFUNC_ABORT;
-    memcpy(out, (const char *)call->body + transfer->body_at, len);
-    transfer->body_at += len;
     return len;
 }
 
@@ -239,81 +214,6 @@ static void bundle_put(struct curl_client *client, struct bundle *bundle)
     bundle_free(idle);
 }
 
-static bool add_header(struct transfer *transfer, const char *name, const char *value)
-{
-    char line[HTTP_URL_MAX];
-    struct curl_slist *grown;
-    int len;
-
-    if (value == NULL || value[0] == '\0')
-        return true;
-    len = snprintf(line, sizeof(line), "%s: %s", name, value);
-    if (len < 0 || (size_t)len >= sizeof(line) || strpbrk(value, "\r\n") != NULL)
-        return false;
-    grown = curl_slist_append(transfer->headers, line);
-    if (grown == NULL)
-        return false;
-    transfer->headers = grown;
-    return true;
-}
-
-static bool add_headers(struct transfer *transfer)
-{
-    const struct http_call *call = transfer->call;
-    struct curl_slist *grown;
-
-    curl_slist_free_all(transfer->headers);
-    /* Civetweb would let a client that expects 100-continue wait. */
-    transfer->headers = curl_slist_append(NULL, "Expect:");
-    if (transfer->headers == NULL)
-        return false;
-    if (call->content_type == NULL) {
-        grown = curl_slist_append(transfer->headers, "Content-Type:");
-        if (grown == NULL)
-            return false;
-        transfer->headers = grown;
-    }
-    return add_header(transfer, "Content-Type", call->content_type) &&
-           add_header(transfer, "Accept", call->accept) &&
-           add_header(transfer, "Authorization", call->authorization) &&
-           add_header(transfer, "X-Request-Id", call->request_id) &&
-           add_header(transfer, "traceparent", call->traceparent) &&
-           add_header(transfer, "If-Match", call->if_match);
-}
-
-static void set_body(struct transfer *transfer)
-{
-    const struct http_call *call = transfer->call;
-    CURL *easy = transfer->easy;
-    bool is_asked_for = call->once && call->body_len > 0;
-
-    transfer->body_at = 0;
-    curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)call->body_len);
-    curl_easy_setopt(easy, CURLOPT_POSTFIELDS,
-                     is_asked_for ? NULL : (call->body_len == 0 ? "" : call->body));
-    curl_easy_setopt(easy, CURLOPT_READFUNCTION, is_asked_for ? on_read : NULL);
-    curl_easy_setopt(easy, CURLOPT_READDATA, transfer);
-}
-
-static void set_method(struct transfer *transfer)
-{
-    const struct http_call *call = transfer->call;
-    CURL *easy = transfer->easy;
-    const char *custom = NULL;
-
-    if (call->body_len > 0 || strcmp(call->method, "POST") == 0) {
-        curl_easy_setopt(easy, CURLOPT_POST, 1L);
-        set_body(transfer);
-        custom = strcmp(call->method, "POST") == 0 ? NULL : call->method;
-    } else if (strcmp(call->method, "HEAD") == 0) {
-        curl_easy_setopt(easy, CURLOPT_NOBODY, 1L);
-    } else {
-        curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
-        custom = strcmp(call->method, "GET") == 0 ? NULL : call->method;
-    }
-    curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, custom);
-}
-
 static void forget_answer(struct http_call *call)
 {
     call->rc = ERR_OK;
@@ -321,6 +221,7 @@ static void forget_answer(struct http_call *call)
     call->reply_type[0] = '\0';
     call->etag[0] = '\0';
     call->retry_after_s = 0;
+    call->length = 0;
     buffer_reset(&call->reply);
     err_clear(&call->err);
 }
@@ -340,11 +241,11 @@ static bool transfer_start(struct bundle *bundle, struct transfer *transfer)
         call->rc = err_set(&call->err, ERR_INVALID_ARGUMENT, "the URL is too long");
         return false;
     }
-    if (!add_headers(transfer)) {
+    if (!request_set_headers(transfer)) {
         call->rc = err_set(&call->err, ERR_INVALID_ARGUMENT, "a header cannot be sent");
         return false;
     }
-    set_method(transfer);
+    request_set_method(transfer);
     /* libcurl sends a request again by itself only on a connection that was kept: a call that may
      * be sent once, and has no body to stop that, gets a fresh one. */
     curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT,

@@ -29,6 +29,9 @@ struct http_call {
     const char *request_id;    /* X-Request-Id; NULL: none */
     const char *traceparent;   /* NULL or "": none */
     const char *if_match;      /* If-Match; NULL: none */
+    const char *range;         /* Range: "bytes=0-99"; NULL: none */
+    const char *aws_region;    /* sign for an S3-compatible store there (SigV4); NULL: do not */
+    const char *aws_user;      /* "KEY:SECRET", for that */
     const void *body;
     size_t body_len;
     bool once;        /* never send twice, not even on a fresh connection: for what is not
@@ -45,6 +48,7 @@ struct http_call {
     char reply_type[64]; /* media type without parameters */
     char etag[64];
     uint32_t retry_after_s; /* 0: none said */
+    uint64_t length;        /* as Content-Length says, also of a HEAD; 0: it does not */
     struct err err;         /* for rc != ERR_OK */
 };
 

@@ -65,8 +65,7 @@ static enum err_code check_id(const struct record *record, enum err_code code, s
     return ERR_OK;
 }
 
-/* No element is infinite or not a number: its exponent is not all ones. */
-static bool is_finite_f32(const void *vector, size_t bytes)
+bool record_is_finite(const void *vector, size_t bytes)
 {
     const uint8_t *p = vector;
     uint32_t bad = 0;
@@ -94,7 +93,7 @@ static enum err_code check_vector(const struct record *record, enum err_code cod
     if (record->vector_bytes == 0 || record->vector_bytes % element != 0)
         return err_set(err, code, "a vector of %zu bytes", record->vector_bytes);
     finite = record->vector_is_f16 ? is_finite_f16(record->vector, record->vector_bytes)
-                                   : is_finite_f32(record->vector, record->vector_bytes);
+                                   : record_is_finite(record->vector, record->vector_bytes);
     if (!finite)
         return err_set(err, code, "a vector with an element that is not finite");
     return ERR_OK;
@@ -110,10 +109,11 @@ static uint8_t payload_tag(enum record_op op)
         return FIELD_VERSION_VECTOR;
     case RECORD_EPOCH:
         return FIELD_HOLDER;
+    case RECORD_BULK_MANIFEST:
+        return FIELD_MANIFEST;
     case RECORD_UPSERT:
     case RECORD_DELETE:
     case RECORD_TRUNCATE:
-    case RECORD_BULK_MANIFEST:
         break;
     }
     return 0;
@@ -145,8 +145,6 @@ static enum err_code check_supported(const struct record *record, struct err *er
 {
     if ((record->flags & RECORD_ENCRYPTED) != 0)
         return err_set(err, ERR_NOT_SUPPORTED, "an encrypted record");
-    if (record->op == RECORD_BULK_MANIFEST)
-        return err_set(err, ERR_NOT_SUPPORTED, "a bulk manifest");
     return ERR_OK;
 }
 
@@ -402,7 +400,7 @@ static enum err_code decode_fields(struct record *out, const void *data, size_t 
             break;
         if ((flags & ~FIELD_SKIPPABLE) != 0 || zero != 0)
             return corrupt(err, "unknown flags of a field");
-        if (tag >= FIELD_VECTOR_F32 && tag <= FIELD_HOLDER) {
+        if (tag >= FIELD_VECTOR_F32 && tag <= FIELD_MANIFEST) {
             if (!take_field(out, tag, content, bytes))
                 return corrupt(err, "a field twice, or one that the op has not");
         } else if ((flags & FIELD_SKIPPABLE) == 0) {

@@ -28,6 +28,7 @@
  *   collection        the definition
  *   epoch             the holder, 16 bytes
  *   version vector    the version vector
+ *   bulk manifest     the manifest, see bulk.h
  *
  * An id is 1..500 bytes of UTF-8 without NUL; a vector has at least one element, all finite.  What
  * record_decode refuses, record_encode refuses too: a log never gets what no reader takes.
@@ -56,7 +57,7 @@ enum record_op {
     RECORD_COLLECTION = 4,     /* create, alter, drop: field definition */
     RECORD_EPOCH = 5,          /* a new holder: field holder */
     RECORD_VERSION_VECTOR = 6, /* what the holder knows: field version vector */
-    RECORD_BULK_MANIFEST = 7,  /* reserved: neither written nor read by this version */
+    RECORD_BULK_MANIFEST = 7,  /* upserts that stand in an object: field manifest */
 };
 
 enum record_flag { RECORD_ZSTD = 1, RECORD_ENCRYPTED = 2 };
@@ -69,6 +70,7 @@ enum record_field {
     FIELD_DEFINITION = 5,     /* of RECORD_COLLECTION: JSON, see collection.h */
     FIELD_VERSION_VECTOR = 6, /* see version_vector_encode */
     FIELD_HOLDER = 7,         /* of RECORD_EPOCH: 16 random bytes of who wrote it */
+    FIELD_MANIFEST = 8,       /* of RECORD_BULK_MANIFEST: see bulk.h */
 };
 
 struct centroid_tag {
@@ -97,15 +99,19 @@ struct record {
     size_t text_len;
     const char *metadata;
     size_t metadata_len;
-    const void *payload; /* definition, version vector or holder, by op */
+    const void *payload; /* definition, version vector, holder or manifest, by op */
     size_t payload_len;
 };
+
+/* No float32 among them, little-endian and maybe unaligned, is infinite or not a number: its
+ * exponent is not all ones. */
+bool record_is_finite(const void *vector, size_t bytes);
 
 /* Append the encoded record.  RECORD_ZSTD in flags packs the fields, where that makes the record
  * smaller.  Appends nothing on failure.
  * Errors: ERR_PAYLOAD_TOO_LARGE (over RECORD_BYTES_MAX), ERR_INVALID_ARGUMENT (id, too many
  * centroids, fields that the op has not, a vector that is not finite), ERR_NO_MEMORY,
- * ERR_NOT_SUPPORTED (encryption, bulk manifests). */
+ * ERR_NOT_SUPPORTED (encryption). */
 MUST_CHECK enum err_code record_encode(const struct record *record, struct buffer *out,
                                        struct err *err);
 
@@ -121,12 +127,12 @@ void record_set_turn(void *data, size_t len, const struct record_turn *turn);
 
 /* Decode and check everything, CRC first.  Pointers lead into data, or into scratch (for packed
  * fields; may be NULL if those are to be refused) until it is next used.
- * Errors: ERR_CORRUPT, ERR_NO_MEMORY, ERR_NOT_SUPPORTED (encrypted, bulk manifests). */
+ * Errors: ERR_CORRUPT, ERR_NO_MEMORY, ERR_NOT_SUPPORTED (encrypted). */
 MUST_CHECK enum err_code record_decode(struct record *out, const void *data, size_t len,
                                        struct buffer *scratch, struct err *err);
 
 /* The header, centroid tags and id, no CRC and no fields: for skipping.
- * Errors: ERR_CORRUPT, ERR_NOT_SUPPORTED (encrypted, bulk manifests). */
+ * Errors: ERR_CORRUPT, ERR_NOT_SUPPORTED (encrypted). */
 MUST_CHECK enum err_code record_peek(struct record *out, const void *data, size_t len,
                                      struct err *err);
 

@@ -26,7 +26,7 @@ static enum err_code check_stamp(struct record_verifier *verifier, uint32_t part
         return ERR_OK;
     }
     if (record->stamp.region != verifier->region || record->op == RECORD_COLLECTION ||
-        record->op == RECORD_EPOCH)
+        record->op == RECORD_EPOCH || record->op == RECORD_BULK_MANIFEST)
         return ERR_OK;
     return err_set(err, ERR_CORRUPT, "the record's stamp is not above those before it");
 }

@@ -2,8 +2,9 @@
  *
  *   - every record can be decoded, and stands in the partition of its id;
  *   - of those that count (epoch_admit), the stamps of this region's own rise within a partition:
- *     but a collection's change, which brings its own, and an epoch record, which is stamped
- *     before its writer knows what lands right before it.
+ *     but a collection's change, which brings its own, an epoch record, which is stamped
+ *     before its writer knows what lands right before it, and a bulk manifest, which keeps the
+ *     stamp that was taken before it was appended for the first time.
  *
  * Records are given in the order of each partition, from its first on. */
 #ifndef VICINAL_MODEL_RECORD_VERIFY_H

@@ -43,6 +43,7 @@ struct delivery {
     struct busy_claim claim;
     struct collection *changes; /* of collections, in their order */
     size_t change_count, change_size;
+    struct import_known *known;
 };
 
 static enum err_code malformed(struct delivery *delivery, const char *what)
@@ -114,6 +115,7 @@ static enum err_code check_record(struct delivery *delivery, struct run *run,
         break;
     case RECORD_TRUNCATE:
     case RECORD_COLLECTION:
+    case RECORD_BULK_MANIFEST:
         break;
     default:
         return malformed(delivery, "a record that is no data");
@@ -178,7 +180,7 @@ static enum err_code take_change(struct delivery *delivery, const struct collect
 static enum err_code note_keys(struct delivery *delivery, const uint8_t *incarnation,
                                const struct record *record)
 {
-    bool alone = record->op == RECORD_TRUNCATE;
+    bool alone = record->op == RECORD_TRUNCATE || record->op == RECORD_BULK_MANIFEST;
 
     if (delivery->key_count + 2 > delivery->key_size) {
         size_t size = delivery->key_size == 0 ? 64 : delivery->key_size * 2;
@@ -216,6 +218,8 @@ static enum err_code read_record(struct delivery *delivery, struct run *run,
         rc = check_record(delivery, run, &record);
     if (rc == ERR_OK && record.op == RECORD_COLLECTION)
         rc = note_change(delivery, &record);
+    if (rc == ERR_OK && record.op == RECORD_BULK_MANIFEST)
+        rc = import_check_foreign(delivery->ingest, &record, delivery->known, &delivery->req->err);
     if (rc == ERR_OK)
         rc = sequence_batch_add_encoded(batch, run->foreign.partition, data, len, &record,
                                         &delivery->req->err);
@@ -252,7 +256,9 @@ static enum err_code read_runs(struct delivery *delivery)
     delivery->runs = arena_alloc(&req->arena, count, sizeof(*delivery->runs));
     delivery->errs = arena_alloc(&req->arena, count, sizeof(*delivery->errs));
     delivery->batches = arena_alloc(&req->arena, count, sizeof(struct sequence_batch *));
-    if (delivery->runs == NULL || delivery->errs == NULL || delivery->batches == NULL)
+    delivery->known = arena_alloc(&req->arena, 1, sizeof(*delivery->known));
+    if (delivery->runs == NULL || delivery->errs == NULL || delivery->batches == NULL ||
+        delivery->known == NULL)
         return no_memory(delivery);
     for (uint32_t i = 0; i < count && rc == ERR_OK; i++)
         rc = read_run(delivery, i, &r);

@@ -8,6 +8,7 @@
 #include "common/base/json_writer.h"
 #include "common/base/log.h"
 #include "common/http/json_doc.h"
+#include "services/ingest/imports.h"
 #include "services/ingest/settle.h"
 
 static const struct log_context CONTEXT = {.operation = "ingest"};
@@ -20,6 +21,11 @@ const struct route ingest_routes[] = {
     {"DELETE", "/v1/collections/*/records/*", handle_delete_record, 0, "deleteRecord"},
     {"POST", "/v1/collections/*/records/delete", handle_delete_records, BODY_BYTES_MAX,
      "deleteRecords"},
+    {"POST", "/v1/collections/*/imports", handle_create_import, KIB(64), "createImport"},
+    {"GET", "/v1/collections/*/imports/*", handle_get_import, 0, "getImport"},
+    {"PUT", "/v1/collections/*/imports/*/data", handle_put_import_data, BODY_BYTES_MAX,
+     "putImportData"},
+    {"POST", "/v1/collections/*/imports/*/cancel", handle_cancel_import, 0, "cancelImport"},
     {"POST", "/internal/v1/append", handle_append, BODY_BYTES_MAX, "appendForeign"},
     {"POST", "/internal/v1/replay", handle_replay, BODY_BYTES_MAX, "replaySpool"},
     {"GET", "/internal/v1/status", handle_status, 0, "ingestStatus"},
@@ -40,6 +46,7 @@ static void open_metrics(struct ingest *ingest, struct metrics *m)
         .truncates = metrics_counter(m, COUNT, "op=\"truncate\"", COUNT_HELP),
         .changes = metrics_counter(m, COUNT, "op=\"collection\"", COUNT_HELP),
         .foreign = metrics_counter(m, COUNT, "op=\"foreign\"", COUNT_HELP),
+        .imported = metrics_counter(m, COUNT, "op=\"import\"", COUNT_HELP),
         .busy = metrics_gauge(m, "ingest_busy_ids", "", "Ids that writes hold or wait for."),
         .collections = metrics_gauge(m, "ingest_collections", "", "Active collections."),
         .wal_used = metrics_gauge(m, "wal_used_bytes", "", "Bytes of the log."),
@@ -144,6 +151,7 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
     ingest->env = setup->env;
     ingest->embedders = NULL;
     ingest->spool = NULL;
+    ingest->spare = NULL;
     ingest->replayer = NULL;
     ingest->settler = NULL;
     ingest->registered = false;
@@ -154,6 +162,8 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
         rc = busy_open(&ingest->busy, setup->env, err);
     if (rc == ERR_OK)
         rc = embedders_open(&ingest->embedders, &embedders, err);
+    if (rc == ERR_OK && setup->blob != NULL)
+        rc = import_spare_new(&ingest->spare, err);
     if (rc == ERR_OK && setup->spool != NULL)
         rc = spool_open(&ingest->spool, &spool, err);
     if (rc != ERR_OK)
@@ -209,6 +219,8 @@ void ingest_close(struct ingest *ingest)
     ingest->busy = NULL;
     embedders_close(ingest->embedders);
     ingest->embedders = NULL;
+    import_spare_free(ingest->spare);
+    ingest->spare = NULL;
     ingest->env = NULL;
 }
 

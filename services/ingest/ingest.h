@@ -14,10 +14,12 @@
 
 #include <stdatomic.h>
 
+#include "backends/blob/blob.h"
 #include "backends/embedder/embedders.h"
 #include "backends/meta/meta.h"
 #include "backends/wal/wal.h"
 #include "cluster/cluster.h"
+#include "common/base/hash.h"
 #include "common/http/route.h"
 #include "common/http/service.h"
 #include "common/model/collection.h"
@@ -35,6 +37,7 @@ struct ingest_setup {
     struct env *env;
     struct meta *meta;
     struct cluster *cluster;    /* NULL: no shard can be asked */
+    struct blob *blob;          /* of imports; NULL: there are none */
     struct metrics *metrics;    /* may be NULL */
     struct http_client *client; /* to embedding servers; may be NULL without embedders */
     const char *embedders, *embedders_cache; /* as in embedders_setup */
@@ -52,8 +55,10 @@ struct ingest_setup {
     uint64_t spool_bytes; /* 0: SPOOL_BYTES_DEFAULT */
 };
 
+struct import_spare;
+
 struct ingest_metrics {
-    struct metric *latency, *upserts, *deletes, *truncates, *changes, *foreign;
+    struct metric *latency, *upserts, *deletes, *truncates, *changes, *foreign, *imported;
     struct metric *busy, *collections, *wal_used, *wal_free, *holder;
     struct metric *spooled, *replayed, *replayed_older;
     struct metric *spool_records, *spool_bytes, *spool_age, *spool_parked;
@@ -62,6 +67,7 @@ struct ingest_metrics {
 struct ingest_options {
     const char *wal;
     const char *meta;
+    const char *blob;
     const char *name;
     const char *embedders, *embedders_cache;
     const char *spool;
@@ -84,10 +90,13 @@ struct ingest {
     struct env_thread *settler; /* settle.h */
     struct ingest_metrics metrics;
     char url[160];
-    atomic_uint writes; /* of clients, under way */
-    bool registered;    /* before the threads start, then the appender's */
+    atomic_uint writes;         /* of clients, under way */
+    atomic_uint parts;          /* of imports, under way */
+    struct import_spare *spare; /* imports.h; NULL: without a blob store */
+    bool registered;            /* before the threads start, then the appender's */
     /* a process's own back ends, main.c's */
     struct meta *meta;
+    struct blob *blob;
     struct http_client *client;
     struct cluster *cluster;
     struct embedders *embedders;
@@ -116,6 +125,10 @@ enum err_code handle_upsert_records(struct request *req);    /* records.c */
 enum err_code handle_put_record(struct request *req);        /* record.c */
 enum err_code handle_delete_record(struct request *req);     /* record.c */
 enum err_code handle_delete_records(struct request *req);    /* delete.c */
+enum err_code handle_create_import(struct request *req);     /* imports.c */
+enum err_code handle_get_import(struct request *req);        /* imports.c */
+enum err_code handle_put_import_data(struct request *req);   /* imports.c */
+enum err_code handle_cancel_import(struct request *req);     /* imports.c */
 enum err_code handle_append(struct request *req);            /* foreign.c */
 enum err_code handle_replay(struct request *req);            /* replay.c */
 enum err_code handle_status(struct request *req);            /* status.c */
@@ -174,6 +187,10 @@ MUST_CHECK enum err_code write_check_spool(struct write *write);
  * half-way is answered in full here: ERR_OK with *answered true. */
 MUST_CHECK enum err_code write_commit(struct write *write, bool *answered);
 MUST_CHECK enum err_code write_wait(struct write *write, bool *answered);
+
+/* Commit a batch whose writer knows how to go on after a failure, half-way or not.
+ * Errors: the sequencer's. */
+MUST_CHECK enum err_code write_commit_whole(struct write *write);
 void write_end(struct write *write);
 
 /* Add a record of this write's collection to its batch (made when there is none). */
@@ -196,6 +213,18 @@ MUST_CHECK enum err_code ingest_embed(struct write *write, const struct embedder
 /* wait and timeout_ms, common to all bodies. */
 MUST_CHECK enum err_code write_check_wait(const char *text, size_t len, bool *searchable,
                                           struct err *err);
+
+/* Objects that were found while one request was read. */
+#define IMPORT_KNOWN_MAX 256
+struct import_known {
+    struct hash128 names[IMPORT_KNOWN_MAX];
+    size_t count;
+};
+
+/* import_foreign.c: the object that a bulk manifest of another region names is here.
+ * Errors: ERR_INVALID_ARGUMENT (it is none), ERR_UNAVAILABLE (not yet), ERR_DEAD. */
+MUST_CHECK enum err_code import_check_foreign(struct ingest *ingest, const struct record *record,
+                                              struct import_known *known, struct err *err);
 
 /* --- decide.c ------------------------------------------------------------------------------------
  */

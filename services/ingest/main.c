@@ -23,6 +23,10 @@ static const struct option OPTIONS[] = {
      .fallback = "sqlite:data/meta.db",
      .help = "The metadata store: sqlite:FILE or postgres://….",
      .offset = offsetof(struct ingest, options.meta)},
+    {.name = "blob",
+     .type = OPTION_TEXT,
+     .help = "Where imports are kept: file:DIR or s3://BUCKET/PREFIX?endpoint=URL&region=NAME.",
+     .offset = offsetof(struct ingest, options.blob)},
     {.name = "name",
      .type = OPTION_TEXT,
      .fallback = "0",
@@ -126,6 +130,9 @@ static enum err_code open_service(void *state, struct err *err)
     rc = meta_open(&ingest->meta, ingest->options.meta, ingest->base.env, err);
     if (rc != ERR_OK)
         return err_wrap(err, "--meta");
+    if (ingest->options.blob != NULL &&
+        (rc = blob_open(&ingest->blob, ingest->options.blob, ingest->base.env, err)) != ERR_OK)
+        return err_wrap(err, "--blob");
     rc = http_client_open(&ingest->client, &client, err);
     if (rc != ERR_OK)
         return rc;
@@ -135,6 +142,7 @@ static enum err_code open_service(void *state, struct err *err)
     if (rc != ERR_OK)
         return rc;
     setup.meta = ingest->meta;
+    setup.blob = ingest->blob;
     setup.cluster = ingest->cluster;
     setup.client = ingest->client;
     return ingest_open(ingest, &setup, err);
@@ -171,6 +179,7 @@ static void close_service(void *state)
         cluster_close(ingest->cluster);
     if (ingest->client != NULL)
         http_client_close(ingest->client);
+    blob_close(ingest->blob);
     if (ingest->meta != NULL)
         meta_close(ingest->meta);
 }

@@ -174,33 +174,53 @@ static enum err_code parse_text(struct parse *p, struct upsert_record *record)
     return ERR_OK;
 }
 
-static enum err_code parse_metadata(struct parse *p, struct upsert_record *record)
+/* The object that comes next. */
+static enum err_code read_metadata(struct parse *p, struct json_text *raw)
 {
-    struct json_text raw;
     enum json_kind type;
     uint32_t depth;
     enum err_code rc = json_peek(&p->reader, &type);
 
-    if (rc == ERR_OK && type == JSON_KIND_NULL)
-        return json_read_null(&p->reader);
     if (rc == ERR_OK && type != JSON_KIND_OBJECT)
         rc = err_set(p->err, ERR_INVALID_ARGUMENT, "metadata has to be an object");
     if (rc == ERR_OK)
-        rc = json_skip(&p->reader, &raw, &depth);
+        rc = json_skip(&p->reader, raw, &depth);
     if (rc != ERR_OK)
         return rc;
-    if (raw.len > METADATA_BYTES_MAX)
+    if (raw->len > METADATA_BYTES_MAX)
         return err_set(p->err, ERR_PAYLOAD_TOO_LARGE, "metadata has at most %zu bytes, got %zu",
-                       METADATA_BYTES_MAX, raw.len);
+                       METADATA_BYTES_MAX, raw->len);
     if (depth > METADATA_DEPTH_MAX)
         return err_set(p->err, ERR_INVALID_ARGUMENT, "metadata is nested %u deep, at most %d",
                        depth, METADATA_DEPTH_MAX);
-    rc = metadata_check_keys(raw.data, raw.len, p->arena, p->err);
-    if (rc != ERR_OK)
+    return metadata_check_keys(raw->data, raw->len, p->arena, p->err);
+}
+
+static enum err_code parse_metadata(struct parse *p, struct upsert_record *record)
+{
+    struct json_text raw;
+    bool absent;
+    enum err_code rc = skip_null(p, &absent);
+
+    if (rc == ERR_OK && !absent)
+        rc = read_metadata(p, &raw);
+    if (rc != ERR_OK || absent)
         return rc;
     record->metadata = raw.data;
     record->metadata_len = raw.len;
     return ERR_OK;
+}
+
+enum err_code upsert_check_metadata(const char *data, size_t len, struct arena *arena,
+                                    struct err *err)
+{
+    struct parse p = {.arena = arena, .err = err};
+    struct json_text raw;
+    enum err_code rc;
+
+    json_reader_init(&p.reader, data, len, arena, err);
+    rc = read_metadata(&p, &raw);
+    return rc == ERR_OK ? json_end(&p.reader) : rc;
 }
 
 /* One bit per field, so that none is given twice. */

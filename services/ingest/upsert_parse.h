@@ -48,6 +48,10 @@ MUST_CHECK enum err_code upsert_parse_record(struct upsert_record *out,
                                              const struct upsert_schema *schema, const void *body,
                                              size_t len, struct arena *arena, struct err *err);
 
+/* One object of metadata, within its limits.  Errors: as of upsert_parse. */
+MUST_CHECK enum err_code upsert_check_metadata(const char *data, size_t len, struct arena *arena,
+                                               struct err *err);
+
 /* 1..ID_BYTES_MAX bytes of UTF-8 without NUL.  Errors: ERR_INVALID_ARGUMENT. */
 MUST_CHECK enum err_code upsert_check_id(const char *id, size_t len, struct err *err);
 

@@ -385,6 +385,15 @@ enum err_code write_commit(struct write *write, bool *answered)
     return token_rc != ERR_OK ? token_rc : write_wait(write, answered);
 }
 
+enum err_code write_commit_whole(struct write *write)
+{
+    size_t committed;
+    enum err_code rc = sequencer_commit(&write->ingest->sequencer, write->batch, write->deadline_ns,
+                                        &write->req->err);
+
+    return rc == ERR_OK ? raise_token(write, &committed) : rc;
+}
+
 void write_end(struct write *write)
 {
     busy_release(&write->claim);

@@ -60,7 +60,8 @@ enum err_code follow_open(struct peer *peer, struct err *err)
 static bool is_data(const struct record *record)
 {
     return record->op == RECORD_UPSERT || record->op == RECORD_DELETE ||
-           record->op == RECORD_TRUNCATE || record->op == RECORD_COLLECTION;
+           record->op == RECORD_TRUNCATE || record->op == RECORD_COLLECTION ||
+           record->op == RECORD_BULK_MANIFEST;
 }
 
 /* Its place in the log is its origin; after a doubt that its holder resolved, the offset that was

@@ -6,7 +6,7 @@
  * puts positions and counts into the same transaction.
  *
  * Anything that fails leaves the memory ahead of the store: the caller aborts and loads anew. */
-#include "services/shard/apply.h"
+#include "services/shard/apply_internal.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -19,17 +19,6 @@
 #include "services/shard/rows.h"
 
 #define REMOVE_AT_ONCE 256 /* ids that a walk collects before it removes them */
-
-/* A record on its way. */
-struct step {
-    struct apply *apply;
-    struct store_txn *txn;
-    const struct record *record;
-    struct apply_partition *partition;
-    uint32_t slot;
-    uint64_t offset;
-    struct apply_effects *effects;
-};
 
 void apply_effects_free(struct apply_effects *effects)
 {
@@ -159,18 +148,22 @@ static enum err_code put_vector(struct step *step, struct apply_collection *coll
     struct apply *apply = step->apply;
     uint32_t dim = collection->definition.dimension;
     struct ordinal_key key = ordinal_key_of(collection->number, ordinal);
+    const float *vector = apply->vector;
     enum err_code code;
 
-    apply_unpack_vector(apply, step->record, dim);
+    if (step->is_bulk)
+        vector = step->record->vector;
+    else
+        apply_unpack_vector(apply, step->record, dim);
     code = store_put(step->txn, STORE_VECTORS, ordinal_key_value(&key),
-                     (struct store_value){.data = apply->vector, .len = dim * sizeof(float)}, err);
+                     (struct store_value){.data = vector, .len = dim * sizeof(float)}, err);
     if (code != ERR_OK)
         return code;
     return effects_push(step->effects,
                         (struct apply_effect){.kind = EFFECT_INSERTED,
                                               .collection = collection->number,
                                               .ordinal = ordinal,
-                                              .vector = apply->vector},
+                                              .vector = vector},
                         err);
 }
 
@@ -221,15 +214,15 @@ bool apply_vector_fits(const struct record *record, uint32_t dim)
     return record->vector == NULL || record->vector_bytes == dim * width;
 }
 
-/* The collection that a record belongs to, or NULL when it is not to be applied. */
-static struct apply_collection *collection_of(struct step *step)
+struct apply_collection *apply_collection_of(struct step *step)
 {
     const struct record *record = step->record;
     struct apply_collection *collection = apply_find(step->apply, record->incarnation);
     const struct apply_part *part;
 
     if (collection == NULL || collection->parts[step->slot].presence == PRESENCE_ABSENT ||
-        (record->op != RECORD_TRUNCATE && record->id_len == 0) ||
+        (record->op != RECORD_TRUNCATE && record->op != RECORD_BULK_MANIFEST &&
+         record->id_len == 0) ||
         !apply_vector_fits(record, collection->definition.dimension)) {
         step->partition->parked++;
         return NULL;
@@ -240,12 +233,11 @@ static struct apply_collection *collection_of(struct step *step)
     return collection;
 }
 
-/* Last writer wins: replace what is known of the id by the record's state, if that is newer. */
-static enum err_code apply_entry(struct step *step, struct err *err)
+enum err_code apply_entry(struct step *step, struct err *err)
 {
     const struct record *record = step->record;
     struct identity id = {.id = record->id, .len = record->id_len};
-    struct apply_collection *collection = collection_of(step);
+    struct apply_collection *collection = apply_collection_of(step);
     struct id_entry entry = {.stamp = record->stamp, .is_live = record->op == RECORD_UPSERT};
     struct id_entry old = {0};
     struct id_key key;
@@ -369,7 +361,7 @@ static enum err_code remove_older(struct step *step, struct apply_collection *co
 
 static enum err_code apply_truncate(struct step *step, struct err *err)
 {
-    struct apply_collection *collection = collection_of(step);
+    struct apply_collection *collection = apply_collection_of(step);
     struct apply_part *part;
     uint64_t live;
     enum err_code code;
@@ -510,13 +502,12 @@ static enum err_code apply_op(struct step *step, struct err *err)
         return apply_truncate(step, err);
     case RECORD_COLLECTION:
         return apply_change(step, err);
+    case RECORD_BULK_MANIFEST:
+        return apply_manifest(step, err);
     case RECORD_VERSION_VECTOR:
     case RECORD_EPOCH:
-        return ERR_OK;
-    case RECORD_BULK_MANIFEST:
         break;
     }
-    step->partition->parked++;
     return ERR_OK;
 }
 
@@ -531,6 +522,7 @@ enum err_code apply_record(struct apply *apply, struct store_txn *txn,
         .record = &record,
         .offset = input->offset,
         .effects = effects,
+        .input = input,
     };
     enum err_code code;
 

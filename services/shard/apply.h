@@ -14,6 +14,7 @@
  *   - collections are known by incarnation, partition by partition.  A drop is final for its
  *     incarnation (a name created again is another one), so drop and create commute; between other
  *     changes the newer change stamp counts;
+ *   - a bulk manifest is so many upserts with its stamp: the rows that it names, in their order;
  *   - a record of an incarnation that this partition does not know is counted as parked.
  *
  * Every rule commutes and is idempotent, which is what makes regions and replicas meet.
@@ -114,7 +115,8 @@ struct apply_effect {
     enum apply_effect_kind kind;
     uint32_t collection;
     uint32_t ordinal;
-    const float *vector; /* of INSERTED: until the next apply_record */
+    const float
+        *vector; /* of INSERTED: until the next apply_record; inside input.bulk, or apply's */
 };
 
 /* Growing list; zeroed is empty. */
@@ -154,12 +156,22 @@ struct apply_input {
     uint64_t offset;
     const void *data;
     size_t len;
+    const void *bulk; /* of a manifest, when apply_wants_bulk says so: the bytes that it names,
+                       * 4-aligned */
+    size_t bulk_len;
 };
+
+/* Does the record count, and is it a manifest of a collection that takes its rows?  Then input.bulk
+ * has to be there for apply_record.  Errors: ERR_CORRUPT, ERR_NOT_SUPPORTED, ERR_NO_MEMORY. */
+struct bulk_manifest;
+MUST_CHECK enum err_code apply_wants_bulk(struct apply *apply, const struct apply_input *input,
+                                          struct bulk_manifest *manifest, bool *wanted,
+                                          struct err *err);
 
 /* Apply it inside a write transaction; effects are appended.  A record below the partition's
  * position was applied before and changes nothing.
- * Errors: ERR_CORRUPT (the record or the store), ERR_NOT_SUPPORTED, ERR_INSUFFICIENT_STORAGE,
- * ERR_NO_MEMORY, ERR_IO, ERR_DEAD. */
+ * Errors: ERR_CORRUPT (the record, its bulk or the store), ERR_NOT_SUPPORTED,
+ * ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_IO, ERR_DEAD. */
 MUST_CHECK enum err_code apply_record(struct apply *apply, struct store_txn *txn,
                                       const struct apply_input *input,
                                       struct apply_effects *effects, struct err *err);
@@ -204,6 +216,22 @@ bool apply_vector_fits(const struct record *record, uint32_t dim);
 
 /* The vector of a record that has one and fits, into apply->vector. */
 void apply_unpack_vector(struct apply *apply, const struct record *record, uint32_t dim);
+
+/* apply_bulk.c: the rows of a manifest, in their order, as the upserts that they stand for. */
+struct apply_bulk {
+    const struct record *record; /* the manifest */
+    const struct bulk_manifest *manifest;
+    uint32_t dimension; /* of its collection */
+    const void *data;   /* what it names: bulk_manifest_check has been passed */
+    size_t len;
+};
+
+/* record is borrowed until the return, what it points to is within the bulk's bytes. */
+typedef enum err_code apply_row_fn(void *context, const struct record *record, struct err *err);
+
+/* Errors: ERR_CORRUPT (what was made is no list of rows), those of each. */
+MUST_CHECK enum err_code apply_each_row(const struct apply_bulk *bulk, apply_row_fn *each,
+                                        void *context, struct err *err);
 
 /* --- between apply.c and apply_state.c ------------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 /* The consumer: reads the log, applies, commits, publishes.
  *
- * A batch is whatever the reader has at hand, cut after 5 ms.  Its steps, in this order:
+ * A batch is whatever the reader has at hand, cut after 5 ms; what a bulk manifest in it names is
+ * fetched first (bulk.c).  Its steps, in this order:
  *   1. apply the records in one write transaction; insert each new vector into its engine: searches
  *      meet it, but find no row for it in their snapshots and pass over it;
  *   2. commit: new snapshots show the new rows and no longer the replaced ones;
@@ -254,10 +255,21 @@ static enum err_code apply_items(struct batch *batch, const struct wal_item *ite
             .len = items[i].len,
         };
 
-        code = apply_record(&shard->apply, batch->txn, &input, &batch->effects, err);
+        code = bulk_prepare(shard, &input, err);
+        /* What cannot be fetched ends the batch before it: tried again, it begins the next one and
+         * uses up no ordinals. */
+        if (code != ERR_OK && i > 0) {
+            err_clear(err);
+            code = ERR_OK;
+            break;
+        }
+        if (code == ERR_OK)
+            code = apply_record(&shard->apply, batch->txn, &input, &batch->effects, err);
         if (code == ERR_OK)
             code = take_effects(batch, err);
-        if (++i % CLOCK_EVERY == 0 && env_boot_ns(shard->env) >= until_ns)
+        i++;
+        if (batch->effects.count >= BATCH_RECORDS ||
+            ((i % CLOCK_EVERY == 0 || input.bulk != NULL) && env_boot_ns(shard->env) >= until_ns))
             break;
     }
     if (code == ERR_OK)

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backends/blob/blob.h"
 #include "cluster/cluster.h"
 #include "common/base/checked.h"
 #include "common/http/service.h"
@@ -30,6 +31,7 @@ struct process {
     char segments[PATH_BYTES_MAX];
     const char *wal_url;
     const char *meta_url;
+    const char *blob_url;
     const char *simd;
     uint64_t shard_number;
     uint64_t replica_number;
@@ -38,6 +40,7 @@ struct process {
     uint64_t cold_above;
     struct meta *meta;
     struct store *store;
+    struct blob *blob;
 };
 
 static enum err_code process_open(void *state, struct err *err)
@@ -63,6 +66,9 @@ static enum err_code process_open(void *state, struct err *err)
         return err_wrap(err, "--wal");
     if ((code = meta_open(&process->meta, process->meta_url, process->base.env, err)) != ERR_OK)
         return err_wrap(err, "--meta");
+    if (process->blob_url != NULL &&
+        (code = blob_open(&process->blob, process->blob_url, process->base.env, err)) != ERR_OK)
+        return err_wrap(err, "--blob");
     return store_open(&process->store, &options, err);
 }
 
@@ -83,6 +89,7 @@ static enum err_code process_start(void *state, struct err *err)
         .env = process->base.env,
         .meta = process->meta,
         .store = process->store,
+        .blob = process->blob,
         .wal_url = process->wal_url,
         .segments = process->segments,
         .metrics = process->base.metrics,
@@ -123,6 +130,7 @@ static void process_close(void *state)
     shard_stop(&process->shard);
     shard_close(&process->shard);
     store_close(process->store);
+    blob_close(process->blob);
     meta_close(process->meta);
 }
 
@@ -164,6 +172,10 @@ static struct option options[] = {
      .required = true,
      .help = "URL of the metadata store: sqlite:FILE or postgres://….",
      .offset = offsetof(struct process, meta_url)},
+    {.name = "blob",
+     .type = OPTION_TEXT,
+     .help = "Where imports are kept: file:DIR or s3://BUCKET/PREFIX?endpoint=URL&region=NAME.",
+     .offset = offsetof(struct process, blob_url)},
     {.name = "simd",
      .type = OPTION_TEXT,
      .help = "Kernels to use: scalar, avx2 or avx512 (default: the best that this machine has).",

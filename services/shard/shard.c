@@ -290,6 +290,7 @@ void shard_close(struct shard *shard)
     helpers_close(shard->helpers);
     bitmap_cache_free(shard->bitmaps);
     apply_free(&shard->apply);
+    buffer_free(&shard->bulk);
     free(shard->retired);
     free(shard->collections);
     free(shard->index);

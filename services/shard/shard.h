@@ -42,7 +42,8 @@ struct shard_setup {
     struct env *env;
     struct meta *meta;
     struct store *store;
-    struct wal *wal; /* NULL: opened from wal_url, once there is a log */
+    struct blob *blob; /* what bulk manifests name; NULL: they cannot be applied */
+    struct wal *wal;   /* NULL: opened from wal_url, once there is a log */
     const char *wal_url;
     const char *segments;    /* folder of the engines' segments; NULL: none are kept */
     struct metrics *metrics; /* NULL: none */
@@ -115,6 +116,7 @@ struct shard_metrics {
 };
 
 struct bitmap_cache;
+struct blob;
 struct helpers;
 struct retired;
 
@@ -130,6 +132,7 @@ struct shard {
 
     /* the consumer's own */
     struct apply apply;
+    struct buffer bulk;      /* what the manifest in hand names */
     struct retired *retired; /* ordinals that wait for searches to end */
     size_t retired_head, retired_count, retired_size;
     bool must_rebuild;    /* the store is of another log */
@@ -286,6 +289,11 @@ MUST_CHECK enum err_code engines_open(struct shard *shard, struct shard_collecti
  * ordinals.  Errors: those of engine_insert, ERR_CORRUPT, ERR_IO, ERR_DEAD (stopping). */
 MUST_CHECK enum err_code engines_fill(struct shard *shard, struct shard_collection *entry,
                                       struct store_txn *stored, struct err *err);
+
+/* bulk.c, the consumer's: fetch what a manifest that counts names, into input->bulk; anything else
+ * is left as it is.  Errors: those of blob_get, ERR_CORRUPT. */
+MUST_CHECK enum err_code bulk_prepare(struct shard *shard, struct apply_input *input,
+                                      struct err *err);
 
 /* --- consume.c, indexer.c, maintain.c, freshness.c -------------------------------------------- */
 

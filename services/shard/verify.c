@@ -160,6 +160,7 @@ void shard_verify_close(struct shard_verify *verify)
     free(verify->collections);
     free(verify->partitions);
     apply_free(&verify->apply);
+    buffer_free(&verify->bulk);
     store_abort(verify->txn);
     store_close(verify->store);
     store_verified_end(&verify->store_state);

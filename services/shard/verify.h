@@ -12,12 +12,14 @@
 #include "common/base/scrub.h"
 #include "common/model/record_verify.h"
 
+struct blob;
 struct shard_verify;
 
 struct shard_verify_setup {
     const char *data; /* the folder, as --data; borrowed until the close */
     struct env *env;
     struct scrub *scrub;
+    struct blob *blob; /* what the log's bulk manifests name; NULL: their rows are not compared */
 };
 
 struct shard_verified {
@@ -25,9 +27,10 @@ struct shard_verified {
     uint32_t partitions, collections; /* served; active */
     uint64_t live, tombstones, vectors;
     uint64_t segment_files, segment_vectors, segment_bytes;
-    uint64_t compared; /* live records that are as the log has them */
-    bool is_empty;     /* there is no state yet */
-    bool is_readable;  /* the rows could be looked at */
+    uint64_t compared;        /* live records that are as the log has them */
+    uint64_t bulk_uncompared; /* bulk manifests whose objects could not be looked at */
+    bool is_empty;            /* there is no state yet */
+    bool is_readable;         /* the rows could be looked at */
 };
 
 /* Errors: ERR_NOT_FOUND (no shard's folder, or nothing in it yet), ERR_CONFLICT (a service has it),
@@ -43,7 +46,7 @@ MUST_CHECK enum err_code shard_verify_record(struct shard_verify *verify,
                                              const struct scrub_finding *place, struct err *err);
 
 /* All records have been given.  is_whole: none was left out for being damaged.
- * Errors: ERR_NO_MEMORY. */
+ * Errors: ERR_NO_MEMORY; those of the blob store, when it was away. */
 MUST_CHECK enum err_code shard_verify_log(struct shard_verify *verify,
                                           const struct wal_verified *log, bool is_whole,
                                           struct err *err);

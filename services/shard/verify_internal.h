@@ -3,7 +3,8 @@
  *   verify.c            open and close; the state
  *   verify_rows.c       ids, rows and vectors against one another and the state
  *   verify_segments.c   segments against the ids
- *   verify_log.c        rows and state against the log */
+ *   verify_log.c        rows and state against the log
+ *   verify_bulk.c       rows against the objects that the log names */
 #ifndef VICINAL_SHARD_VERIFY_INTERNAL_H
 #define VICINAL_SHARD_VERIFY_INTERNAL_H
 
@@ -30,6 +31,7 @@ struct verify_collection {
     struct verify_part *parts;    /* by slot */
     struct collection definition; /* the newest that the log has */
     bool is_defined;
+    bool is_partial; /* rows of a manifest could not be compared */
 };
 
 struct shard_verify {
@@ -41,6 +43,8 @@ struct shard_verify {
     struct apply apply;
     struct verify_collection *collections; /* apply.collection_count of them */
     struct apply_partition *partitions;    /* what the log says, apply.partition_count of them */
+    struct buffer bulk;                    /* what the manifest in hand names */
+    struct err blob_err;                   /* why the blob store was given up; zeroed: it was not */
     char store_file[PATH_MAX];
 };
 
@@ -52,6 +56,18 @@ static inline void verify_set_bit(uint64_t *words, uint32_t ordinal)
 /* Tell something of the store. */
 #define verify_find(verify, ...)                                                                   \
     scrub_find((verify)->setup.scrub, (verify)->store_file, SCRUB_NO_BYTE, __VA_ARGS__)
+
+/* An upsert or a delete that counted against the row that the store has.
+ * Errors: ERR_NO_MEMORY, ERR_IO. */
+MUST_CHECK enum err_code verify_entry(struct shard_verify *verify,
+                                      const struct apply_collection *from, uint32_t partition,
+                                      const struct record *record, struct err *err);
+
+/* The rows of a manifest that counted.  Errors: ERR_CORRUPT (the record), ERR_NO_MEMORY, ERR_IO. */
+MUST_CHECK enum err_code verify_manifest(struct shard_verify *verify,
+                                         const struct apply_collection *from,
+                                         const struct wal_item *item, const struct record *record,
+                                         struct err *err);
 
 MUST_CHECK enum err_code verify_rows(struct shard_verify *verify, struct err *err);
 MUST_CHECK enum err_code verify_segments(struct shard_verify *verify, struct err *err);

@@ -69,7 +69,7 @@ static struct apply_collection *concerned(struct shard_verify *verify, const str
     struct apply_collection *from = apply_find(&verify->apply, record->incarnation);
     const struct apply_part *part;
 
-    if (from == NULL || record->id_len == 0 ||
+    if (from == NULL || (record->op != RECORD_BULK_MANIFEST && record->id_len == 0) ||
         verify->collections[from->number].parts[slot].presence != PRESENCE_ACTIVE ||
         !apply_vector_fits(record, from->definition.dimension))
         return NULL;
@@ -114,9 +114,8 @@ static enum err_code compare_row(struct shard_verify *verify, const struct apply
     return ERR_OK;
 }
 
-/* An upsert or a delete that counted. */
-static enum err_code compare_entry(struct shard_verify *verify, const struct apply_collection *from,
-                                   uint32_t partition, const struct record *record, struct err *err)
+enum err_code verify_entry(struct shard_verify *verify, const struct apply_collection *from,
+                           uint32_t partition, const struct record *record, struct err *err)
 {
     struct verify_collection *found = &verify->collections[from->number];
     struct id_key key = id_key_of(from->number, partition, record->id, record->id_len);
@@ -168,7 +167,7 @@ static void check_last(struct shard_verify *verify, const struct apply_partition
 }
 
 /* A record that counted. */
-static enum err_code take(struct shard_verify *verify, uint32_t partition, uint32_t slot,
+static enum err_code take(struct shard_verify *verify, const struct wal_item *item, uint32_t slot,
                           const struct record *record, struct err *err)
 {
     const struct apply_collection *from;
@@ -178,10 +177,15 @@ static enum err_code take(struct shard_verify *verify, uint32_t partition, uint3
         code = take_change(verify, record, slot, err);
     if (code == ERR_OK && record->op == RECORD_TRUNCATE)
         take_truncation(verify, record, slot);
-    if (code != ERR_OK || (record->op != RECORD_UPSERT && record->op != RECORD_DELETE))
+    if (code != ERR_OK || (record->op != RECORD_UPSERT && record->op != RECORD_DELETE &&
+                           record->op != RECORD_BULK_MANIFEST))
         return code;
     from = concerned(verify, record, slot);
-    return from == NULL ? ERR_OK : compare_entry(verify, from, partition, record, err);
+    if (from == NULL)
+        return ERR_OK;
+    return record->op == RECORD_BULK_MANIFEST
+               ? verify_manifest(verify, from, item, record, err)
+               : verify_entry(verify, from, item->partition, record, err);
 }
 
 enum err_code shard_verify_record(struct shard_verify *verify, const struct wal_item *item,
@@ -208,7 +212,7 @@ enum err_code shard_verify_record(struct shard_verify *verify, const struct wal_
     found->voided += !verified->counts;
     if (!verified->counts)
         return ERR_OK;
-    code = take(verify, item->partition, slot, &verified->record, &why);
+    code = take(verify, item, slot, &verified->record, &why);
     if (code != ERR_CORRUPT) {
         if (code != ERR_OK)
             *err = why;
@@ -308,7 +312,7 @@ static void check_all_compared(struct shard_verify *verify, uint32_t number, boo
     for (size_t i = 0; i < found->word_count; i++)
         compared += (uint64_t)__builtin_popcountll(found->compared[i]);
     verify->result.compared += compared;
-    if (is_whole && compared < found->rows)
+    if (is_whole && !found->is_partial && compared < found->rows)
         verify_find(verify, "collection %s: %llu of its %llu rows are not as in the log",
                     verify->apply.collections[number]->definition.name,
                     (unsigned long long)(found->rows - compared), (unsigned long long)found->rows);
@@ -333,6 +337,10 @@ enum err_code shard_verify_log(struct shard_verify *verify, const struct wal_ver
     for (uint32_t i = 0; code == ERR_OK && is_whole && i < apply->collection_count; i++) {
         check_parts(verify, i);
         code = check_definition(verify, i, err);
+    }
+    if (code == ERR_OK && verify->blob_err.code != ERR_OK) {
+        *err = verify->blob_err;
+        code = err->code;
     }
     return code;
 }

@@ -131,3 +131,15 @@ def test_bounds_are_checked_before_anything_is_sent(generated):
         generated.VectorSchema(dimension=8193)
     with pytest.raises(ValueError):
         generated.SearchRequest(vector=[1], top_k=10001)
+
+
+def test_an_import_is_uploaded(generated, api, name):
+    generated.CollectionsApi(api).create_collection(
+        name, generated.CollectionDefinition(vector=generated.VectorSchema(dimension=3)))
+    imports = generated.ImportsApi(api)
+    job = imports.create_import(name, generated.ImportRequest(format="ndjson"))
+    data = b'{"id":"a","vector":[1,0,0]}\n{"id":"b","vector":[1,0]}\n'
+    done = imports.put_import_data(name, job.id, 0, data, final=True)
+    assert (done.state, done.rows_done, done.rows_refused) == ("succeeded", 1, 1)
+    assert done.errors[0].row == 1 and done.errors[0].code == "dimension_mismatch"
+    assert imports.get_import(name, job.id).offset == len(data)

@@ -30,9 +30,10 @@ def run_json(suite, verb, *words, code=0):
     return json.loads(run(suite, verb, *words, "--json", code=code).stdout)
 
 
-def verify(folder, code=None):
+def verify(folder, code=None, blob=None):
     """What `vicinal verify` says of a data folder that nothing runs on.  code: its exit code, if it matters."""
-    done = subprocess.run([str(BIN / "vicinal"), "verify", str(folder), "--json"], capture_output=True, text=True,
+    words = [] if blob is None else ["--blob", blob]
+    done = subprocess.run([str(BIN / "vicinal"), "verify", str(folder), "--json", *words], capture_output=True, text=True,
                           timeout=120 * SLOW)
     assert done.returncode in (0, 1, 2), done
     assert code is None or done.returncode == code, done

@@ -12,11 +12,13 @@ import time
 
 import pytest
 
+from imports import Upload, binary_row
 from suite import BIN, Suite, poll
 from vicinal_cli import verify
 
 pytestmark = pytest.mark.embedded("files are looked at and damaged")
 VECTORS = 11000  # so many that a segment is written
+IMPORTED = 500
 
 
 def state(folder):
@@ -39,6 +41,8 @@ def fill(suite):
     suite.upsert("b", [{"id": f"{i}", "vector": [i, 1, 2]} for i in range(50)])
     suite.post("/v1/collections/a/records/delete", {"filter": {"n": {"$lt": 100}}})
     suite.upsert("a", [{"id": "200", "vector": [1] * 8, "text": "rewritten", "metadata": {"n": 1}}])
+    upload = Upload(suite, "b", format="binary")
+    upload.put(b"".join(binary_row(f"imported/{i}", [i, 2, 3], metadata={"n": i}) for i in range(IMPORTED)))
     suite.create("gone", 4)
     suite.upsert("gone", [{"id": "x", "vector": [1, 2, 3, 4]}])
     assert suite.delete("/v1/collections/gone").status == 204
@@ -52,8 +56,9 @@ def left(tmp_path_factory):
         fill(suite)
         data = suite.data / "suite"
         poll("a segment is written", lambda: list(data.glob("shard-*/segments/*/*/graph.seg")), 60)
-        answer = suite.post("/v1/collections/a/records/count", {"fresh": True, "timeout_ms": 20000})
-        assert answer.body["count"] == VECTORS - 100
+        for name, count in (("a", VECTORS - 100), ("b", 50 + IMPORTED)):
+            answer = suite.post(f"/v1/collections/{name}/records/count", {"fresh": True, "timeout_ms": 20000})
+            assert answer.body["count"] == count
         in_use = subprocess.run([str(BIN / "vicinal"), "verify", str(data)], capture_output=True, text=True, timeout=60)
         assert in_use.returncode == 2 and "in use" in in_use.stderr, in_use
         os.killpg(suite.process.pid, signal.SIGKILL)
@@ -73,7 +78,7 @@ def test_what_a_killed_suite_leaves_is_sound_and_stays_as_it_was(left):
     assert set(things) == {"metadata", "log", "shard"}
     assert all(thing["state"] == "ok" for thing in things.values()), things
     counts = things["shard"]["counts"]
-    assert counts["live"] == counts["as in the log"] == VECTORS - 100 + 50
+    assert counts["live"] == counts["as in the log"] == VECTORS - 100 + 50 + IMPORTED
     assert counts["tombstones"] == 99 + 1  # 200 was written again; x went with its collection
     assert counts["segments"] == 1
     # The parts by themselves.
@@ -185,6 +190,39 @@ def test_damage_is_found_and_never_crashes(left):
     assert sum(found["segment"]) >= 14, found
     assert any(found["store"]), found
     verify(left, 0)
+
+
+def test_an_object_of_an_import_that_is_damaged_or_missing_is_named(left):
+    path = next(path for path in sorted((left / "blob").rglob("*")) if path.is_file())
+    name = str(path.relative_to(left / "blob"))
+    sound = path.read_bytes()
+    flipped = bytearray(sound)
+    flipped[-9] ^= 1  # of the last section
+    path.write_bytes(flipped)
+    found = verify(left, 1)
+    assert found["finding_count"] == 1
+    assert [finding["file"] for thing in found["things"] for finding in thing["findings"]] == [name]
+    path.unlink()
+    found = verify(left, 1)
+    assert {finding["file"] for thing in found["things"] for finding in thing["findings"]} == {name}
+    path.write_bytes(sound)
+    verify(left, 0)
+
+
+def test_imports_are_compared_only_with_their_blob_store(left, tmp_path):
+    shutil.copytree(left, tmp_path / "data")
+    (tmp_path / "data" / "blob").rename(tmp_path / "elsewhere")
+    without = {thing["kind"]: thing for thing in verify(tmp_path / "data", 0)["things"]}["shard"]["counts"]
+    assert without["sections of imports not compared"] > 0
+    assert without["as in the log"] == without["live"] - IMPORTED
+    found = verify(tmp_path / "data", 0, blob=f"file:{tmp_path}/elsewhere")
+    counts = {thing["kind"]: thing for thing in found["things"]}["shard"]["counts"]
+    assert counts["as in the log"] == counts["live"]
+    assert "sections of imports not compared" not in counts
+    done = subprocess.run([str(BIN / "vicinal"), "verify", str(left), "--blob", f"file:{tmp_path}/no"],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "--blob" in done.stderr, done
+    assert not (tmp_path / "no").exists()
 
 
 def test_what_holds_nothing_is_said_to_hold_nothing(tmp_path):

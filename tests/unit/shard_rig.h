@@ -32,6 +32,7 @@ struct rig {
     struct wal *writer;
     struct meta *meta;
     struct store *store;
+    struct blob *blob; /* NULL: there is none */
     struct metrics *metrics;
     struct shard shard;
     uint64_t clock;
@@ -182,6 +183,7 @@ static inline void rig_open_shard(struct rig *rig)
         .env = env_real(),
         .meta = rig->meta,
         .store = rig->store,
+        .blob = rig->blob,
         .wal_url = rig->wal_url,
         .segments = rig->segments[0] == '\0' ? NULL : rig->segments,
         .metrics = rig->metrics,

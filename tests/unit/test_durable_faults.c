@@ -458,10 +458,7 @@ static enum err_code commit_some(struct apply *apply, size_t from, struct err *e
     enum err_code code = store_begin(&txn, apply->store, true, err);
 
     for (size_t i = from; code == ERR_OK && i < from + AT_ONCE && i < script.count; i++) {
-        struct apply_input input = {.partition = script.items[i].partition,
-                                    .offset = script.items[i].offset,
-                                    .data = script.items[i].data,
-                                    .len = script.items[i].len};
+        struct apply_input input = rig_input(&rig, &script.items[i]);
 
         code = apply_record(apply, txn, &input, &effects, err);
     }

@@ -107,10 +107,7 @@ static bool node_step(struct node *node)
         return false;
     must(store_begin(&txn, node->store, true, &err), &err);
     for (size_t i = 0; i < count; i++) {
-        struct apply_input input = {.partition = items[i].partition,
-                                    .offset = items[i].offset,
-                                    .data = items[i].data,
-                                    .len = items[i].len};
+        struct apply_input input = rig_input(&rig, &items[i]);
         size_t before = effects.count;
         struct apply_effects fresh;
 

@@ -1,6 +1,6 @@
 /* Damage to a data folder is found, wherever it is, or it means nothing: flipped bytes and files
- * cut at many places of a log, a store, a segment and a spool.  Nothing that is looked at is
- * changed, and nothing crashes, whatever the bytes are. */
+ * cut at many places of a log, a store, a segment, a spool and what an import left.  Nothing that
+ * is looked at is changed, and nothing crashes, whatever the bytes are. */
 #include "tests/unit/verify_rig.h"
 
 #include "backends/store/store_verify.h"
@@ -375,6 +375,82 @@ static void a_flipped_byte_of_a_segment_is_found(void **state)
     }
 }
 
+/* --- imports --------------------------------------------------------------------------------- */
+
+static void damage_to_an_imports_object_is_found_and_names_it(void **state)
+{
+    char path[200], away[200];
+    struct rig_file *object;
+    struct err err = {0};
+
+    (void)state;
+    snprintf(path, sizeof(path), "%s/blob/rows-1", rig.folder);
+    snprintf(away, sizeof(away), "%s/blob/away", rig.folder);
+    object = rig_keep(&rig, path);
+    for (size_t at = 0; at < object->len; at += object->len / (CASES / 20) | 1) {
+        rig_flip(object, at, (uint8_t)(1u << at % 8));
+        must(rig_verify(&rig), &err);
+        if (rig.findings != 1 || strcmp(rig.found_in, "rows-1") != 0)
+            fail_msg("object, byte %zu: %llu in %s: %s", at, (unsigned long long)rig.findings,
+                     rig.found_in, rig.found);
+        rig_flip(object, at, 0);
+    }
+    rig_cut(object, object->len / 2);
+    must(rig_verify(&rig), &err);
+    assert_int_equal(rig.findings, 1);
+    assert_string_equal(rig.found_in, "rows-1");
+    rig_mend(object);
+    assert_int_equal(rename(path, away), 0);
+    must(rig_verify(&rig), &err);
+    assert_int_equal(rig.findings, 1);
+    assert_string_equal(rig.found_in, "rows-1");
+    assert_int_equal(rename(away, path), 0);
+    must(rig_verify(&rig), &err);
+    assert_int_equal(rig.findings, 0);
+}
+
+static void without_the_blob_store_its_rows_are_not_compared_and_that_is_told(void **state)
+{
+    struct err err = {0};
+    uint64_t compared;
+
+    (void)state;
+    must(rig_verify(&rig), &err);
+    assert_int_equal(rig.findings, 0);
+    assert_int_equal(rig.uncompared, 0);
+    compared = rig.compared;
+    rig.is_without_blob = true;
+    must(rig_verify(&rig), &err);
+    assert_int_equal(rig.findings, 0);
+    assert_int_equal(rig.uncompared, RIG_PARTITIONS);
+    assert_int_equal(rig.compared, compared - RIG_IMPORTED);
+    rig.is_without_blob = false;
+}
+
+static enum err_code away(struct blob *blob, const struct blob_range *range, struct buffer *out,
+                          struct err *err)
+{
+    (void)blob;
+    (void)range;
+    (void)out;
+    return err_set(err, ERR_UNAVAILABLE, "away");
+}
+
+static void a_blob_store_that_is_away_is_no_damage_and_ends_nothing(void **state)
+{
+    struct blob *sound = rig.blob;
+    struct blob_ops ops = *sound->ops;
+    struct blob faulty = {.ops = &ops, .env = env_real()};
+
+    (void)state;
+    ops.get = away;
+    rig.blob = &faulty;
+    assert_int_equal(rig_verify(&rig), ERR_UNAVAILABLE);
+    assert_int_equal(rig.findings, 0);
+    assert_int_equal(rig.uncompared, RIG_PARTITIONS);
+    rig.blob = sound;
+}
+
 /* --- the spool ------------------------------------------------------------------------------- */
 
 static void damage_to_a_spool_never_crashes_and_its_records_are_checked(void **state)
@@ -427,6 +503,9 @@ int main(void)
         cmocka_unit_test(pages_that_change_places_are_found),
         cmocka_unit_test(a_store_that_is_cut_is_found),
         cmocka_unit_test(a_flipped_byte_of_a_segment_is_found),
+        cmocka_unit_test(damage_to_an_imports_object_is_found_and_names_it),
+        cmocka_unit_test(without_the_blob_store_its_rows_are_not_compared_and_that_is_told),
+        cmocka_unit_test(a_blob_store_that_is_away_is_no_damage_and_ends_nothing),
         cmocka_unit_test(damage_to_a_spool_never_crashes_and_its_records_are_checked),
     };
 

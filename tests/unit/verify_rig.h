@@ -17,8 +17,10 @@
 
 #include <cmocka.h>
 
+#include "backends/blob/blob.h"
 #include "backends/wal/wal_verify.h"
 #include "common/base/checked.h"
+#include "common/model/bulk.h"
 #include "engine/internal.h"
 #include "engine/keeper.h"
 #include "services/ingest/spool.h"
@@ -40,6 +42,7 @@
 #define RIG_PARTITIONS 2u
 #define RIG_DIM        4u
 #define RIG_VECTORS    1100u /* as many as a graph takes */
+#define RIG_IMPORTED   40u   /* rows of an import */
 #define RIG_FILES      16u
 
 struct rig_file {
@@ -51,6 +54,9 @@ struct rig_file {
 struct rig {
     char folder[120];
     char wal[160], shard[160], spool[160], segment[200];
+    struct buffer sections[RIG_PARTITIONS]; /* of the import: what the blob store has */
+    struct blob *blob;                      /* as rows-0, rows-1 */
+    bool is_without_blob;                   /* verify as if it were not at hand */
     struct wal *log;
     struct apply apply;
     struct collection collection;
@@ -60,6 +66,8 @@ struct rig {
     /* of the verification that ran last */
     uint64_t findings;
     char found[SCRUB_TEXT_BYTES]; /* the first of them */
+    char found_in[200];
+    uint64_t compared, uncompared; /* rows; manifests */
 };
 
 static inline void must(enum err_code code, const struct err *err)
@@ -152,6 +160,57 @@ static inline void rig_delete(struct rig *rig, unsigned number)
                (struct record){.op = RECORD_DELETE, .id = id, .id_len = (size_t)len});
 }
 
+/* Those of the import's rows that are in the partition. */
+static inline uint32_t rig_section(uint32_t partition, struct buffer *out)
+{
+    uint32_t rows = 0;
+
+    for (unsigned i = 0; i < RIG_IMPORTED; i++) {
+        float vector[RIG_DIM] = {(float)i, 1, 2, 3};
+        char id[32];
+        struct bulk_row row = {.id = id,
+                               .vector = i % 4 == 0 ? NULL : vector,
+                               .text = i % 3 == 0 ? NULL : "imported",
+                               .text_len = i % 3 == 0 ? 0 : 8,
+                               .metadata = "{\"b\":2}",
+                               .metadata_len = 7};
+
+        row.id_len = (size_t)snprintf(id, sizeof(id), "import/%u", i);
+        if (record_partition(id, row.id_len, RIG_PARTITIONS) != partition)
+            continue;
+        bulk_row_encode(out, &row, RIG_DIM);
+        rows++;
+    }
+    return rows;
+}
+
+/* An import whose stamp was taken long before it was appended. */
+static inline void rig_import(struct rig *rig)
+{
+    char url[200];
+    struct err err = {0};
+
+    snprintf(url, sizeof(url), "file:%s/blob", rig->folder);
+    must(blob_open(&rig->blob, url, env_real(), &err), &err);
+    for (uint32_t p = 0; p < RIG_PARTITIONS; p++) {
+        struct buffer *section = &rig->sections[p], payload = {0};
+        struct bulk_manifest manifest = {.section.rows = rig_section(p, section)};
+
+        assert_int_not_equal(manifest.section.rows, 0);
+        snprintf(manifest.name, sizeof(manifest.name), "rows-%u", p);
+        manifest.section.bytes = section->len;
+        manifest.section.hash = hash_xxh128(section->data, section->len);
+        must(blob_put(rig->blob, manifest.name, section->data, section->len, &err), &err);
+        bulk_manifest_encode(&manifest, &payload);
+        rig_append(rig, p,
+                   (struct record){.op = RECORD_BULK_MANIFEST,
+                                   .stamp = {.clock = 90, .region = wal_region(rig->log)},
+                                   .payload = payload.data,
+                                   .payload_len = payload.len});
+        buffer_free(&payload);
+    }
+}
+
 static inline void rig_make_log(struct rig *rig)
 {
     char url[200];
@@ -180,8 +239,20 @@ static inline void rig_make_log(struct rig *rig)
     for (unsigned i = 0; i < 60; i += 2)
         rig_delete(rig, i);
     rig_upsert(rig, 5, 77); /* void: of no epoch that was begun */
+    rig_import(rig);
     for (unsigned i = 1; i < 60; i += 4)
         rig_upsert(rig, i, 0);
+}
+
+/* A record, and what it names if it is a manifest. */
+static inline struct apply_input rig_input(const struct rig *rig, const struct wal_item *item)
+{
+    return (struct apply_input){.partition = item->partition,
+                                .offset = item->offset,
+                                .data = item->data,
+                                .len = item->len,
+                                .bulk = rig->sections[item->partition].data,
+                                .bulk_len = rig->sections[item->partition].len};
 }
 
 /* All of the log into the store, in several commits. */
@@ -205,10 +276,7 @@ static inline void rig_apply(struct rig *rig, struct store *store)
         must(wal_reader_next(reader, items, ARRAY_COUNT(items), &count, 0, &err), &err);
         must(store_begin(&txn, store, true, &err), &err);
         for (size_t i = 0; i < count; i++) {
-            struct apply_input input = {.partition = items[i].partition,
-                                        .offset = items[i].offset,
-                                        .data = items[i].data,
-                                        .len = items[i].len};
+            struct apply_input input = rig_input(rig, &items[i]);
 
             must(apply_record(&rig->apply, txn, &input, &effects, &err), &err);
         }
@@ -377,6 +445,9 @@ static inline void rig_free(struct rig *rig)
 {
     for (size_t i = 0; i < rig->file_count; i++)
         free(rig->files[i].bytes);
+    for (uint32_t p = 0; p < RIG_PARTITIONS; p++)
+        buffer_free(&rig->sections[p]);
+    blob_close(rig->blob);
     assert_int_equal(scratch_remove(rig->folder), 0);
 }
 
@@ -386,8 +457,10 @@ static inline void rig_find(void *state, const struct scrub_finding *finding)
 {
     struct rig *rig = state;
 
-    if (rig->findings++ == 0)
-        snprintf(rig->found, sizeof(rig->found), "%s", finding->text);
+    if (rig->findings++ > 0)
+        return;
+    snprintf(rig->found, sizeof(rig->found), "%s", finding->text);
+    snprintf(rig->found_in, sizeof(rig->found_in), "%.190s", finding->file);
 }
 
 static inline bool rig_go_on(void *state, uint64_t bytes)
@@ -463,13 +536,17 @@ static inline enum err_code rig_verify(struct rig *rig)
     struct shard_verify_setup setup = {.data = rig->shard, .env = env_real(), .scrub = &scrub};
     struct shard_verify *shard;
     struct err err = {0};
-    enum err_code code = shard_verify_open(&shard, &setup, &err);
+    enum err_code code;
 
+    setup.blob = rig->is_without_blob ? NULL : rig->blob;
+    code = shard_verify_open(&shard, &setup, &err);
     if (code != ERR_OK) {
         snprintf(rig->found, sizeof(rig->found), "%.300s", err.message);
         return code;
     }
     code = rig_verify_log(rig, shard, &scrub, NULL);
+    rig->compared = shard_verify_result(shard)->compared;
+    rig->uncompared = shard_verify_result(shard)->bulk_uncompared;
     shard_verify_close(shard);
     return code;
 }
