@@ -93,6 +93,7 @@ enum err_code cluster_open(struct cluster **out, const struct cluster_options *o
     cluster->client = options->client;
     cluster->metrics = options->metrics;
     cluster->status_every_ms = options->status_every_ms == 0 ? 100 : options->status_every_ms;
+    cluster->compare_every_ms = options->compare_every_ms;
     pthread_mutex_init(&cluster->mutex, NULL);
     env_cond_init(cluster->env, &cluster->wake);
     if (cluster->metrics != NULL) {
@@ -117,6 +118,9 @@ enum err_code cluster_open(struct cluster **out, const struct cluster_options *o
         rc = env_thread_start(cluster->env, &cluster->watcher, "watch", report_watch, cluster, err);
     if (rc == ERR_OK)
         rc = env_thread_start(cluster->env, &cluster->prober, "probe", report_probe, cluster, err);
+    if (rc == ERR_OK && cluster->compare_every_ms > 0)
+        rc = env_thread_start(cluster->env, &cluster->comparer, "compare", compare_run, cluster,
+                              err);
     if (rc != ERR_OK) {
         cluster_stop(cluster);
         cluster_close(cluster);
@@ -143,6 +147,7 @@ void cluster_close(struct cluster *cluster)
     env_thread_join(cluster->follower);
     env_thread_join(cluster->watcher);
     env_thread_join(cluster->prober);
+    env_thread_join(cluster->comparer);
     if (cluster->replicas != NULL)
         for (size_t i = 0; i < (size_t)SHARDS_MAX * REPLICAS_MAX; i++)
             report_put(cluster->replicas[i].report);

@@ -1,9 +1,10 @@
 /* The view of the other services that router and ingest share: which nodes there are, who serves
  * which partition, how far each replica is, which collections exist; and asking the shards.
  *
- * Three threads: one follows the metadata store, one asks every replica that is in use for its
- * status each 100 ms, one those that are out.  Views are immutable and swapped by reference count.
- * When the metadata store is away the last view goes on serving.
+ * Three threads, four when digests are compared (compare.h): one follows the metadata store, one
+ * asks every replica that is in use for its status each 100 ms, one those that are out.  Views are
+ * immutable and swapped by reference count. When the metadata store is away the last view goes on
+ * serving.
  */
 #ifndef VICINAL_CLUSTER_CLUSTER_H
 #define VICINAL_CLUSTER_CLUSTER_H
@@ -28,8 +29,9 @@ struct cluster_options {
     struct env *env;
     struct meta *meta;
     struct http_client *client;
-    struct metrics *metrics;  /* may be NULL */
-    uint32_t status_every_ms; /* 0: 100 */
+    struct metrics *metrics;   /* may be NULL */
+    uint32_t status_every_ms;  /* 0: 100 */
+    uint32_t compare_every_ms; /* the replicas' digests; 0: never */
 };
 
 /* All borrowed until close.  Loads what there is (an empty store is fine), starts the threads. */

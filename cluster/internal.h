@@ -8,6 +8,8 @@
 #include "cluster/cluster.h"
 #include "cluster/health.h"
 #include "cluster/hedge.h"
+#include "common/base/hash.h"
+#include "common/http/json_doc.h"
 
 #define URL_BYTES         256
 #define NODE_NAME_BYTES   64
@@ -42,6 +44,14 @@ struct report_collection {
     uint64_t *last_change; /* by partition */
 };
 
+/* A digest and where it was taken. */
+struct report_point {
+    uint64_t position; /* 0: none */
+    struct hash128 digest;
+};
+
+#define POINTS_MAX 4 /* the newest, then marks */
+
 /* What one replica said of itself.  Immutable once published. */
 struct report {
     atomic_uint references;
@@ -50,6 +60,9 @@ struct report {
     uint64_t position[PARTITIONS_MAX];
     uint64_t staleness_ns[PARTITIONS_MAX]; /* NEVER_NS: not known */
     struct partition_set serves;
+    uint16_t slot_of[PARTITIONS_MAX]; /* partition -> place in points, plus 1; 0: none */
+    struct report_point (*points)[POINTS_MAX];
+    uint32_t points_count;
     struct report_collection *collections;
     size_t collection_count;
     struct buffer raw; /* the JSON, for cluster_write_status */
@@ -68,7 +81,8 @@ struct cluster {
     struct metrics *metrics;
     uint32_t status_every_ms;
     struct env_thread *follower;
-    struct env_thread *watcher, *prober;
+    struct env_thread *watcher, *prober, *comparer;
+    uint32_t compare_every_ms; /* 0: never */
     struct metric *retries, *hedges, *hedge_wins;
     struct metric *metadata_up;
     _Atomic bool store_away; /* the last one who asked the metadata store had no answer */
@@ -97,6 +111,12 @@ void report_put(struct report *report);
 struct report *report_get(struct cluster *cluster, uint32_t shard, uint32_t replica);
 void report_watch(void *cluster); /* thread: asks those that are in use */
 void report_probe(void *cluster); /* thread: asks those that are out, and may hang */
+
+/* A digest's 32 digits; false: they are none. */
+bool report_digest(const json_t *text, struct hash128 *out);
+
+/* compare.c: thread */
+void compare_run(void *cluster);
 
 /* pick.c */
 

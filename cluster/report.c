@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
@@ -24,6 +25,7 @@ static void report_free(struct report *report)
     for (size_t i = 0; i < report->collection_count; i++)
         free(report->collections[i].last_change);
     free(report->collections);
+    free(report->points);
     buffer_free(&report->raw);
     free(report);
 }
@@ -48,6 +50,42 @@ struct report *report_get(struct cluster *cluster, uint32_t shard, uint32_t repl
     return report;
 }
 
+bool report_digest(const json_t *text, struct hash128 *out)
+{
+    const char *digits = json_string_value(text);
+    uint8_t bytes[16];
+
+    if (digits == NULL || strlen(digits) != 2 * sizeof(bytes) ||
+        !text_hex_decode(bytes, sizeof(bytes), digits, 2 * sizeof(bytes)))
+        return false;
+    out->high = (uint64_t)load_be32(bytes) << 32 | load_be32(bytes + 4);
+    out->low = (uint64_t)load_be32(bytes + 8) << 32 | load_be32(bytes + 12);
+    return true;
+}
+
+/* What cannot be read is not compared. */
+static void parse_points(struct report_point points[POINTS_MAX], const json_t *entry,
+                         uint64_t position)
+{
+    json_t *marks = json_object_get(entry, "marks"), *mark;
+    size_t i, count = 0;
+
+    memset(points, 0, POINTS_MAX * sizeof(points[0]));
+    if (report_digest(json_object_get(entry, "digest"), &points[0].digest)) {
+        points[0].position = position;
+        count = 1;
+    }
+    json_array_foreach(marks, i, mark)
+    {
+        json_int_t at = json_integer_value(json_array_get(mark, 0));
+
+        if (count == POINTS_MAX || at <= 0 ||
+            !report_digest(json_array_get(mark, 1), &points[count].digest))
+            break;
+        points[count++].position = (uint64_t)at;
+    }
+}
+
 static enum err_code parse_partition(struct report *report, json_t *entry, struct err *err)
 {
     uint64_t partition = UINT64_MAX, position = 0;
@@ -62,6 +100,9 @@ static enum err_code parse_partition(struct report *report, json_t *entry, struc
         return err_set(err, ERR_INVALID_ARGUMENT, "an entry names no partition");
     partition_set_add(&report->serves, (uint32_t)partition);
     report->position[partition] = position;
+    if (report->slot_of[partition] == 0)
+        report->slot_of[partition] = (uint16_t)++report->points_count;
+    parse_points(report->points[report->slot_of[partition] - 1], entry, position);
     report->staleness_ns[partition] = NEVER_NS;
     if (json_is_number(staleness) && json_number_value(staleness) >= 0 &&
         json_number_value(staleness) < 1e12)
@@ -123,6 +164,9 @@ static enum err_code fill_report(struct report *report, json_t *document, bool *
         return rc;
     *ready = strcmp(state, "ready") == 0;
     report->region = (uint32_t)region;
+    report->points = array_alloc(json_array_size(partitions), sizeof(report->points[0]));
+    if (report->points == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory for a report");
     json_array_foreach(partitions, i, entry)
     {
         if ((rc = parse_partition(report, entry, err)) != ERR_OK)

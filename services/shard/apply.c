@@ -54,35 +54,6 @@ static enum err_code effects_push(struct apply_effects *effects, struct apply_ef
 
 /* --- counts ---------------------------------------------------------------------------------- */
 
-static void hash_add(struct hash128 *sum, struct hash128 hash)
-{
-    unsigned carry = __builtin_add_overflow(sum->low, hash.low, &sum->low);
-
-    sum->high += hash.high + carry;
-}
-
-static void hash_subtract(struct hash128 *sum, struct hash128 hash)
-{
-    unsigned borrow = __builtin_sub_overflow(sum->low, hash.low, &sum->low);
-
-    sum->high -= hash.high + borrow;
-}
-
-/* What an entry adds to the digest: incarnation, stamp, state and id, each at its fixed place. */
-static struct hash128 entry_hash(const uint8_t *incarnation, const struct id_entry *entry,
-                                 const char *id, size_t id_len)
-{
-    uint8_t bytes[INCARNATION_BYTES + 13 + ID_BYTES_MAX];
-
-    assert(id_len <= ID_BYTES_MAX);
-    memcpy(bytes, incarnation, INCARNATION_BYTES);
-    store_u64(bytes + INCARNATION_BYTES, entry->stamp.clock);
-    store_u32(bytes + INCARNATION_BYTES + 8, entry->stamp.region);
-    bytes[INCARNATION_BYTES + 12] = entry->is_live;
-    memcpy(bytes + INCARNATION_BYTES + 13, id, id_len);
-    return hash_xxh128(bytes, INCARNATION_BYTES + 13 + id_len);
-}
-
 struct identity {
     const char *id;
     size_t len;
@@ -93,18 +64,18 @@ static void count_entry(struct step *step, struct apply_collection *collection,
                         const struct id_entry *entry, struct identity id, bool in)
 {
     struct apply_counts *both[] = {&step->partition->counts, &collection->parts[step->slot].counts};
-    struct hash128 hash = entry_hash(collection->definition.incarnation, entry, id.id, id.len);
+    struct hash128 hash = id_entry_hash(collection->definition.incarnation, entry, id.id, id.len);
 
     for (size_t i = 0; i < ARRAY_COUNT(both); i++) {
         uint64_t *count = entry->is_live ? &both[i]->live : &both[i]->tombstones;
 
         if (in) {
             *count += 1;
-            hash_add(&both[i]->digest, hash);
+            hash128_add(&both[i]->digest, hash);
         } else {
             assert(*count > 0);
             *count -= 1;
-            hash_subtract(&both[i]->digest, hash);
+            hash128_subtract(&both[i]->digest, hash);
         }
     }
 }
@@ -538,6 +509,19 @@ static enum err_code apply_op(struct step *step, struct err *err)
     return ERR_OK;
 }
 
+/* Every so many records the digest is noted: replicas that are never at one position when they are
+ * asked have these in common. */
+static void note_mark(struct apply_partition *partition)
+{
+    struct apply_mark *marks = partition->marks;
+
+    if (partition->position % APPLY_MARK_EVERY != 0)
+        return;
+    memmove(marks + 1, marks, (APPLY_MARKS - 1) * sizeof(marks[0]));
+    marks[0] =
+        (struct apply_mark){.position = partition->position, .digest = partition->counts.digest};
+}
+
 enum err_code apply_record(struct apply *apply, struct store_txn *txn,
                            const struct apply_input *input, struct apply_effects *effects,
                            struct err *err)
@@ -571,5 +555,6 @@ enum err_code apply_record(struct apply *apply, struct store_txn *txn,
     if (code != ERR_OK)
         return err_wrap(err, "partition %u, offset %llu", input->partition,
                         (unsigned long long)input->offset);
+    note_mark(step.partition);
     return ERR_OK;
 }

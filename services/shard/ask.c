@@ -463,5 +463,9 @@ const struct route shard_routes[] = {
      .path = "/internal/v1/status",
      .handler = status_handle,
      .operation = "shardStatus"},
+    {.method = "GET",
+     .path = "/internal/v1/digest",
+     .handler = digest_handle,
+     .operation = "partitionDigest"},
     {0},
 };

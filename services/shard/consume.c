@@ -188,6 +188,7 @@ static void publish(struct shard *shard)
         to->position = from->position;
         to->epoch = from->epoch.epoch;
         to->counts = from->counts;
+        memcpy(to->marks, from->marks, sizeof(to->marks));
         to->vector.clock = from->vector.clock;
         to->vector.count = from->vector.count;
         memcpy(to->vector.entries, from->vector.entries, entries);

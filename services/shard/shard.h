@@ -71,6 +71,7 @@ struct shard_partition {
     uint64_t epoch;
     struct apply_counts counts;
     struct version_vector vector;
+    struct apply_mark marks[APPLY_MARKS];
     uint64_t fresh_ns; /* everything committed before this boot time has been applied; 0: unknown */
     struct shard_poll polls[POLLS_KEPT]; /* not reached yet, rising */
     uint32_t poll_count;
@@ -126,6 +127,7 @@ struct shard {
     struct bitmap_cache *bitmaps; /* bitmap.c */
     struct helpers *helpers;      /* helpers.c: of the index thread */
     atomic_bool is_stopping;
+    atomic_bool is_digesting;     /* a call of digest.c is under way */
     atomic_uint_fast64_t commits; /* of the store, by the consumer */
 
     /* the consumer's own */

@@ -42,6 +42,8 @@ struct fake {
     _Atomic uint64_t last_ids; /* how many ids the last get had */
     _Atomic bool released;     /* those that hang go on */
     _Atomic bool is_silent;    /* status calls hang */
+    _Atomic uint64_t digest;   /* of each of its partitions: kept … */
+    _Atomic uint64_t found;    /* … and found in its store */
 };
 
 static const uint8_t fake_incarnation[INCARNATION_BYTES] = {1, 2, 3};
@@ -143,6 +145,34 @@ static inline void fake_write_collection(struct fake *fake, const struct partiti
     json_end_object(w);
 }
 
+static inline void fake_digest(struct json_writer *w, uint64_t digest)
+{
+    char text[33];
+
+    (void)snprintf(text, sizeof(text), "%032llx", (unsigned long long)digest);
+    json_text(w, text);
+}
+
+static inline enum err_code fake_scan(struct request *req)
+{
+    struct fake *fake = req->state;
+    struct json_writer w;
+
+    json_writer_init(&w, &req->reply.body);
+    json_begin_object(&w);
+    json_key(&w, "position");
+    json_u64(&w, atomic_load(&fake->position));
+    json_key(&w, "kept");
+    fake_digest(&w, atomic_load(&fake->digest));
+    json_key(&w, "found");
+    fake_digest(&w, atomic_load(&fake->found));
+    json_key(&w, "collections");
+    json_begin_array(&w);
+    json_end_array(&w);
+    json_end_object(&w);
+    return ERR_OK;
+}
+
 static inline enum err_code fake_status(struct request *req)
 {
     struct fake *fake = req->state;
@@ -169,6 +199,8 @@ static inline enum err_code fake_status(struct request *req)
         json_u64(&w, atomic_load(&fake->position));
         json_key(&w, "staleness_ms");
         json_double(&w, (double)atomic_load(&fake->staleness_ms));
+        json_key(&w, "digest");
+        fake_digest(&w, atomic_load(&fake->digest));
         json_end_object(&w);
     }
     json_end_array(&w);
@@ -184,6 +216,7 @@ static inline enum err_code fake_status(struct request *req)
 static const struct route fake_routes[] = {
     {"POST", "/internal/v1/ask", fake_ask, 1 << 20, "ask"},
     {"GET", "/internal/v1/status", fake_status, 0, "status"},
+    {"GET", "/internal/v1/digest", fake_scan, 0, "digest"},
     {0},
 };
 
