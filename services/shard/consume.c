@@ -344,6 +344,9 @@ static enum err_code handle_items(struct shard *shard, struct start *start,
     enum err_code code = prove(shard, start, items, count, err);
     size_t at = 0;
 
+    if (shard->metrics.read != NULL)
+        metric_add(shard->metrics.read, count);
+
     while (code == ERR_OK && at < count) {
         size_t taken = 0;
 

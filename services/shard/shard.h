@@ -8,6 +8,7 @@
  *   maintain leaves the dead behind, lets the oldest vectors become cold and writes segments, which
  *            may take minutes (maintain.c)
  *   fresh    asks the log's end every 100 ms (freshness.c)
+ *   copy     makes copies for new replicas (copy.c)
  *   link     as many as the setup says: lent to the index thread (helpers.c)
  * and the server's workers, which call the handlers of shard_routes.
  *
@@ -45,6 +46,9 @@ struct shard_setup {
     struct wal *wal; /* NULL: opened from wal_url, once there is a log */
     const char *wal_url;
     const char *segments;    /* folder of the engines' segments; NULL: none are kept */
+    const char *copies;      /* folder where copies for others are made; NULL: none are */
+    uint64_t copy_rate;      /* of making and handing out copies, bytes per second; 0: no bound */
+    uint64_t copied_bytes;   /* with which this replica has begun, for the metrics */
     struct metrics *metrics; /* NULL: none */
     uint32_t shard;
     uint32_t replica;
@@ -109,13 +113,14 @@ struct shard_collection {
 struct shard_metrics {
     struct metric *latency[6]; /* by enum wire_op */
     struct metric *build;
-    struct metric *searches, *applied, *voided, *parked, *failures;
+    struct metric *searches, *read, *applied, *voided, *parked, *failures;
     struct metric *set_aside, *maintenance_failures;
     struct metric *staleness, *lag, *memory, *memory_limit, *linked, *unlinked, *cold, *records,
         *bytes;
 };
 
 struct bitmap_cache;
+struct copier;
 struct helpers;
 struct retired;
 
@@ -126,6 +131,7 @@ struct shard {
     struct shard_metrics metrics;
     struct bitmap_cache *bitmaps; /* bitmap.c */
     struct helpers *helpers;      /* helpers.c: of the index thread */
+    struct copier *copier;        /* copy.c; NULL: no copies are handed out */
     atomic_bool is_stopping;
     atomic_bool is_digesting;     /* a call of digest.c is under way */
     atomic_uint_fast64_t commits; /* of the store, by the consumer */
