@@ -123,11 +123,12 @@ static bool below(struct place *out, const struct place *place, const char *item
            c > 0 && (size_t)c < sizeof(out->name) && copy_name_is_valid(out->name);
 }
 
-static bool is_unfinished(const char *name)
+/* Unfinished, or set aside by the engine. */
+static bool is_of_no_use(const char *name)
 {
-    size_t len = strlen(name);
+    const char *end = strrchr(name, '.');
 
-    return len >= 4 && strcmp(name + len - 4, ".tmp") == 0;
+    return end != NULL && (strcmp(end, ".tmp") == 0 || strcmp(end, ".damaged") == 0);
 }
 
 /* What a folder holds, as one number: names, files and sizes. */
@@ -141,7 +142,7 @@ static uint64_t look_at(const struct place *folder)
         struct stat about;
         uint64_t about_it[2];
 
-        if (item->d_name[0] == '.' || is_unfinished(item->d_name) ||
+        if (item->d_name[0] == '.' || is_of_no_use(item->d_name) ||
             fstatat(dirfd(dir), item->d_name, &about, AT_SYMLINK_NOFOLLOW) != 0 ||
             !S_ISREG(about.st_mode))
             continue;
@@ -179,7 +180,7 @@ static bool link_files(struct copy_making *making, const struct place *folder)
         struct place file;
         struct stat about;
 
-        if (item->d_name[0] == '.' || is_unfinished(item->d_name) ||
+        if (item->d_name[0] == '.' || is_of_no_use(item->d_name) ||
             !below(&file, folder, item->d_name))
             continue;
         good = link(file.from, file.to) == 0 && stat(file.to, &about) == 0 &&

@@ -363,9 +363,9 @@ static void without_a_replica_the_partitions_are_missing(void **state)
 
     fake_close(&world->fakes[2]);
     fake_close(&world->fakes[3]);
-    count_init(&count, 150);
+    count_init(&count, 500);
     assert_int_equal(run(world, &count), ERR_SHARDS_UNAVAILABLE);
-    count_init(&count, 150);
+    count_init(&count, 500);
     count.ask.allow_partial = true;
     assert_int_equal(run(world, &count), ERR_OK);
     assert_true(count.answer.partial);

@@ -264,6 +264,7 @@ static void make_copy(struct world *world)
     assert_int_equal(mkdir(deep, 0777), 0);
     write_segment(deep, "graph.seg", "a graph");
     write_segment(deep, "graph.seg.tmp", "half a graph");
+    write_segment(deep, "cold.seg.damaged", "what was a part");
     (void)snprintf(other->folder, sizeof(other->folder), "%s/copies", world->folder);
     assert_int_equal(mkdir(other->folder, 0777), 0);
     (void)snprintf(url, sizeof(url), "lmdb:%s", source);
