@@ -83,6 +83,16 @@ static void print_partitions(json_t *partitions)
     }
 }
 
+/* "ready" while it is asked; else what it says of itself, or why that is not enough. */
+static const char *state_of(json_t *replica)
+{
+    const char *state = cli_text(json_object_get(replica, "status"), "state", "away");
+
+    if (json_is_true(json_object_get(replica, "healthy")))
+        return "ready";
+    return strcmp(state, "ready") == 0 ? "out" : state;
+}
+
 static void print_replicas(json_t *cluster, bool with_partitions)
 {
     json_t *replicas = json_object_get(cluster, "replicas"), *replica;
@@ -104,10 +114,7 @@ static void print_replicas(json_t *cluster, bool with_partitions)
         if (totals.partitions > 0 && totals.staleness_ms >= 0)
             (void)snprintf(staleness, sizeof(staleness), "%.0f ms", totals.staleness_ms);
         (void)printf("%-7s %-9s %-9zu %10llu %10llu %9llu %10s  %016llx  %s\n", name,
-                     json_is_true(json_object_get(replica, "healthy"))
-                         ? "ready"
-                         : cli_text(report, "state", "away"),
-                     totals.partitions, (unsigned long long)totals.positions,
+                     state_of(replica), totals.partitions, (unsigned long long)totals.positions,
                      (unsigned long long)totals.live, (unsigned long long)totals.tombstones,
                      staleness, (unsigned long long)totals.digest, cli_text(replica, "url", "-"));
         if (with_partitions)

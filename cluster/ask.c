@@ -1,164 +1,27 @@
-/* Asking the shards: one replica of each, all at once; who fails is replaced by another.
+/* Asking the shards: one replica of each, all at once; who fails is replaced by another, who is
+ * slow is joined by another.
  *
  * Happy path: plan (which shard is asked for which partitions), aim (pick a replica of each),
  * gather, decode.  A call that cannot be sent, breaks, or comes back "behind", "moved" or
- * "unavailable" is aimed at the shard's next replica inside the gather.  What is still missing
- * afterwards (no replica answered, a gap in the partitions served) is planned again on a fresh
- * view, while the deadline allows.  A replica that hangs costs half of the time that is left when
- * the shard has another one. */
-#include "cluster/internal.h"
+ * "unavailable" is aimed at the shard's next replica inside the gather.  One that waits longer than
+ * most did lately is hedged: another replica is asked the same, the first answer counts and the
+ * other call is broken off.  What is still missing afterwards (no replica answered, a gap in the
+ * partitions served) is planned again on a fresh view, while the deadline allows.  A replica that
+ * hangs while no hedge is allowed costs half of the time that is left when the shard has another.
+ */
+#include "cluster/ask_internal.h"
 
-#include <assert.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/checked.h"
 #include "common/base/log.h"
 
-#define REPLY_BYTES_MAX MIB(512)
-#define ROUNDS_MAX      4096 /* time bounds them before */
-#define PAUSE_NS        (20 * NS_PER_MS)
-#define MARGIN_NS       (2 * NS_PER_MS) /* a shard answers so much before the asker gives up */
-
-/* One shard's part in one round. */
-struct aim {
-    struct asking *asking;
-    uint32_t shard;
-    uint32_t replica;
-    uint32_t tried; /* bit per replica */
-    struct buffer body;
-    uint64_t began_ns, took_ns; /* of the last attempt */
-    enum err_code failed;       /* how the last attempt ended, ERR_OK: answered */
-    struct err err;
-};
-
-struct asking {
-    struct cluster *cluster;
-    const struct cluster_ask *ask;
-    struct cluster_answer *out;
-    struct view *view;
-    uint32_t turn;                /* one for each question: where the look for a replica begins */
-    struct partition_set missing; /* wanted and not served yet */
-    enum err_code rc;             /* a failure that another replica cannot mend */
-    struct err *err;
-    enum err_code last_failure; /* of a replica; why the missing are missing */
-    struct err last_err;
-};
-
-/* --- picking a replica ---------------------------------------------------------------------- */
-
-/* Lower is better. */
-static uint64_t replica_rank(struct asking *asking, uint32_t shard, uint32_t replica)
-{
-    struct cluster *cluster = asking->cluster;
-    struct replica_state *state = &cluster->replicas[shard * REPLICAS_MAX + replica];
-    const struct wire_question *question = asking->ask->question;
-    uint64_t now = env_boot_ns(cluster->env), rank = 0;
-    struct report *report;
-
-    pthread_mutex_lock(&cluster->mutex);
-    if (!state->healthy)
-        rank += 1000;
-    if (state->suspect_until_ns > now)
-        rank += 10000;
-    pthread_mutex_unlock(&cluster->mutex);
-    report = report_get(cluster, shard, replica);
-    if (report == NULL || now - report->asked_ns > HEARD_NS)
-        rank += 500;
-    for (size_t i = 0; report != NULL && i < question->demands.count; i++) {
-        const struct token_entry *entry = &question->demands.entries[i];
-
-        if (entry->region == report->region && entry->partition < PARTITIONS_MAX &&
-            partition_set_has(&report->serves, entry->partition) &&
-            report->position[entry->partition] < entry->position)
-            rank = rank < 100 ? 100 : rank;
-    }
-    if (report != NULL && question->max_staleness_ns != NEVER_NS)
-        for (uint32_t p = 0; p < asking->view->map.partitions; p++)
-            if (partition_set_has(&report->serves, p) &&
-                report->staleness_ns[p] > question->max_staleness_ns) {
-                rank += 200;
-                break;
-            }
-    report_put(report);
-    return rank;
-}
-
-/* The best replica that has not been tried; false: none is left. */
-static bool pick_replica(struct asking *asking, struct aim *aim)
-{
-    uint32_t replicas = asking->view->map.replicas, best = replicas;
-    uint64_t best_rank = UINT64_MAX;
-
-    for (uint32_t i = 0; i < replicas; i++) {
-        uint32_t replica = (asking->turn + aim->shard + i) % replicas;
-        uint64_t rank;
-
-        if ((aim->tried >> replica & 1) != 0 ||
-            view_url(asking->view, aim->shard, replica)[0] == '\0')
-            continue;
-        rank = replicas == 1 ? 0 : replica_rank(asking, aim->shard, replica);
-        if (rank < best_rank) {
-            best_rank = rank;
-            best = replica;
-        }
-    }
-    if (best == replicas)
-        return false;
-    aim->replica = best;
-    aim->tried |= 1u << best;
-    return true;
-}
-
-static bool has_untried(const struct asking *asking, const struct aim *aim)
-{
-    for (uint32_t replica = 0; replica < asking->view->map.replicas; replica++)
-        if ((aim->tried >> replica & 1) == 0 &&
-            view_url(asking->view, aim->shard, replica)[0] != '\0')
-            return true;
-    return false;
-}
+#define ROUNDS_MAX 4096 /* time bounds them before */
+#define PAUSE_NS   (20 * NS_PER_MS)
+#define MARGIN_NS  (2 * NS_PER_MS) /* a shard answers so much before the asker gives up */
 
 /* --- one round ------------------------------------------------------------------------------ */
-
-/* Is the failure of one replica worth asking another? */
-static bool another_may_help(enum err_code rc)
-{
-    return err_is_retriable(rc) || rc == ERR_INTERNAL;
-}
-
-/* A call has ended: true when it was aimed at another replica. */
-static bool call_ended(void *context, struct http_call *call)
-{
-    struct asking *asking = context;
-    struct aim *aim = call->user;
-    struct cluster *cluster = asking->cluster;
-    struct replica_state *state = &cluster->replicas[aim->shard * REPLICAS_MAX + aim->replica];
-
-    err_clear(&aim->err);
-    aim->took_ns = env_boot_ns(cluster->env) - aim->began_ns;
-    aim->failed = http_call_expect(call, &aim->err);
-    if (aim->failed == ERR_OK)
-        return false;
-    if (call->rc != ERR_OK && call->rc != ERR_DEAD) {
-        pthread_mutex_lock(&cluster->mutex);
-        state->suspect_until_ns = env_boot_ns(cluster->env) + SUSPECT_NS;
-        if (call->rc == ERR_UNAVAILABLE)
-            state->healthy = false;
-        pthread_mutex_unlock(&cluster->mutex);
-    }
-    if (!another_may_help(aim->failed) || call->rc == ERR_TIMEOUT || call->rc == ERR_DEAD)
-        return false;
-    if (!pick_replica(asking, aim))
-        return false;
-    if (cluster->retries != NULL)
-        metric_add(cluster->retries, 1);
-    asking->out->retries++;
-    aim->began_ns = env_boot_ns(cluster->env);
-    call->base = view_url(asking->view, aim->shard, aim->replica);
-    return true;
-}
 
 /* The ids of a get that are in these partitions. */
 static struct wire_id *ids_of(struct asking *asking, const struct partition_set *partitions,
@@ -221,21 +84,23 @@ static uint64_t round_deadline(struct asking *asking, const struct aim *aims, ui
     bool replaceable = false;
 
     for (uint32_t i = 0; i < count; i++)
-        replaceable = replaceable || has_untried(asking, &aims[i]);
+        replaceable = replaceable || pick_is_left(asking->view, aims[i].shard, aims[i].tried);
     if (!replaceable || deadline <= now)
         return deadline;
     return now + (deadline - now) / 2;
 }
 
 /* One answered part into the result. */
-static enum err_code take_part(struct asking *asking, struct aim *aim, struct http_call *call)
+static enum err_code take_part(struct asking *asking, struct aim *aim)
 {
+    struct http_call *call = aim->winner->call;
     struct cluster_answer *out = asking->out;
     struct cluster_part *part = &out->parts[out->count];
     enum err_code rc;
 
     part->shard = aim->shard;
-    part->replica = aim->replica;
+    part->replica = aim->winner->replica;
+    part->is_hedged = aim->is_hedged;
     rc = wire_answer_decode(&part->answer, call->reply.data, call->reply.len, &out->arena,
                             asking->err);
     if (rc != ERR_OK)
@@ -266,14 +131,24 @@ static enum err_code take_part(struct asking *asking, struct aim *aim, struct ht
     return token_merge(&out->seen, &part->answer.seen, asking->err);
 }
 
-static void take_answer(struct asking *asking, struct aim *aim, struct http_call *call)
+static void take_answer(struct asking *asking, struct aim *aim)
 {
-    if (call->rc == ERR_TIMEOUT || call->rc == ERR_DEAD)
-        aim->failed = http_call_expect(call, &aim->err);
-    if (aim->failed == ERR_OK) {
+    struct attempt *const attempts[] = {&aim->first, &aim->hedge};
+    uint32_t *avoided = &asking->avoided[aim->shard];
+
+    /* Should there be another round, it begins with the others. */
+    *avoided =
+        pick_is_left(asking->view, aim->shard, *avoided | aim->tried) ? *avoided | aim->tried : 0;
+    /* Without memory or time for a gather nobody was told of an end. */
+    for (size_t i = 0; i < ARRAY_COUNT(attempts); i++)
+        if (attempts[i]->is_open) {
+            aim->failed = http_call_expect(attempts[i]->call, &aim->err);
+            attempt_end(attempts[i], attempt_ending(attempts[i]->call));
+        }
+    if (aim->winner != NULL && aim->failed == ERR_OK) {
         if (asking->rc == ERR_OK)
-            asking->rc = take_part(asking, aim, call);
-    } else if (another_may_help(aim->failed)) {
+            asking->rc = take_part(asking, aim);
+    } else if (ask_another_may_help(aim->failed)) {
         asking->last_failure = aim->failed;
         asking->last_err = aim->err;
     } else if (asking->rc == ERR_OK) {
@@ -306,9 +181,9 @@ static uint32_t plan_round(struct asking *asking, struct aim *aims, struct parti
 
         if (!missing_of(asking, shard, &sets[count]))
             continue;
-        aim->asking = asking;
-        aim->shard = shard;
-        if (pick_replica(asking, aim))
+        *aim = (struct aim){.asking = asking, .shard = shard};
+        aim->first.aim = aim->hedge.aim = aim;
+        if (attempt_begin(&aim->first, false))
             count++;
         else
             asking->last_failure = err_set(&asking->last_err, ERR_SHARDS_UNAVAILABLE,
@@ -317,38 +192,48 @@ static uint32_t plan_round(struct asking *asking, struct aim *aims, struct parti
     return count;
 }
 
+/* The calls of a round: one for each shard, and its hedge where there can be one. */
+static uint32_t fill_calls(struct asking *asking, struct aim *aims, uint32_t count,
+                           struct http_call *calls)
+{
+    uint32_t filled = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        uint64_t hedge_ns = attempt_hedge_ns(asking, &aims[i]);
+
+        attempt_fill_call(&aims[i].first, &calls[filled++], 0);
+        if (hedge_ns > 0)
+            attempt_fill_call(&aims[i].hedge, &calls[filled++], hedge_ns);
+    }
+    return filled;
+}
+
 static void send_round(struct asking *asking, struct aim *aims, struct partition_set *sets,
                        uint32_t count)
 {
-    struct http_call *calls = array_alloc(count, sizeof(*calls));
+    struct http_call *calls = array_alloc(2 * (size_t)count, sizeof(*calls));
+    const struct http_watcher watcher = {
+        .ended = attempt_call_ended, .due = attempt_call_due, .context = asking};
     uint64_t deadline = round_deadline(asking, aims, count);
     uint64_t now = env_boot_ns(asking->cluster->env);
     uint64_t wait_ns = deadline > now + MARGIN_NS ? deadline - now - MARGIN_NS : NS_PER_MS;
+    uint32_t filled = 0;
 
     if (calls == NULL)
         asking->rc = err_set(asking->err, ERR_NO_MEMORY, "no memory for the calls");
-    for (uint32_t i = 0; asking->rc == ERR_OK && i < count; i++) {
-        aims[i].began_ns = now;
+    for (uint32_t i = 0; asking->rc == ERR_OK && i < count; i++)
         asking->rc = encode_question(asking, &aims[i], &sets[i], wait_ns);
-        calls[i] = (struct http_call){
-            .method = "POST",
-            .base = view_url(asking->view, aims[i].shard, aims[i].replica),
-            .path = "/internal/v1/ask",
-            .content_type = "application/x-vicinal",
-            .request_id = asking->ask->request_id,
-            .traceparent = asking->ask->traceparent,
-            .body = aims[i].body.data,
-            .body_len = aims[i].body.len,
-            .reply_max = REPLY_BYTES_MAX,
-            .user = &aims[i],
-        };
-    }
     if (asking->rc == ERR_OK) {
-        http_gather(asking->cluster->client, calls, count, deadline, call_ended, asking);
-        for (uint32_t i = 0; i < count; i++)
-            take_answer(asking, &aims[i], &calls[i]);
+        filled = fill_calls(asking, aims, count, calls);
+        http_gather(asking->cluster->client, calls, filled, deadline, &watcher);
     }
-    for (uint32_t i = 0; calls != NULL && i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
+        if (asking->rc == ERR_OK)
+            take_answer(asking, &aims[i]);
+        else if (aims[i].first.is_open)
+            attempt_end(&aims[i].first, ENDED_DROPPED);
+    }
+    for (uint32_t i = 0; i < filled; i++)
         http_call_free(&calls[i]);
     free(calls);
 }
@@ -412,12 +297,6 @@ static bool prepare_next_round(struct asking *asking)
     return asking->view->has_map;
 }
 
-/* Must the answer see anything in particular? */
-static bool demands(const struct wire_question *question)
-{
-    return question->fresh || question->demands.count > 0 || question->max_staleness_ns != NEVER_NS;
-}
-
 /* Why partitions are missing, as the caller's error. */
 static enum err_code report_missing(struct asking *asking)
 {
@@ -430,7 +309,7 @@ static enum err_code report_missing(struct asking *asking)
         return err_set(err, ERR_STALENESS_UNMET, "no replica is fresh enough in time: %s",
                        asking->last_err.message);
     case ERR_TIMEOUT:
-        if (demands(asking->ask->question))
+        if (ask_demands(asking->ask->question))
             return err_set(err, ERR_STALENESS_UNMET, "no replica answered in time");
         return err_set(err, ERR_TIMEOUT, "%u of %u partitions were not answered in time", missing,
                        asking->out->wanted_count);
@@ -451,9 +330,7 @@ enum err_code cluster_ask(struct cluster *cluster, const struct cluster_ask *ask
 
     memset(out, 0, sizeof(*out));
     asking.view = view_get(cluster);
-    pthread_mutex_lock(&cluster->mutex);
-    asking.turn = cluster->turn++;
-    pthread_mutex_unlock(&cluster->mutex);
+    asking.key = pick_key(ask->question);
     if (!asking.view->has_map) {
         view_put(asking.view);
         return err_set(err, ERR_SHARDS_UNAVAILABLE, "there is no shard map yet");

@@ -93,11 +93,17 @@ enum err_code cluster_open(struct cluster **out, const struct cluster_options *o
     cluster->client = options->client;
     cluster->metrics = options->metrics;
     cluster->status_every_ms = options->status_every_ms == 0 ? 100 : options->status_every_ms;
+    cluster->compare_every_ms = options->compare_every_ms;
     pthread_mutex_init(&cluster->mutex, NULL);
     env_cond_init(cluster->env, &cluster->wake);
     if (cluster->metrics != NULL) {
         cluster->retries = metrics_counter(cluster->metrics, "shard_retries_total", "",
                                            "Questions sent to another replica.");
+        cluster->hedges =
+            metrics_counter(cluster->metrics, "shard_hedges_total", "",
+                            "Questions asked of a second replica because the first was slow.");
+        cluster->hedge_wins = metrics_counter(cluster->metrics, "shard_hedge_wins_total", "",
+                                              "Of those, how many the second answered first.");
         cluster->metadata_up = metrics_gauge(cluster->metrics, "metadata_up", "",
                                              "1 when the metadata store answers.");
     }
@@ -110,6 +116,11 @@ enum err_code cluster_open(struct cluster **out, const struct cluster_options *o
         rc = env_thread_start(cluster->env, &cluster->follower, "follow", follow, cluster, err);
     if (rc == ERR_OK)
         rc = env_thread_start(cluster->env, &cluster->watcher, "watch", report_watch, cluster, err);
+    if (rc == ERR_OK)
+        rc = env_thread_start(cluster->env, &cluster->prober, "probe", report_probe, cluster, err);
+    if (rc == ERR_OK && cluster->compare_every_ms > 0)
+        rc = env_thread_start(cluster->env, &cluster->comparer, "compare", compare_run, cluster,
+                              err);
     if (rc != ERR_OK) {
         cluster_stop(cluster);
         cluster_close(cluster);
@@ -135,10 +146,14 @@ void cluster_close(struct cluster *cluster)
         return;
     env_thread_join(cluster->follower);
     env_thread_join(cluster->watcher);
+    env_thread_join(cluster->prober);
+    env_thread_join(cluster->comparer);
     if (cluster->replicas != NULL)
         for (size_t i = 0; i < (size_t)SHARDS_MAX * REPLICAS_MAX; i++)
             report_put(cluster->replicas[i].report);
     free(cluster->replicas);
+    for (size_t i = 0; i < SHARDS_MAX; i++)
+        free(cluster->hedges_of[i]);
     view_put(cluster->view);
     env_cond_free(&cluster->wake);
     pthread_mutex_destroy(&cluster->mutex);
@@ -175,74 +190,6 @@ enum err_code cluster_register(struct meta *meta, struct env *env, const char *s
 void cluster_replica_name(char out[32], uint32_t shard, uint32_t replica)
 {
     (void)snprintf(out, 32, "%u.%u", shard, replica);
-}
-
-/* P from the row deployment. */
-static enum err_code read_partitions(struct meta *meta, uint32_t *partitions, struct err *err)
-{
-    struct meta_row row = {0};
-    json_t *document = NULL;
-    uint64_t count = 0;
-    enum err_code rc = meta_get(meta, "deployment", &row, err);
-
-    if (rc != ERR_OK)
-        return rc;
-    rc = json_doc_parse(&document, row.value, row.value_len, err);
-    if (rc == ERR_OK)
-        rc = json_doc_u64(document, "partitions", 1, PARTITIONS_MAX, &count, err);
-    if (rc == ERR_OK && count == 0)
-        rc = err_set(err, ERR_CORRUPT, "metadata row deployment says no partitions");
-    json_decref(document);
-    meta_row_free(&row);
-    *partitions = (uint32_t)count;
-    return rc == ERR_OK ? ERR_OK : err_wrap(err, "metadata row deployment");
-}
-
-enum err_code cluster_place(struct meta *meta, uint32_t shards, uint32_t replicas, struct err *err)
-{
-    struct shard_map *map = calloc(2, sizeof(*map));
-    struct shard_map *old = map + 1;
-    struct meta_row row = {0};
-    struct buffer value = {0};
-    uint64_t expected = META_ABSENT;
-    enum err_code rc;
-
-    assert(shards >= 1 && shards <= SHARDS_MAX);
-    assert(replicas >= 1 && replicas <= REPLICAS_MAX);
-    if (map == NULL)
-        return err_set(err, ERR_NO_MEMORY, "no memory for the map");
-    if ((rc = read_partitions(meta, &map->partitions, err)) != ERR_OK)
-        goto out;
-    rc = meta_get(meta, "map", &row, err);
-    if (rc == ERR_OK)
-        rc = shard_map_decode(old, row.value, row.value_len, err);
-    else if (rc == ERR_NOT_FOUND)
-        rc = ERR_OK;
-    if (rc != ERR_OK)
-        goto out;
-    expected = row.version;
-    map->shards = shards;
-    map->replicas = replicas;
-    map->version = old->version + 1;
-    for (uint32_t i = 0; i < shards; i++)
-        map->weights[i] = 1;
-    shard_map_place(map);
-    if (old->version != 0 && old->shards == shards && old->replicas == replicas &&
-        old->partitions == map->partitions &&
-        memcmp(old->shard_of, map->shard_of, sizeof(map->shard_of)) == 0)
-        goto out;
-    shard_map_encode(map, &value);
-    if ((rc = buffer_check(&value, err)) == ERR_OK)
-        rc = meta_put(
-            meta,
-            &(struct meta_put){
-                .key = "map", .value = value.data, .value_len = value.len, .expected = expected},
-            NULL, err);
-out:
-    buffer_free(&value);
-    meta_row_free(&row);
-    free(map);
-    return rc;
 }
 
 bool cluster_map(struct cluster *cluster, struct shard_map *out)

@@ -1,9 +1,10 @@
 /* The view of the other services that router and ingest share: which nodes there are, who serves
  * which partition, how far each replica is, which collections exist; and asking the shards.
  *
- * Two threads: one follows the metadata store, one asks every replica for its status each 100 ms.
- * Views are immutable and swapped by reference count.  When the metadata store is away the last
- * view goes on serving.
+ * Three threads, four when digests are compared (compare.h): one follows the metadata store, one
+ * asks every replica that is in use for its status each 100 ms, one those that are out.  Views are
+ * immutable and swapped by reference count. When the metadata store is away the last view goes on
+ * serving.
  */
 #ifndef VICINAL_CLUSTER_CLUSTER_H
 #define VICINAL_CLUSTER_CLUSTER_H
@@ -28,8 +29,9 @@ struct cluster_options {
     struct env *env;
     struct meta *meta;
     struct http_client *client;
-    struct metrics *metrics;  /* may be NULL */
-    uint32_t status_every_ms; /* 0: 100 */
+    struct metrics *metrics;   /* may be NULL */
+    uint32_t status_every_ms;  /* 0: 100 */
+    uint32_t compare_every_ms; /* the replicas' digests; 0: never */
 };
 
 /* All borrowed until close.  Loads what there is (an empty store is fine), starts the threads. */
@@ -54,6 +56,11 @@ void cluster_replica_name(char out[32], uint32_t shard, uint32_t replica);
 /* Make (or change to) this many shards and replicas: reads the row deployment for P, writes the row
  * map if it differs.  Errors: ERR_NOT_FOUND (no deployment row yet: ingest writes it). */
 MUST_CHECK enum err_code cluster_place(struct meta *meta, uint32_t shards, uint32_t replicas,
+                                       struct err *err);
+
+/* Let the replicas of every shard share its questions in these proportions (one weight for each
+ * replica, 1..SHARD_WEIGHT_MAX).  Errors: ERR_CONFIG (another number of replicas). */
+MUST_CHECK enum err_code cluster_weigh(struct meta *meta, const uint32_t *weights, uint32_t count,
                                        struct err *err);
 
 /* The map in force; false: there is none yet. */
@@ -107,6 +114,7 @@ struct cluster_part {
     struct wire_answer answer;
     struct buffer raw; /* what answer points into */
     uint64_t took_ns;
+    bool is_hedged; /* it took long: a second replica was asked too */
 };
 
 /* What came back.  Owns everything; cluster_answer_free. */
@@ -119,15 +127,15 @@ struct cluster_answer {
     bool stale;
     bool partial;      /* served_count < wanted_count */
     struct token seen; /* what the answer reflects: the read's token */
-    uint32_t retries;
+    uint32_t retries, hedges;
     struct arena arena;
 };
 
 /* Ask one replica of each shard concerned; a replica that cannot be reached, is behind or has moved
- * is replaced by another at once, gaps are asked again with a fresh map, within the deadline.
- * Errors: ERR_COLLECTION_NOT_FOUND (dropped: look it up again), ERR_STALENESS_UNMET,
- * ERR_TOKEN_LOG_GONE, ERR_SHARDS_UNAVAILABLE (and not allow_partial), ERR_TIMEOUT,
- * ERR_DIMENSION_MISMATCH, what a shard says of the question itself. */
+ * is replaced by another at once, one that is slow is joined by another (hedge.h), gaps are asked
+ * again with a fresh map, within the deadline. Errors: ERR_COLLECTION_NOT_FOUND (dropped: look it
+ * up again), ERR_STALENESS_UNMET, ERR_TOKEN_LOG_GONE, ERR_SHARDS_UNAVAILABLE (and not
+ * allow_partial), ERR_TIMEOUT, ERR_DIMENSION_MISMATCH, what a shard says of the question itself. */
 MUST_CHECK enum err_code cluster_ask(struct cluster *cluster, const struct cluster_ask *ask,
                                      struct cluster_answer *out, struct err *err);
 void cluster_answer_free(struct cluster_answer *answer);

@@ -6,12 +6,15 @@
 #include <stdatomic.h>
 
 #include "cluster/cluster.h"
+#include "cluster/health.h"
+#include "cluster/hedge.h"
+#include "common/base/hash.h"
+#include "common/http/json_doc.h"
 
 #define URL_BYTES         256
 #define NODE_NAME_BYTES   64
-#define STATUS_TIMEOUT_MS 500               /* of one status call */
-#define HEARD_NS          NS_PER_S          /* a report older than this is not believed */
-#define SUSPECT_NS        (200 * NS_PER_MS) /* a replica that failed is tried last for so long */
+#define STATUS_TIMEOUT_MS 500      /* of one status call */
+#define HEARD_NS          NS_PER_S /* a report older than this is not believed */
 
 struct node {
     char service[16];
@@ -41,6 +44,14 @@ struct report_collection {
     uint64_t *last_change; /* by partition */
 };
 
+/* A digest and where it was taken. */
+struct report_point {
+    uint64_t position; /* 0: none */
+    struct hash128 digest;
+};
+
+#define POINTS_MAX 4 /* the newest, then marks */
+
 /* What one replica said of itself.  Immutable once published. */
 struct report {
     atomic_uint references;
@@ -49,15 +60,18 @@ struct report {
     uint64_t position[PARTITIONS_MAX];
     uint64_t staleness_ns[PARTITIONS_MAX]; /* NEVER_NS: not known */
     struct partition_set serves;
+    uint16_t slot_of[PARTITIONS_MAX]; /* partition -> place in points, plus 1; 0: none */
+    struct report_point (*points)[POINTS_MAX];
+    uint32_t points_count;
     struct report_collection *collections;
     size_t collection_count;
     struct buffer raw; /* the JSON, for cluster_write_status */
 };
 
 struct replica_state {
-    struct report *report;     /* newest; NULL before the first */
-    uint64_t suspect_until_ns; /* a connection failed lately */
-    bool healthy;              /* the last status call was answered "ready" */
+    struct report *report; /* newest; NULL before the first */
+    struct health health;
+    struct metric *_Atomic in_use; /* NULL before the first status call, or without metrics */
 };
 
 struct cluster {
@@ -67,8 +81,9 @@ struct cluster {
     struct metrics *metrics;
     uint32_t status_every_ms;
     struct env_thread *follower;
-    struct env_thread *watcher;
-    struct metric *retries;
+    struct env_thread *watcher, *prober, *comparer;
+    uint32_t compare_every_ms; /* 0: never */
+    struct metric *retries, *hedges, *hedge_wins;
     struct metric *metadata_up;
     _Atomic bool store_away; /* the last one who asked the metadata store had no answer */
 
@@ -78,7 +93,7 @@ struct cluster {
     struct view *view; /* never NULL after open */
     struct replica_state
         *replicas; /* SHARDS_MAX * REPLICAS_MAX, [shard * REPLICAS_MAX + replica] */
-    uint32_t turn; /* spreads reads over replicas */
+    struct hedge *hedges_of[SHARDS_MAX]; /* NULL before the shard's first question */
 };
 
 /* view.c */
@@ -94,6 +109,33 @@ MUST_CHECK enum err_code report_parse(struct report **out, const void *data, siz
                                       uint64_t asked_ns, bool *ready, struct err *err);
 void report_put(struct report *report);
 struct report *report_get(struct cluster *cluster, uint32_t shard, uint32_t replica);
-void report_watch(void *cluster); /* thread */
+void report_watch(void *cluster); /* thread: asks those that are in use */
+void report_probe(void *cluster); /* thread: asks those that are out, and may hang */
+
+/* A digest's 32 digits; false: they are none. */
+bool report_digest(const json_t *text, struct hash128 *out);
+
+/* compare.c: thread */
+void compare_run(void *cluster);
+
+/* pick.c */
+
+/* One question to a shard, for the choice of the replica. */
+struct pick {
+    const struct view *view;
+    const struct wire_question *question;
+    uint64_t key; /* pick_key of the question */
+    uint32_t shard;
+    uint32_t avoided;   /* bits of those that were of no use to this question before */
+    bool wants_healthy; /* rather none than one that is out or in doubt */
+};
+uint64_t pick_key(const struct wire_question *question);
+
+/* The best replica whose bit is not set in *tried; sets it, and notes that a question is under way.
+ * False: none is left. */
+bool pick_replica(struct cluster *cluster, const struct pick *pick, uint32_t *tried, uint32_t *out);
+
+/* Is there a replica whose bit is not set? */
+bool pick_is_left(const struct view *view, uint32_t shard, uint32_t tried);
 
 #endif

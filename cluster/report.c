@@ -1,25 +1,31 @@
-/* What replicas report of themselves: asked every 100 ms, all at once, kept as immutable reports.
+/* What replicas report of themselves: asked every 100 ms, all at once, kept as immutable reports;
+ * and what that means for their health.
  *
  * The staleness that a replica reported grows by the time since it was asked, so what is said here
  * is never younger than the truth. */
 #include "cluster/internal.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 #include "common/http/json_doc.h"
 
 #define STATUS_BYTES_MAX MIB(16)
+#define LAG_OUT_NS       (2 * NS_PER_S) /* staler than this, with another ahead: not asked … */
+#define LAG_BACK_NS      NS_PER_S       /* … until it is no staler than this, or has as much */
 
 static void report_free(struct report *report)
 {
     for (size_t i = 0; i < report->collection_count; i++)
         free(report->collections[i].last_change);
     free(report->collections);
+    free(report->points);
     buffer_free(&report->raw);
     free(report);
 }
@@ -44,6 +50,42 @@ struct report *report_get(struct cluster *cluster, uint32_t shard, uint32_t repl
     return report;
 }
 
+bool report_digest(const json_t *text, struct hash128 *out)
+{
+    const char *digits = json_string_value(text);
+    uint8_t bytes[16];
+
+    if (digits == NULL || strlen(digits) != 2 * sizeof(bytes) ||
+        !text_hex_decode(bytes, sizeof(bytes), digits, 2 * sizeof(bytes)))
+        return false;
+    out->high = (uint64_t)load_be32(bytes) << 32 | load_be32(bytes + 4);
+    out->low = (uint64_t)load_be32(bytes + 8) << 32 | load_be32(bytes + 12);
+    return true;
+}
+
+/* What cannot be read is not compared. */
+static void parse_points(struct report_point points[POINTS_MAX], const json_t *entry,
+                         uint64_t position)
+{
+    json_t *marks = json_object_get(entry, "marks"), *mark;
+    size_t i, count = 0;
+
+    memset(points, 0, POINTS_MAX * sizeof(points[0]));
+    if (report_digest(json_object_get(entry, "digest"), &points[0].digest)) {
+        points[0].position = position;
+        count = 1;
+    }
+    json_array_foreach(marks, i, mark)
+    {
+        json_int_t at = json_integer_value(json_array_get(mark, 0));
+
+        if (count == POINTS_MAX || at <= 0 ||
+            !report_digest(json_array_get(mark, 1), &points[count].digest))
+            break;
+        points[count++].position = (uint64_t)at;
+    }
+}
+
 static enum err_code parse_partition(struct report *report, json_t *entry, struct err *err)
 {
     uint64_t partition = UINT64_MAX, position = 0;
@@ -58,6 +100,9 @@ static enum err_code parse_partition(struct report *report, json_t *entry, struc
         return err_set(err, ERR_INVALID_ARGUMENT, "an entry names no partition");
     partition_set_add(&report->serves, (uint32_t)partition);
     report->position[partition] = position;
+    if (report->slot_of[partition] == 0)
+        report->slot_of[partition] = (uint16_t)++report->points_count;
+    parse_points(report->points[report->slot_of[partition] - 1], entry, position);
     report->staleness_ns[partition] = NEVER_NS;
     if (json_is_number(staleness) && json_number_value(staleness) >= 0 &&
         json_number_value(staleness) < 1e12)
@@ -119,6 +164,9 @@ static enum err_code fill_report(struct report *report, json_t *document, bool *
         return rc;
     *ready = strcmp(state, "ready") == 0;
     report->region = (uint32_t)region;
+    report->points = array_alloc(json_array_size(partitions), sizeof(report->points[0]));
+    if (report->points == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory for a report");
     json_array_foreach(partitions, i, entry)
     {
         if ((rc = parse_partition(report, entry, err)) != ERR_OK)
@@ -167,27 +215,82 @@ enum err_code report_parse(struct report **out, const void *data, size_t len, ui
 
 /* --- the watcher --------------------------------------------------------------------------- */
 
+/* How far a replica is behind the others of its shard that were heard of lately.  One that is stale
+ * alone is not: then the log is away, and all stand where it ended. */
+static enum health_lag lag_locked(const struct cluster *cluster, uint32_t place,
+                                  const struct report *report, uint64_t now_ns)
+{
+    const struct replica_state *states = &cluster->replicas[place - place % REPLICAS_MAX];
+    uint64_t age_ns = now_ns - report->asked_ns;
+    enum health_lag lag = LAG_NONE;
+
+    for (uint32_t i = 0; i < REPLICAS_MAX; i++) {
+        const struct report *other = states[i].report;
+
+        if (i == place % REPLICAS_MAX || other == NULL || states[i].health.state == HEALTH_OUT ||
+            other->region != report->region || now_ns - other->asked_ns > HEARD_NS)
+            continue;
+        for (uint32_t p = 0; p < PARTITIONS_MAX; p++) {
+            uint64_t stale_ns = report->staleness_ns[p];
+
+            if (!partition_set_has(&report->serves, p) || !partition_set_has(&other->serves, p) ||
+                report->position[p] >= other->position[p] ||
+                (stale_ns != NEVER_NS && stale_ns + age_ns <= LAG_BACK_NS))
+                continue;
+            if (stale_ns == NEVER_NS || stale_ns + age_ns > LAG_OUT_NS)
+                return LAG_MUCH;
+            lag = LAG_SOME;
+        }
+    }
+    return lag;
+}
+
+static void tell_change(uint32_t place, enum health_state from, enum health_state to)
+{
+    char name[32];
+
+    if ((from == HEALTH_OUT) == (to == HEALTH_OUT))
+        return;
+    cluster_replica_name(name, place / REPLICAS_MAX, place % REPLICAS_MAX);
+    log_info(NULL,
+             to == HEALTH_OUT ? "a replica is not asked any more" : "a replica is asked again",
+             LOG_TEXT("replica", name));
+}
+
 /* One replica's status call has ended. */
 static void take_report(struct cluster *cluster, uint32_t place, struct http_call *call,
                         uint64_t asked_ns)
 {
+    struct replica_state *state = &cluster->replicas[place];
+    struct health_status status = {.asked_ns = asked_ns};
     struct report *report = NULL, *old = NULL;
+    uint64_t now_ns = env_boot_ns(cluster->env);
+    struct metric *in_use = atomic_load(&state->in_use);
+    enum health_state before, after;
     struct err err = {0};
-    bool ready = false;
     enum err_code rc = http_call_expect(call, &err);
 
     if (rc == ERR_OK)
-        rc = report_parse(&report, call->reply.data, call->reply.len, asked_ns, &ready, &err);
+        rc = report_parse(&report, call->reply.data, call->reply.len, asked_ns, &status.is_ready,
+                          &err);
     if (rc != ERR_OK)
         log_err(LOG_DEBUG, NULL, "a replica does not report", &err);
     pthread_mutex_lock(&cluster->mutex);
-    cluster->replicas[place].healthy = rc == ERR_OK && ready;
+    before = state->health.state;
     if (rc == ERR_OK) {
-        old = cluster->replicas[place].report;
-        cluster->replicas[place].report = report;
+        status.lag = lag_locked(cluster, place, report, now_ns);
+        health_heard(&state->health, &status);
+        old = state->report;
+        state->report = report;
+    } else {
+        health_unheard(&state->health, now_ns, call->rc == ERR_UNAVAILABLE);
     }
+    after = state->health.state;
     pthread_mutex_unlock(&cluster->mutex);
     report_put(old);
+    tell_change(place, before, after);
+    if (in_use != NULL)
+        metric_set(in_use, after == HEALTH_OUT ? 0 : 1);
 }
 
 /* One round of status calls. */
@@ -206,8 +309,30 @@ static bool status_ended(void *context, struct http_call *call)
     return false;
 }
 
-/* Ask every replica that has a URL, all at once. */
-static void ask_all(struct cluster *cluster, const struct view *view)
+/* Is it one of those that this thread asks?  A thread of its own for those that are out: a call
+ * that hangs holds up its round. */
+static bool is_asked(struct cluster *cluster, uint32_t place, bool asks_out)
+{
+    struct replica_state *state = &cluster->replicas[place];
+    char labels[64];
+    bool is_out;
+
+    pthread_mutex_lock(&cluster->mutex);
+    is_out = state->health.state == HEALTH_OUT;
+    pthread_mutex_unlock(&cluster->mutex);
+    if (is_out != asks_out)
+        return false;
+    if (atomic_load(&state->in_use) == NULL && cluster->metrics != NULL) {
+        (void)snprintf(labels, sizeof(labels), "shard=\"%u\",replica=\"%u\"", place / REPLICAS_MAX,
+                       place % REPLICAS_MAX);
+        atomic_store(&state->in_use, metrics_gauge(cluster->metrics, "replica_in_use", labels,
+                                                   "1 while questions are sent to the replica."));
+    }
+    return true;
+}
+
+/* Ask every replica that has a URL and is in use (or out), all at once. */
+static void ask_all(struct cluster *cluster, const struct view *view, bool asks_out)
 {
     uint32_t total = view->map.shards * view->map.replicas, count = 0;
     struct http_call *calls = array_alloc(total, sizeof(*calls));
@@ -216,11 +341,12 @@ static void ask_all(struct cluster *cluster, const struct view *view)
 
     for (uint32_t i = 0; calls != NULL && places != NULL && i < total; i++) {
         uint32_t shard = i / view->map.replicas, replica = i % view->map.replicas;
+        uint32_t place = shard * REPLICAS_MAX + replica;
         const char *url = view_url(view, shard, replica);
 
-        if (url[0] == '\0')
+        if (url[0] == '\0' || !is_asked(cluster, place, asks_out))
             continue;
-        places[count] = shard * REPLICAS_MAX + replica;
+        places[count] = place;
         calls[count] = (struct http_call){.method = "GET",
                                           .base = url,
                                           .path = "/internal/v1/status",
@@ -230,16 +356,15 @@ static void ask_all(struct cluster *cluster, const struct view *view)
     }
     if (count > 0)
         http_gather(cluster->client, calls, count, round.asked_ns + STATUS_TIMEOUT_MS * NS_PER_MS,
-                    status_ended, &round);
+                    &(struct http_watcher){.ended = status_ended, .context = &round});
     for (uint32_t i = 0; i < count; i++)
         http_call_free(&calls[i]);
     free(calls);
     free(places);
 }
 
-void report_watch(void *argument)
+static void ask_for_ever(struct cluster *cluster, bool asks_out)
 {
-    struct cluster *cluster = argument;
     bool stopping = false;
 
     while (!stopping) {
@@ -248,7 +373,7 @@ void report_watch(void *argument)
         enum err_code rc = ERR_OK;
 
         if (view->has_map)
-            ask_all(cluster, view);
+            ask_all(cluster, view, asks_out);
         view_put(view);
         pthread_mutex_lock(&cluster->mutex);
         while (!cluster->stopping && rc == ERR_OK)
@@ -256,6 +381,16 @@ void report_watch(void *argument)
         stopping = cluster->stopping || rc == ERR_DEAD;
         pthread_mutex_unlock(&cluster->mutex);
     }
+}
+
+void report_watch(void *cluster)
+{
+    ask_for_ever(cluster, false);
+}
+
+void report_probe(void *cluster)
+{
+    ask_for_ever(cluster, true);
 }
 
 /* --- for the result cache ------------------------------------------------------------------ */

@@ -9,10 +9,10 @@ static void write_replica(struct cluster *cluster, const struct view *view, uint
                           uint32_t replica, struct json_writer *w)
 {
     struct report *report = report_get(cluster, shard, replica);
-    bool healthy;
+    struct health health;
 
     pthread_mutex_lock(&cluster->mutex);
-    healthy = cluster->replicas[shard * REPLICAS_MAX + replica].healthy;
+    health = cluster->replicas[shard * REPLICAS_MAX + replica].health;
     pthread_mutex_unlock(&cluster->mutex);
     json_begin_object(w);
     json_key(w, "shard");
@@ -22,7 +22,13 @@ static void write_replica(struct cluster *cluster, const struct view *view, uint
     json_key(w, "url");
     json_text(w, view_url(view, shard, replica));
     json_key(w, "healthy");
-    json_bool(w, healthy);
+    json_bool(w, health.state != HEALTH_OUT);
+    json_key(w, "health");
+    json_text(w, health_name(health.state));
+    json_key(w, "in_flight");
+    json_u64(w, health.in_flight);
+    json_key(w, "weight");
+    json_u64(w, view->map.replica_weights[replica]);
     json_key(w, "heard_ms_ago");
     if (report == NULL) {
         json_put_null(w);
@@ -98,7 +104,8 @@ bool cluster_ready(struct cluster *cluster, struct buffer *why)
 
         pthread_mutex_lock(&cluster->mutex);
         for (uint32_t replica = 0; replica < view->map.replicas; replica++)
-            healthy = healthy || cluster->replicas[shard * REPLICAS_MAX + replica].healthy;
+            healthy = healthy ||
+                      cluster->replicas[shard * REPLICAS_MAX + replica].health.state != HEALTH_OUT;
         pthread_mutex_unlock(&cluster->mutex);
         if (healthy)
             continue;

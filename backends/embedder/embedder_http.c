@@ -342,8 +342,7 @@ static enum err_code fly(struct job *job, uint64_t *pause)
 
     *pause = 0;
     if (rc == ERR_OK) {
-        http_gather(http->client, wave.calls, wave.count, MIN_OF(until, job->deadline_ns), NULL,
-                    NULL);
+        http_gather(http->client, wave.calls, wave.count, MIN_OF(until, job->deadline_ns), NULL);
         if (http->metrics.latency != NULL)
             metric_observe_ns(http->metrics.latency, env_boot_ns(http->env) - began);
         rc = land_wave(job, &wave, pause);

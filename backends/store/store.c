@@ -239,6 +239,18 @@ enum err_code store_sync(struct store *store, struct err *err)
     return code == ERR_OK ? store->ops->sync(store, err) : code;
 }
 
+enum err_code store_copy(struct store *store, store_take_fn *take, void *context, struct err *err)
+{
+    enum err_code code = check_alive(store, err);
+
+    assert(take != NULL);
+    if (code != ERR_OK)
+        return code;
+    if (store->ops->copy == NULL)
+        return err_set(err, ERR_NOT_SUPPORTED, "store: it cannot be copied");
+    return store->ops->copy(store, take, context, err);
+}
+
 enum err_code store_clear(struct store *store, struct err *err)
 {
     enum err_code code = check_alive(store, err);

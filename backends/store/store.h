@@ -94,6 +94,16 @@ void store_cursor_close(struct store_cursor *cursor);
  * ERR_DEAD. */
 MUST_CHECK enum err_code store_sync(struct store *store, struct err *err);
 
+/* Hand out the store as it is at one moment, as the bytes of the one file (STORE_COPY_NAME) that
+ * store_open finds it in again, in an empty folder, from the first byte to the last.  take gets
+ * them piece by piece, may take its time, and ends the copy with an error of its own.  Commits go
+ * on meanwhile, but what they replace is not reused: the store grows by it.  Thread safe. Errors:
+ * those of take, ERR_NOT_SUPPORTED (memory:), ERR_IO, ERR_NO_MEMORY, ERR_DEAD. */
+#define STORE_COPY_NAME "data.mdb"
+typedef enum err_code store_take_fn(void *context, const void *data, size_t len, struct err *err);
+MUST_CHECK enum err_code store_copy(struct store *store, store_take_fn *take, void *context,
+                                    struct err *err);
+
 /* Drop every row of every table, in one commit. */
 MUST_CHECK enum err_code store_clear(struct store *store, struct err *err);
 
@@ -127,6 +137,8 @@ struct store_ops {
     enum err_code (*sync)(struct store *store, struct err *err);
     enum err_code (*clear)(struct store *store, struct err *err);
     uint64_t (*bytes)(struct store *store);
+    enum err_code (*copy)(struct store *store, store_take_fn *take, void *context,
+                          struct err *err); /* NULL: not supported */
 };
 
 /* First members of every back end's own structs; the back end fills ops and env, the front the

@@ -13,7 +13,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <lmdb.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,7 +83,7 @@ static MDB_val val_of(struct store_value value)
     return (MDB_val){.mv_size = value.len, .mv_data = (void *)(uintptr_t)value.data};
 }
 
-static enum err_code fail(int result, const char *what, struct err *err)
+enum err_code lmdb_fail(int result, const char *what, struct err *err)
 {
     enum err_code code = ERR_IO;
 
@@ -119,7 +118,7 @@ static enum err_code fail_commit(struct lmdb_store *lmdb, int result, struct err
     if (result == EIO && mdb_env_get_fd(lmdb->env, &fd) == 0 && fstatvfs(fd, &about) == 0 &&
         (uint64_t)about.f_bavail * about.f_frsize < DISK_FULL_BYTES)
         return err_set(err, ERR_INSUFFICIENT_STORAGE, "store: commit: the disk is full");
-    return fail(result, "commit", err);
+    return lmdb_fail(result, "commit", err);
 }
 
 /* --- open ---------------------------------------------------------------------------------- */
@@ -186,7 +185,7 @@ static enum err_code open_env(struct lmdb_store *lmdb, const char *folder,
     if (result == 0 && !options->read_only)
         /* Nobody else has the folder: every reader still in the table is dead. */
         result = mdb_reader_check(lmdb->env, NULL);
-    return result == 0 ? ERR_OK : fail(result, folder, err);
+    return result == 0 ? ERR_OK : lmdb_fail(result, folder, err);
 }
 
 /* The format must be ours.  Errors: ERR_NOT_FOUND (err untouched: there is none), … */
@@ -198,7 +197,7 @@ static enum err_code read_format(struct lmdb_store *lmdb, MDB_txn *txn, struct e
     if (result == MDB_NOTFOUND)
         return ERR_NOT_FOUND;
     if (result != 0)
-        return fail(result, "format", err);
+        return lmdb_fail(result, "format", err);
     if (value.mv_size != sizeof(uint32_t))
         return err_set(err, ERR_CORRUPT, "store: the format version is damaged");
     if (load_u32(value.mv_data) == FORMAT_VERSION)
@@ -225,14 +224,14 @@ static enum err_code check_format(struct lmdb_store *lmdb, MDB_txn *txn, struct 
     for (size_t i = 0; i < STORE_TABLES; i++) {
         result = mdb_stat(txn, lmdb->tables[i], &stat);
         if (result != 0)
-            return fail(result, "mdb_stat", err);
+            return lmdb_fail(result, "mdb_stat", err);
         rows += stat.ms_entries;
     }
     if (rows > 0)
         return err_set(err, ERR_CORRUPT, "store: rows without a format version");
     store_u32(version, FORMAT_VERSION);
     result = mdb_put(txn, lmdb->tables[STORE_META], &key, &value, 0);
-    return result == 0 ? ERR_OK : fail(result, "format", err);
+    return result == 0 ? ERR_OK : lmdb_fail(result, "format", err);
 }
 
 /* read_only: they must be there, and what has no format is damaged. */
@@ -243,14 +242,14 @@ static enum err_code open_tables(struct lmdb_store *lmdb, bool read_only, struct
     int result = mdb_txn_begin(lmdb->env, NULL, read_only ? MDB_RDONLY : 0, &txn);
 
     if (result != 0)
-        return fail(result, "begin", err);
+        return lmdb_fail(result, "begin", err);
     for (size_t i = 0; code == ERR_OK && i < STORE_TABLES; i++) {
         result =
             mdb_dbi_open(txn, store_lmdb_tables[i], read_only ? 0 : MDB_CREATE, &lmdb->tables[i]);
         if (result == MDB_NOTFOUND)
             code = err_set(err, ERR_CORRUPT, "store: there is no table %s", store_lmdb_tables[i]);
         else if (result != 0)
-            code = fail(result, store_lmdb_tables[i], err);
+            code = lmdb_fail(result, store_lmdb_tables[i], err);
     }
     if (code == ERR_OK && !read_only)
         code = check_format(lmdb, txn, err);
@@ -357,7 +356,7 @@ static enum err_code lmdb_begin(struct store_txn **out, struct store *store, boo
     }
     if (result != 0) {
         free(txn);
-        return fail(result, "begin", err);
+        return lmdb_fail(result, "begin", err);
     }
     *out = &txn->base;
     return ERR_OK;
@@ -396,7 +395,7 @@ static enum err_code lmdb_get(struct store_txn *base, enum store_table table,
     if (result == MDB_NOTFOUND)
         return ERR_NOT_FOUND;
     if (result != 0)
-        return fail(result, "get", err);
+        return lmdb_fail(result, "get", err);
     *value = (struct store_value){got.mv_data, got.mv_size};
     return ERR_OK;
 }
@@ -409,7 +408,7 @@ static enum err_code lmdb_put(struct store_txn *base, enum store_table table,
     int result =
         mdb_put(((struct lmdb_txn *)base)->txn, lmdb->tables[table], &key_val, &value_val, 0);
 
-    return result == 0 ? ERR_OK : fail(result, "put", err);
+    return result == 0 ? ERR_OK : lmdb_fail(result, "put", err);
 }
 
 static enum err_code lmdb_remove(struct store_txn *base, enum store_table table,
@@ -419,7 +418,7 @@ static enum err_code lmdb_remove(struct store_txn *base, enum store_table table,
     MDB_val key_val = val_of(key);
     int result = mdb_del(((struct lmdb_txn *)base)->txn, lmdb->tables[table], &key_val, NULL);
 
-    return result == 0 || result == MDB_NOTFOUND ? ERR_OK : fail(result, "delete", err);
+    return result == 0 || result == MDB_NOTFOUND ? ERR_OK : lmdb_fail(result, "delete", err);
 }
 
 /* --- cursors ------------------------------------------------------------------------------- */
@@ -437,7 +436,7 @@ static enum err_code lmdb_cursor_open(struct store_cursor **out, struct store_tx
     result = mdb_cursor_open(((struct lmdb_txn *)txn)->txn, lmdb->tables[table], &cursor->cursor);
     if (result != 0) {
         free(cursor);
-        return fail(result, "cursor", err);
+        return lmdb_fail(result, "cursor", err);
     }
     cursor->is_meta = table == STORE_META;
     cursor->key_len = from.len;
@@ -480,7 +479,7 @@ static enum err_code lmdb_cursor_next(struct store_cursor *base, struct store_va
     if (result == MDB_NOTFOUND)
         return ERR_OK;
     if (result != 0)
-        return fail(result, "cursor", err);
+        return lmdb_fail(result, "cursor", err);
     if (key_val.mv_size < 1 || key_val.mv_size > STORE_KEY_BYTES_MAX)
         return err_set(err, ERR_CORRUPT, "store: a key of %zu bytes", key_val.mv_size);
     if (cursor->is_meta && *(const uint8_t *)key_val.mv_data == STORE_META_RESERVED)
@@ -510,7 +509,7 @@ static enum err_code lmdb_sync(struct store *store, struct err *err)
 {
     int result = mdb_env_sync(lmdb_of(store)->env, 1);
 
-    return result == 0 ? ERR_OK : fail(result, "sync", err);
+    return result == 0 ? ERR_OK : lmdb_fail(result, "sync", err);
 }
 
 static enum err_code lmdb_clear(struct store *store, struct err *err)
@@ -521,11 +520,11 @@ static enum err_code lmdb_clear(struct store *store, struct err *err)
     int result = mdb_txn_begin(lmdb->env, NULL, 0, &txn);
 
     if (result != 0)
-        return fail(result, "begin", err);
+        return lmdb_fail(result, "begin", err);
     for (size_t i = 0; code == ERR_OK && i < STORE_TABLES; i++) {
         result = mdb_drop(txn, lmdb->tables[i], 0);
         if (result != 0)
-            code = fail(result, "clear", err);
+            code = lmdb_fail(result, "clear", err);
     }
     if (code == ERR_OK)
         code = check_format(lmdb, txn, err); /* writes it anew */
@@ -550,6 +549,13 @@ static uint64_t lmdb_bytes(struct store *store)
     return ((uint64_t)info.me_last_pgno + 1) * stat.ms_psize;
 }
 
+static enum err_code lmdb_copy(struct store *store, store_take_fn *take, void *context,
+                               struct err *err)
+{
+    return lmdb_copy_env(lmdb_of(store)->env, store->env,
+                         &(struct lmdb_taker){.take = take, .context = context}, err);
+}
+
 const struct store_ops store_lmdb_ops = {
     .scheme = "lmdb",
     .open = lmdb_open,
@@ -566,4 +572,5 @@ const struct store_ops store_lmdb_ops = {
     .sync = lmdb_sync,
     .clear = lmdb_clear,
     .bytes = lmdb_bytes,
+    .copy = lmdb_copy,
 };

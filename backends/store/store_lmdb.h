@@ -1,7 +1,13 @@
-/* What the files of the LMDB store share: store_lmdb.c keeps it, store_lmdb_verify.c looks at it.
- */
+/* What the files of the LMDB store share; nobody else includes this.
+ *
+ *   store_lmdb.c          keeps it
+ *   store_lmdb_make.c     its file
+ *   store_lmdb_copy.c     copies for others
+ *   store_lmdb_verify.c   looks at it */
 #ifndef VICINAL_BACKENDS_STORE_LMDB_H
 #define VICINAL_BACKENDS_STORE_LMDB_H
+
+#include <lmdb.h>
 
 #include "backends/store/store.h"
 
@@ -12,6 +18,18 @@
  * alone. Errors: ERR_IO, ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_CONFIG (the path is too
  * long). */
 MUST_CHECK enum err_code store_lmdb_make(const char *folder, struct err *err);
+
+/* LMDB's code, which is not 0, as ours. */
+enum err_code lmdb_fail(int result, const char *what, struct err *err);
+
+struct lmdb_taker {
+    store_take_fn *take;
+    void *context;
+};
+
+/* As store_copy. */
+MUST_CHECK enum err_code lmdb_copy_env(MDB_env *lmdb, struct env *env,
+                                       const struct lmdb_taker *taker, struct err *err);
 
 extern const char *const store_lmdb_tables[STORE_TABLES];
 

@@ -3,12 +3,33 @@
 #ifndef VICINAL_BASE_HASH_H
 #define VICINAL_BASE_HASH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 struct hash128 {
     uint64_t low, high;
 };
+
+/* Sums modulo 2^128: what is added can be taken out again, in any order. */
+static inline void hash128_add(struct hash128 *sum, struct hash128 hash)
+{
+    unsigned carry = __builtin_add_overflow(sum->low, hash.low, &sum->low);
+
+    sum->high += hash.high + carry;
+}
+
+static inline void hash128_subtract(struct hash128 *sum, struct hash128 hash)
+{
+    unsigned borrow = __builtin_sub_overflow(sum->low, hash.low, &sum->low);
+
+    sum->high -= hash.high + borrow;
+}
+
+static inline bool hash128_equal(struct hash128 a, struct hash128 b)
+{
+    return a.low == b.low && a.high == b.high;
+}
 
 /* MurmurHash3_x86_32 of Austin Appleby (public domain). */
 uint32_t hash_murmur3_32(const void *data, size_t len, uint32_t seed);

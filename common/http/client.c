@@ -2,18 +2,10 @@
  *
  * A gather takes a bundle from the pool: a multi handle with its connection cache and easy handles
  * that are used again.  Bundles are taken last in, first out, so that as few connections as
- * possible are kept warm; a bundle that nobody needed for idle_ms is closed.
- *
- * Happy path: each call is put on an easy handle, the multi handle is driven until all have ended,
- * the bundle goes back.  A call that breaks on a reused connection before anything of the reply
- * came is sent once more on a fresh one; libcurl does the same where it notices by itself.  A call
- * that may be sent once only hands its body out once: libcurl would have to ask for it again,
- * cannot, and gives up.  At the deadline what still runs is cut off, its connection closed, and
- * ends with ERR_TIMEOUT. */
+ * possible are kept warm; a bundle that nobody needed for idle_ms is closed. */
 #include "common/http/client_internal.h"
 
 #include <assert.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,28 +14,9 @@
 #include "common/base/checked.h"
 #include "common/base/text.h"
 
-#define POLL_MS_MAX         60000
 #define CONNECTIONS_MAX     512L /* idle ones of a bundle */
 #define CONNECT_MS_FALLBACK 1000u
 #define IDLE_MS_FALLBACK    30000u
-
-struct bundle {
-    struct bundle *next; /* below in the pool */
-    CURLM *multi;
-    struct transfer *transfers;
-    size_t transfer_count;
-    size_t running;
-    uint64_t used_ns; /* when it came back to the pool */
-};
-
-struct curl_client {
-    struct http_client client;
-    struct env *env;
-    long connect_timeout_ms;
-    uint64_t idle_ns;
-    pthread_mutex_t lock;
-    struct bundle *pool; /* guarded by lock; last used first */
-};
 
 static void bundle_free(struct bundle *bundle)
 {
@@ -155,8 +128,7 @@ static CURL *easy_new(const struct curl_client *client)
     return easy;
 }
 
-/* A bundle with at least count transfers; NULL: no memory. */
-static struct bundle *bundle_take(struct curl_client *client, size_t count)
+struct bundle *bundle_take(struct curl_client *client, size_t count)
 {
     struct transfer *transfers;
     struct bundle *bundle;
@@ -193,13 +165,13 @@ fail:
     return NULL;
 }
 
-/* Back to the pool; the lowest one goes when it has been idle for long. */
-static void bundle_put(struct curl_client *client, struct bundle *bundle)
+/* The lowest one goes when it has been idle for long. */
+void bundle_put(struct curl_client *client, struct bundle *bundle)
 {
     struct bundle *idle = NULL;
     struct bundle **at;
 
-    assert(bundle->running == 0);
+    assert(bundle->running == 0 && bundle->held == 0);
     bundle->used_ns = env_boot_ns(client->env);
     pthread_mutex_lock(&client->lock);
     bundle->next = client->pool;
@@ -214,7 +186,7 @@ static void bundle_put(struct curl_client *client, struct bundle *bundle)
     bundle_free(idle);
 }
 
-static void forget_answer(struct http_call *call)
+void call_forget_answer(struct http_call *call)
 {
     call->rc = ERR_OK;
     call->status = 0;
@@ -226,15 +198,14 @@ static void forget_answer(struct http_call *call)
     err_clear(&call->err);
 }
 
-/* False: the call could not be started and has its error. */
-static bool transfer_start(struct bundle *bundle, struct transfer *transfer)
+bool transfer_start(struct bundle *bundle, struct transfer *transfer)
 {
     struct http_call *call = transfer->call;
     CURL *easy = transfer->easy;
     char url[HTTP_URL_MAX];
     int len = snprintf(url, sizeof(url), "%s%s", call->base, call->path);
 
-    forget_answer(call);
+    call_forget_answer(call);
     transfer->has_reply = false;
     transfer->is_too_big = false;
     if (len < 0 || (size_t)len >= sizeof(url)) {
@@ -264,7 +235,7 @@ static bool transfer_start(struct bundle *bundle, struct transfer *transfer)
     return true;
 }
 
-static void transfer_stop(struct bundle *bundle, struct transfer *transfer)
+void transfer_stop(struct bundle *bundle, struct transfer *transfer)
 {
     assert(transfer->is_running);
     curl_multi_remove_handle(bundle->multi, transfer->easy);
@@ -296,8 +267,7 @@ static enum err_code code_of_curl(const struct transfer *transfer, CURLcode code
     }
 }
 
-/* Broken on a kept connection, before anything came: the peer had closed it. */
-static bool is_stale(const struct transfer *transfer, CURLcode code)
+bool transfer_is_stale(const struct transfer *transfer, CURLcode code)
 {
     long connects = 1;
 
@@ -308,8 +278,7 @@ static bool is_stale(const struct transfer *transfer, CURLcode code)
     return connects == 0 && !transfer->has_reply && !transfer->is_retry;
 }
 
-/* Fill the answer of a transfer that libcurl has done with. */
-static void conclude(struct transfer *transfer, CURLcode code)
+void transfer_conclude(struct transfer *transfer, CURLcode code)
 {
     struct http_call *call = transfer->call;
     enum err_code rc;
@@ -324,116 +293,6 @@ static void conclude(struct transfer *transfer, CURLcode code)
     rc = code_of_curl(transfer, code);
     call->rc = err_set(&call->err, rc, "%s %s: %s", call->method, call->base,
                        transfer->is_too_big ? "the reply is too large" : curl_easy_strerror(code));
-}
-
-struct gather {
-    struct env *env;
-    struct bundle *bundle;
-    http_ended_fn *ended;
-    void *context;
-    uint64_t deadline_ns;
-};
-
-/* Start; a call that cannot start ends at once, and may be aimed again. */
-static void start_or_end(const struct gather *gather, struct transfer *transfer)
-{
-    struct http_call *call = transfer->call;
-
-    while (!transfer_start(gather->bundle, transfer))
-        if (gather->ended == NULL || !gather->ended(gather->context, call) ||
-            env_boot_ns(gather->env) >= gather->deadline_ns)
-            return;
-}
-
-static void take_ended(const struct gather *gather)
-{
-    struct bundle *bundle = gather->bundle;
-    CURLMsg *message;
-    int left;
-
-    while ((message = curl_multi_info_read(bundle->multi, &left)) != NULL) {
-        struct transfer *transfer = NULL;
-        CURLcode code = message->data.result;
-
-        assert(message->msg == CURLMSG_DONE);
-        (void)curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, (char **)&transfer);
-        assert(transfer != NULL);
-        conclude(transfer, code);
-        if (is_stale(transfer, code)) {
-            transfer_stop(bundle, transfer);
-            transfer->is_retry = true;
-            start_or_end(gather, transfer);
-            continue;
-        }
-        transfer_stop(bundle, transfer);
-        if (gather->ended == NULL || !gather->ended(gather->context, transfer->call))
-            continue;
-        transfer->is_retry = false;
-        start_or_end(gather, transfer);
-    }
-}
-
-static void end_call_in_time(const struct gather *gather, struct http_call *call)
-{
-    forget_answer(call);
-    call->rc =
-        err_set(&call->err, ERR_TIMEOUT, "%s %s: no answer in time", call->method, call->base);
-    if (gather->ended != NULL)
-        (void)gather->ended(gather->context, call);
-}
-
-static void drive(struct curl_client *client, const struct gather *gather)
-{
-    struct bundle *bundle = gather->bundle;
-    uint64_t now, ms;
-    int running;
-
-    while (bundle->running > 0) {
-        (void)curl_multi_perform(bundle->multi, &running);
-        take_ended(gather);
-        now = env_boot_ns(client->env);
-        if (bundle->running == 0 || now >= gather->deadline_ns)
-            break;
-        /* A transfer that has just been started is driven before anyone waits. */
-        if (running != 0 && (size_t)running == bundle->running) {
-            ms = (gather->deadline_ns - now) / NS_PER_MS + 1;
-            (void)curl_multi_poll(bundle->multi, NULL, 0, (int)MIN_OF(ms, (uint64_t)POLL_MS_MAX),
-                                  NULL);
-        }
-    }
-    for (size_t i = 0; i < bundle->transfer_count; i++)
-        if (bundle->transfers[i].is_running) {
-            transfer_stop(bundle, &bundle->transfers[i]);
-            end_call_in_time(gather, bundle->transfers[i].call);
-        }
-}
-
-static void curl_client_gather(struct http_client *base, struct http_call *calls, size_t count,
-                               uint64_t deadline_ns, http_ended_fn *ended, void *context)
-{
-    struct curl_client *client = (struct curl_client *)base;
-    struct gather gather = {
-        .env = client->env, .ended = ended, .context = context, .deadline_ns = deadline_ns};
-    bool late = env_boot_ns(client->env) >= deadline_ns;
-
-    if (!late)
-        gather.bundle = bundle_take(client, count);
-    for (size_t i = 0; i < count; i++) {
-        forget_answer(&calls[i]);
-        if (late)
-            end_call_in_time(&gather, &calls[i]);
-        else if (gather.bundle == NULL)
-            calls[i].rc = err_set(&calls[i].err, ERR_NO_MEMORY, "no memory for a request");
-    }
-    if (gather.bundle == NULL)
-        return;
-    for (size_t i = 0; i < count; i++) {
-        gather.bundle->transfers[i].call = &calls[i];
-        gather.bundle->transfers[i].is_retry = false;
-        start_or_end(&gather, &gather.bundle->transfers[i]);
-    }
-    drive(client, &gather);
-    bundle_put(client, gather.bundle);
 }
 
 static void curl_client_close(struct http_client *base)
@@ -451,7 +310,7 @@ static void curl_client_close(struct http_client *base)
 }
 
 static const struct http_client_ops curl_client_ops = {
-    .gather = curl_client_gather,
+    .gather = client_gather,
     .close = curl_client_close,
 };
 

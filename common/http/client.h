@@ -2,7 +2,9 @@
  * and shared by all threads; as many are open to a peer as there are requests to it at a time.
  *
  * http_gather sends several calls at once and waits for all.  The caller learns of each that ends
- * and may aim it at another peer and have it sent again: how a dead replica costs no error. */
+ * and may aim it at another peer and have it sent again: how a dead replica costs no error.  A call
+ * may be held back for a while, and one that is not needed any more may be dropped: how a slow
+ * replica costs no time. */
 #ifndef VICINAL_HTTP_CLIENT_H
 #define VICINAL_HTTP_CLIENT_H
 
@@ -34,10 +36,13 @@ struct http_call {
     const char *aws_user;      /* "KEY:SECRET", for that */
     const void *body;
     size_t body_len;
-    bool once;        /* never send twice, not even on a fresh connection: for what is not
-                       * idempotent */
-    size_t reply_max; /* longer replies fail with ERR_PAYLOAD_TOO_LARGE */
-    void *user;       /* the caller's */
+    bool once;         /* never send twice, not even on a fresh connection: for what is not
+                        * idempotent */
+    size_t reply_max;  /* longer replies fail with ERR_PAYLOAD_TOO_LARGE */
+    void *user;        /* the caller's */
+    uint64_t after_ns; /* boot time until which it is held back; 0: sent at once */
+    bool is_dropped;   /* set by a watcher's function, for any call of the gather: it is not sent,
+                        * or broken off, and ends without a word, rc ERR_OK and status 0 */
 
     /* the answer */
     enum err_code rc; /* ERR_OK: a reply with any status came; ERR_UNAVAILABLE: no
@@ -54,14 +59,21 @@ struct http_call {
 
 void http_call_free(struct http_call *call); /* the reply only */
 
-/* As each call ends: true = the call has been re-aimed (base, path, body), send it again.  Runs on
- * the thread that gathers, one at a time.  At the deadline it is called too, but nothing is sent
- * again. */
-typedef bool http_ended_fn(void *context, struct http_call *call);
+/* Who is told how a gather goes.  Its functions run on the thread that gathers, one at a time; each
+ * may be NULL. */
+struct http_watcher {
+    /* As each call ends: true = the call has been re-aimed (base, path, body), send it again.  At
+     * the deadline it is called too, but nothing is sent again. */
+    bool (*ended)(void *context, struct http_call *call);
+    /* The time of a call that was held back has come: true = send it (base and so on may be set
+     * here), false = drop it. */
+    bool (*due)(void *context, struct http_call *call);
+    void *context;
+};
 
 struct http_client_ops {
     void (*gather)(struct http_client *client, struct http_call *calls, size_t count,
-                   uint64_t deadline_ns, http_ended_fn *ended, void *context);
+                   uint64_t deadline_ns, const struct http_watcher *watcher);
     void (*close)(struct http_client *client);
 };
 
@@ -83,12 +95,13 @@ void http_client_close(struct http_client *client);
 
 /* Send all, wait for all (each call's rc and err say what became of it: ERR_INVALID_ARGUMENT for a
  * URL or header that cannot be sent, ERR_NO_MEMORY, else as struct http_call says); calls that have
- * not ended at deadline_ns (boot time) end with ERR_TIMEOUT.  ended may be NULL.  A reused
+ * not ended at deadline_ns (boot time) end with ERR_TIMEOUT, those held back until then as if
+ * dropped.  watcher may be NULL.  A reused
  * connection that the peer had closed is retried once on a fresh one when nothing of the reply has
  * come and the method is GET, or POST with idempotent semantics between our own services (all
  * internal calls are: the caller says so by using this client). */
 void http_gather(struct http_client *client, struct http_call *calls, size_t count,
-                 uint64_t deadline_ns, http_ended_fn *ended, void *context);
+                 uint64_t deadline_ns, const struct http_watcher *watcher);
 
 /* One call. Returns call->rc. */
 enum err_code http_call_one(struct http_client *client, struct http_call *call,

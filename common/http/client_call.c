@@ -20,18 +20,20 @@ void http_client_close(struct http_client *client)
 }
 
 void http_gather(struct http_client *client, struct http_call *calls, size_t count,
-                 uint64_t deadline_ns, http_ended_fn *ended, void *context)
+                 uint64_t deadline_ns, const struct http_watcher *watcher)
 {
+    static const struct http_watcher nobody = {0};
+
     assert(client != NULL);
     assert(calls != NULL || count == 0);
     if (count > 0)
-        client->ops->gather(client, calls, count, deadline_ns, ended, context);
+        client->ops->gather(client, calls, count, deadline_ns, watcher == NULL ? &nobody : watcher);
 }
 
 enum err_code http_call_one(struct http_client *client, struct http_call *call,
                             uint64_t deadline_ns)
 {
-    http_gather(client, call, 1, deadline_ns, NULL, NULL);
+    http_gather(client, call, 1, deadline_ns, NULL);
     assert(call->rc == ERR_OK || call->err.code == call->rc);
     return call->rc;
 }

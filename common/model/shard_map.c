@@ -8,6 +8,7 @@
 #include "common/model/shard_map.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +21,7 @@
 #define POINTS_PER_WEIGHT 64
 #define POINT_SEED        0x706f696e74ull
 #define PARTITION_SEED    0x70617274ull
+#define PULL_SEED         0x70756c6cull
 
 struct ring_point {
     uint64_t at;
@@ -136,6 +138,21 @@ void shard_map_partitions(const struct shard_map *map, uint32_t shard, struct pa
     }
 }
 
+double shard_map_pull(const struct shard_map *map, uint64_t key, uint32_t shard, uint32_t replica)
+{
+    uint8_t bytes[16];
+    uint64_t hash;
+
+    assert(shard < map->shards && replica < map->replicas);
+    assert(map->replica_weights[replica] >= 1);
+    store_u64(bytes, key);
+    store_u32(bytes + 8, shard);
+    store_u32(bytes + 12, replica);
+    hash = hash_xxh64(bytes, sizeof(bytes), PULL_SEED);
+    /* A number between 0 and 1, neither included. */
+    return -(double)map->replica_weights[replica] / log(((double)(hash >> 12) + 0.5) * 0x1p-52);
+}
+
 /* --- JSON ---------------------------------------------------------------------------------- */
 
 static void write_number(struct json_writer *w, const char *key, uint64_t number)
@@ -161,6 +178,11 @@ void shard_map_encode(const struct shard_map *map, struct buffer *out)
     for (uint32_t i = 0; i < map->shards; i++)
         json_u64(&w, map->weights[i]);
     json_end_array(&w);
+    json_key(&w, "replica_weights");
+    json_begin_array(&w);
+    for (uint32_t i = 0; i < map->replicas; i++)
+        json_u64(&w, map->replica_weights[i]);
+    json_end_array(&w);
     json_key(&w, "shard_of");
     json_begin_array(&w);
     for (uint32_t i = 0; i < map->partitions; i++)
@@ -169,11 +191,12 @@ void shard_map_encode(const struct shard_map *map, struct buffer *out)
     json_end_object(&w);
 }
 
-/* What was read of a map, and how long its two lists were. */
+/* What was read of a map, and how long its lists were. */
 struct map_reader {
     struct json_reader json;
     struct shard_map map;
     uint32_t weights;
+    uint32_t replica_weights;
     uint32_t placed;
 };
 
@@ -187,17 +210,18 @@ static enum err_code read_number(struct json_reader *r, uint32_t max, uint32_t *
     return rc;
 }
 
-static enum err_code read_weights(struct map_reader *reader)
+static enum err_code read_weights(struct map_reader *reader, uint32_t *out, uint32_t max,
+                                  uint32_t *count)
 {
     struct json_reader *r = &reader->json;
     bool more = false;
     enum err_code rc = json_array_begin(r);
 
-    reader->weights = 0;
+    *count = 0;
     while (rc == ERR_OK && (rc = json_array_next(r, &more)) == ERR_OK && more) {
-        if (reader->weights == SHARDS_MAX)
+        if (*count == max)
             return err_set(r->err, ERR_CORRUPT, "too many weights");
-        rc = read_number(r, SHARD_WEIGHT_MAX, &reader->map.weights[reader->weights++]);
+        rc = read_number(r, SHARD_WEIGHT_MAX, &out[(*count)++]);
     }
     return rc;
 }
@@ -238,7 +262,9 @@ static enum err_code read_map(struct map_reader *reader)
         else if (json_text_is(key, "replicas"))
             rc = read_number(r, REPLICAS_MAX, &map->replicas);
         else if (json_text_is(key, "weights"))
-            rc = read_weights(reader);
+            rc = read_weights(reader, map->weights, SHARDS_MAX, &reader->weights);
+        else if (json_text_is(key, "replica_weights"))
+            rc = read_weights(reader, map->replica_weights, REPLICAS_MAX, &reader->replica_weights);
         else if (json_text_is(key, "shard_of"))
             rc = read_shard_of(reader);
         else
@@ -253,7 +279,8 @@ static bool is_whole(const struct map_reader *reader)
 
     if (map->partitions == 0 || map->shards == 0 || map->replicas == 0)
         return false;
-    if (reader->weights != map->shards || reader->placed != map->partitions)
+    if (reader->weights != map->shards || reader->placed != map->partitions ||
+        (reader->replica_weights != 0 && reader->replica_weights != map->replicas))
         return false;
     for (uint32_t i = 0; i < map->partitions; i++) {
         if (map->shard_of[i] >= map->shards)
@@ -274,6 +301,8 @@ enum err_code shard_map_decode(struct shard_map *out, const void *data, size_t l
     arena_free(&arena);
     if (rc != ERR_OK)
         return err_set(err, rc == ERR_NO_MEMORY ? rc : ERR_CORRUPT, "shard map: %s", inner.message);
+    for (uint32_t i = 0; reader.replica_weights == 0 && i < reader.map.replicas; i++)
+        reader.map.replica_weights[i] = 1;
     if (!is_whole(&reader))
         return err_set(err, ERR_CORRUPT, "shard map: its numbers do not agree");
     *out = reader.map;

@@ -19,9 +19,10 @@ struct shard_map {
     uint64_t version;    /* rises with each change */
     uint32_t partitions; /* of the deployment, fixed */
     uint32_t shards;
-    uint32_t replicas;                 /* of each shard; named 0, 1, … */
-    uint32_t weights[SHARDS_MAX];      /* ring weight, 1..SHARD_WEIGHT_MAX */
-    uint16_t shard_of[PARTITIONS_MAX]; /* partition -> shard */
+    uint32_t replicas;                      /* of each shard; named 0, 1, … */
+    uint32_t weights[SHARDS_MAX];           /* ring weight, 1..SHARD_WEIGHT_MAX */
+    uint32_t replica_weights[REPLICAS_MAX]; /* of replica 0, 1, … of every shard; likewise */
+    uint16_t shard_of[PARTITIONS_MAX];      /* partition -> shard */
 };
 
 /* Place all partitions anew by the ring; equal inputs give equal maps.  partitions, shards and
@@ -34,8 +35,14 @@ uint32_t shard_map_room(const struct shard_map *map, uint32_t shard);
 /* The partitions that a shard serves. */
 void shard_map_partitions(const struct shard_map *map, uint32_t shard, struct partition_set *out);
 
+/* How much a replica of a shard draws the questions with this key to itself; the highest is asked
+ * first.  Each replica gets keys in proportion to its weight, and a replica that comes or goes
+ * moves its own keys only (weighted rendezvous hashing). */
+double shard_map_pull(const struct shard_map *map, uint64_t key, uint32_t shard, uint32_t replica);
+
 void shard_map_encode(const struct shard_map *map, struct buffer *out); /* JSON */
-/* Unknown members are ignored.  Errors: ERR_CORRUPT, ERR_NO_MEMORY. */
+/* Unknown members are ignored; without replica_weights all are 1.  Errors: ERR_CORRUPT,
+ * ERR_NO_MEMORY. */
 MUST_CHECK enum err_code shard_map_decode(struct shard_map *out, const void *data, size_t len,
                                           struct err *err);
 

@@ -6,7 +6,8 @@
 
 #include "common/base/checked.h"
 
-#define LOOK_NS (250 * NS_PER_MS) /* for the metadata store, of a fresh read */
+#define LOOK_NS    (250 * NS_PER_MS) /* for the metadata store, of a fresh read */
+#define COMPARE_MS 1000              /* between two looks at the replicas' digests */
 
 enum err_code router_open(struct router *router, const struct router_setup *setup, struct err *err)
 {
@@ -40,11 +41,13 @@ enum err_code router_open(struct router *router, const struct router_setup *setu
                         err);
     if (rc != ERR_OK)
         return rc;
-    return cluster_open(
-        &router->cluster,
-        &(struct cluster_options){
-            .env = setup->env, .meta = setup->meta, .client = setup->client, .metrics = metrics},
-        err);
+    return cluster_open(&router->cluster,
+                        &(struct cluster_options){.env = setup->env,
+                                                  .meta = setup->meta,
+                                                  .client = setup->client,
+                                                  .metrics = metrics,
+                                                  .compare_every_ms = COMPARE_MS},
+                        err);
 }
 
 void router_stop(struct router *router)

@@ -66,6 +66,8 @@ static void write_part(const struct cluster_part *part, struct json_writer *w)
     json_u64(w, part->replica);
     json_key(w, "took_us");
     json_u64(w, part->took_ns / NS_PER_US);
+    json_key(w, "hedged");
+    json_bool(w, part->is_hedged);
     json_key(w, "staleness_seconds");
     json_double(w, seconds_of(answer->staleness_ns));
     json_key(w, "map_version");
@@ -110,6 +112,8 @@ static void write_explain(const struct search *search, struct json_writer *w)
     json_u64(w, answer->served_count);
     json_key(w, "retries");
     json_u64(w, answer->retries);
+    json_key(w, "hedges");
+    json_u64(w, answer->hedges);
     json_key(w, "stages_us");
     json_begin_object(w);
     write_stage(w, "decode_and_embed", times->began_ns, times->resolved_ns);

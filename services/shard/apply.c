@@ -511,6 +511,19 @@ static enum err_code apply_op(struct step *step, struct err *err)
     return ERR_OK;
 }
 
+/* Every so many records the digest is noted: replicas that are never at one position when they are
+ * asked have these in common. */
+static void note_mark(struct apply_partition *partition)
+{
+    struct apply_mark *marks = partition->marks;
+
+    if (partition->position % APPLY_MARK_EVERY != 0)
+        return;
+    memmove(marks + 1, marks, (APPLY_MARKS - 1) * sizeof(marks[0]));
+    marks[0] =
+        (struct apply_mark){.position = partition->position, .digest = partition->counts.digest};
+}
+
 enum err_code apply_record(struct apply *apply, struct store_txn *txn,
                            const struct apply_input *input, struct apply_effects *effects,
                            struct err *err)
@@ -545,5 +558,6 @@ enum err_code apply_record(struct apply *apply, struct store_txn *txn,
     if (code != ERR_OK)
         return err_wrap(err, "partition %u, offset %llu", input->partition,
                         (unsigned long long)input->offset);
+    note_mark(step.partition);
     return ERR_OK;
 }

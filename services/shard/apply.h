@@ -46,6 +46,15 @@ struct apply_counts {
     struct hash128 digest; /* sum, modulo 2^128, of one hash per entry: order does not matter */
 };
 
+/* The digest of a partition at an earlier position. */
+struct apply_mark {
+    uint64_t position; /* 0: none */
+    struct hash128 digest;
+};
+
+#define APPLY_MARKS      2
+#define APPLY_MARK_EVERY 1024 /* records */
+
 enum apply_presence { PRESENCE_ABSENT, PRESENCE_ACTIVE, PRESENCE_DROPPED };
 
 /* One collection in one partition. */
@@ -79,6 +88,7 @@ struct apply_partition {
     uint64_t applied; /* records that counted */
     uint64_t voided;
     uint64_t parked;
+    struct apply_mark marks[APPLY_MARKS]; /* newest first; since the state was loaded */
     bool is_dirty;
 };
 
@@ -199,6 +209,24 @@ struct apply_numbers {
 /* Errors: ERR_NOT_FOUND (err untouched), ERR_CORRUPT, ERR_IO. */
 MUST_CHECK enum err_code apply_read_numbers(struct apply_numbers *out, struct store_txn *txn,
                                             uint32_t collection, struct err *err);
+
+/* What is known of a partition as a whole.  Errors: those of apply_read_numbers. */
+struct apply_kept {
+    uint64_t position;
+    struct apply_counts counts;
+};
+MUST_CHECK enum err_code apply_read_partition(struct apply_kept *out, struct store_txn *txn,
+                                              uint32_t partition, struct err *err);
+
+/* Of a collection in a partition; zeroed where there is nothing.  Errors: ERR_CORRUPT, ERR_IO. */
+MUST_CHECK enum err_code apply_read_counts(struct apply_counts *out, struct store_txn *txn,
+                                           uint32_t collection, uint32_t partition,
+                                           struct err *err);
+
+/* Collections have the numbers from 0 on.  Errors: ERR_NOT_FOUND (err untouched: there are no
+ * more), ERR_CORRUPT, ERR_IO, ERR_NO_MEMORY. */
+MUST_CHECK enum err_code apply_read_definition(struct collection *out, struct store_txn *txn,
+                                               uint32_t collection, struct err *err);
 
 /* Live records of a collection in a partition; 0 where there is nothing. */
 MUST_CHECK enum err_code apply_read_live(uint64_t *out, struct store_txn *txn, uint32_t collection,

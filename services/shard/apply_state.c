@@ -17,45 +17,10 @@
 
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
+#include "services/shard/state_keys.h"
 
 #define STATE_FORMAT     1
-#define NUMBERS_BYTES    12
-#define PART_BYTES       68
 #define INDEX_SIZE_FIRST 64
-#define KEY_BYTES_MAX    9
-
-struct meta_key {
-    uint8_t bytes[KEY_BYTES_MAX];
-    size_t len;
-};
-
-static struct meta_key key_of(char kind, uint32_t first)
-{
-    struct meta_key key = {.len = 5};
-
-    key.bytes[0] = (uint8_t)kind;
-    store_be32(key.bytes + 1, first);
-    return key;
-}
-
-static struct meta_key part_key_of(uint32_t collection, uint32_t partition)
-{
-    struct meta_key key = key_of('q', collection);
-
-    store_be32(key.bytes + 5, partition);
-    key.len = 9;
-    return key;
-}
-
-static struct store_value key_value(const struct meta_key *key)
-{
-    return (struct store_value){.data = key->bytes, .len = key->len};
-}
-
-static enum err_code damaged(struct err *err, const char *what)
-{
-    return err_set(err, ERR_CORRUPT, "the store's state of %s is damaged", what);
-}
 
 /* --- collections in memory ------------------------------------------------------------------- */
 
@@ -180,21 +145,21 @@ static void write_counts(struct buffer *out, const struct apply_counts *counts)
 }
 
 /* Put what stands in apply->row. */
-static enum err_code put_row(struct apply *apply, struct store_txn *txn, const struct meta_key *key,
-                             struct err *err)
+static enum err_code put_row(struct apply *apply, struct store_txn *txn,
+                             const struct state_key *key, struct err *err)
 {
     enum err_code code = buffer_check(&apply->row, err);
 
     if (code != ERR_OK)
         return code;
-    return store_put(txn, STORE_META, key_value(key),
+    return store_put(txn, STORE_META, state_key_value(key),
                      (struct store_value){.data = apply->row.data, .len = apply->row.len}, err);
 }
 
 static enum err_code flush_partition(struct apply *apply, struct store_txn *txn,
                                      const struct apply_partition *partition, struct err *err)
 {
-    struct meta_key key = key_of('p', partition->partition);
+    struct state_key key = state_key_of('p', partition->partition);
     struct buffer *row = &apply->row;
 
     row->len = 0;
@@ -212,7 +177,7 @@ static enum err_code flush_partition(struct apply *apply, struct store_txn *txn,
 }
 
 static enum err_code flush_part(struct apply *apply, struct store_txn *txn,
-                                const struct meta_key *key, const struct apply_part *part,
+                                const struct state_key *key, const struct apply_part *part,
                                 struct err *err)
 {
     struct buffer *row = &apply->row;
@@ -230,7 +195,7 @@ static enum err_code flush_part(struct apply *apply, struct store_txn *txn,
 static enum err_code flush_collection(struct apply *apply, struct store_txn *txn,
                                       struct apply_collection *collection, struct err *err)
 {
-    struct meta_key key = key_of('n', collection->number);
+    struct state_key key = state_key_of('n', collection->number);
     enum err_code code;
 
     collection->revision++;
@@ -239,7 +204,7 @@ static enum err_code flush_collection(struct apply *apply, struct store_txn *txn
     buffer_append_u64(&apply->row, collection->revision);
     code = put_row(apply, txn, &key, err);
     if (code == ERR_OK && !collection->is_defined) {
-        key = key_of('c', collection->number);
+        key = state_key_of('c', collection->number);
         apply->row.len = 0;
         collection_encode(&collection->definition, COLLECTION_CREATE, &apply->row);
         code = put_row(apply, txn, &key, err);
@@ -248,7 +213,7 @@ static enum err_code flush_collection(struct apply *apply, struct store_txn *txn
     for (uint32_t slot = 0; code == ERR_OK && slot < apply->partition_count; slot++) {
         if (!collection->parts[slot].is_dirty)
             continue;
-        key = part_key_of(collection->number, apply->partitions[slot].partition);
+        key = state_part_key_of(collection->number, apply->partitions[slot].partition);
         code = flush_part(apply, txn, &key, &collection->parts[slot], err);
     }
     return code;
@@ -322,7 +287,7 @@ static enum err_code load_collection(struct apply *apply, uint32_t number, struc
     if (code != ERR_OK)
         return code;
     if (number != apply->collection_count || apply_find(apply, definition.incarnation) != NULL)
-        return damaged(err, "collections");
+        return state_damaged(err, "collections");
     code = apply_add(apply, &definition, &collection, err);
     if (code == ERR_OK) {
         collection->is_dirty = false;
@@ -337,10 +302,10 @@ static enum err_code load_numbers(struct apply *apply, uint32_t number, struct b
     struct apply_collection *collection = collection_numbered(apply, number);
 
     if (collection == NULL)
-        return damaged(err, "a collection's numbers");
+        return state_damaged(err, "a collection's numbers");
     collection->next_ordinal = read_u32(r);
     collection->revision = read_u64(r);
-    return read_done(r) ? ERR_OK : damaged(err, "a collection's numbers");
+    return read_done(r) ? ERR_OK : state_damaged(err, "a collection's numbers");
 }
 
 static enum err_code load_partition(struct apply *apply, uint32_t number, struct bytes_reader *r,
@@ -351,7 +316,7 @@ static enum err_code load_partition(struct apply *apply, uint32_t number, struct
     size_t left;
 
     if (number >= PARTITIONS_MAX || apply->slot_of[number] == SLOT_NONE)
-        return damaged(err, "a partition");
+        return state_damaged(err, "a partition");
     partition = &apply->partitions[apply->slot_of[number]];
     partition->position = read_u64(r);
     partition->epoch.epoch = read_u64(r);
@@ -365,7 +330,7 @@ static enum err_code load_partition(struct apply *apply, uint32_t number, struct
     left = r->len - r->at;
     vector = read_bytes(r, left);
     if (!read_done(r))
-        return damaged(err, "a partition");
+        return state_damaged(err, "a partition");
     return version_vector_decode(&partition->vector, vector, left, err);
 }
 
@@ -378,7 +343,7 @@ static enum err_code load_part(struct apply *apply, const uint8_t *key, struct b
     uint32_t presence;
 
     if (collection == NULL || number >= PARTITIONS_MAX || apply->slot_of[number] == SLOT_NONE)
-        return damaged(err, "a collection in a partition");
+        return state_damaged(err, "a collection in a partition");
     part = &collection->parts[apply->slot_of[number]];
     presence = read_u32(r);
     part->presence = (enum apply_presence)presence;
@@ -387,7 +352,7 @@ static enum err_code load_part(struct apply *apply, const uint8_t *key, struct b
     part->changed = read_u64(r);
     part->counts = read_counts(r);
     if (!read_done(r) || presence > PRESENCE_DROPPED)
-        return damaged(err, "a collection in a partition");
+        return state_damaged(err, "a collection in a partition");
     return ERR_OK;
 }
 
@@ -401,7 +366,7 @@ static enum err_code load_row(struct apply *apply, struct store_value key, struc
         return ERR_OK;
     if (key.len == 1 && bytes[0] == 'l') {
         apply->life = read_u64(&r);
-        return read_done(&r) ? ERR_OK : damaged(err, "its life");
+        return read_done(&r) ? ERR_OK : state_damaged(err, "its life");
     }
     if (key.len == 5 && bytes[0] == 'c')
         return load_collection(apply, load_be32(bytes + 1), value, err);
@@ -411,7 +376,7 @@ static enum err_code load_row(struct apply *apply, struct store_value key, struc
         return load_partition(apply, load_be32(bytes + 1), &r, err);
     if (key.len == 9 && bytes[0] == 'q')
         return load_part(apply, bytes + 1, &r, err);
-    return damaged(err, "an unknown row");
+    return state_damaged(err, "an unknown row");
 }
 
 static enum err_code load_rows(struct apply *apply, struct store_txn *txn, struct err *err)
@@ -472,11 +437,11 @@ static enum err_code load_head(struct apply *apply, struct store_txn *txn, struc
     r.data = value.data;
     r.len = value.len;
     if (read_u32(&r) != STATE_FORMAT)
-        return damaged(err, "the shard (another format)");
+        return state_damaged(err, "the shard (another format)");
     apply->region = read_u32(&r);
     for (size_t i = 0; i < ARRAY_COUNT(apply->served.words); i++)
         apply->served.words[i] = read_u64(&r);
-    return read_done(&r) ? ERR_OK : damaged(err, "the shard");
+    return read_done(&r) ? ERR_OK : state_damaged(err, "the shard");
 }
 
 enum err_code apply_load(struct apply *apply, struct store *store, struct err *err)
@@ -519,7 +484,7 @@ enum err_code apply_create(struct apply *apply, struct store *store,
     buffer_append_u32(&apply->row, origin->region);
     for (size_t i = 0; i < ARRAY_COUNT(origin->served.words); i++)
         buffer_append_u64(&apply->row, origin->served.words[i]);
-    code = put_row(apply, txn, &(struct meta_key){.bytes = "s", .len = 1}, err);
+    code = put_row(apply, txn, &(struct state_key){.bytes = "s", .len = 1}, err);
     for (uint32_t i = 0; i < apply->partition_count; i++) {
         apply->partitions[i].position = origin->firsts == NULL ? 0 : origin->firsts[i];
         apply->partitions[i].is_dirty = true;
@@ -545,41 +510,4 @@ void apply_free(struct apply *apply)
     buffer_free(&apply->text);
     buffer_free(&apply->row);
     *apply = (struct apply){0};
-}
-
-/* --- snapshots ------------------------------------------------------------------------------- */
-
-enum err_code apply_read_numbers(struct apply_numbers *out, struct store_txn *txn,
-                                 uint32_t collection, struct err *err)
-{
-    struct meta_key key = key_of('n', collection);
-    struct store_value value;
-    enum err_code code = store_get(txn, STORE_META, key_value(&key), &value, err);
-
-    if (code != ERR_OK)
-        return code;
-    if (value.len != NUMBERS_BYTES)
-        return damaged(err, "a collection's numbers");
-    out->next_ordinal = load_u32(value.data);
-    out->revision = load_u64((const uint8_t *)value.data + 4);
-    return ERR_OK;
-}
-
-enum err_code apply_read_live(uint64_t *out, struct store_txn *txn, uint32_t collection,
-                              uint32_t partition, struct err *err)
-{
-    struct meta_key key = part_key_of(collection, partition);
-    struct store_value value;
-    enum err_code code = store_get(txn, STORE_META, key_value(&key), &value, err);
-
-    if (code == ERR_NOT_FOUND) {
-        *out = 0;
-        return ERR_OK;
-    }
-    if (code != ERR_OK)
-        return code;
-    if (value.len != PART_BYTES)
-        return damaged(err, "a collection in a partition");
-    *out = load_u64((const uint8_t *)value.data + PART_BYTES - 32);
-    return ERR_OK;
 }

@@ -17,6 +17,7 @@
 
 #include "common/base/checked.h"
 #include "common/base/json_writer.h"
+#include "services/shard/copy.h"
 
 #define ANSWER_BYTES_MAX MIB(256)
 
@@ -463,5 +464,21 @@ const struct route shard_routes[] = {
      .path = "/internal/v1/status",
      .handler = status_handle,
      .operation = "shardStatus"},
+    {.method = "GET",
+     .path = "/internal/v1/digest",
+     .handler = digest_handle,
+     .operation = "partitionDigest"},
+    {.method = "POST",
+     .path = "/internal/v1/copy",
+     .handler = copy_start_handle,
+     .operation = "copyStart"},
+    {.method = "GET",
+     .path = "/internal/v1/copy",
+     .handler = copy_status_handle,
+     .operation = "copyStatus"},
+    {.method = "GET",
+     .path = "/internal/v1/copy/chunk",
+     .handler = copy_chunk_handle,
+     .operation = "copyChunk"},
     {0},
 };

@@ -68,9 +68,17 @@ MUST_CHECK enum err_code fetch_get(struct ask *ask, struct err *err);
 MUST_CHECK enum err_code fetch_scroll(struct ask *ask, struct err *err);
 MUST_CHECK enum err_code fetch_count(struct ask *ask, struct err *err);
 
+/* Of the ids by the first four bits of their hashes. */
+#define DIGEST_RANGES 16
+
+/* As text: 32 digits. */
+struct json_writer;
+void digest_write(struct json_writer *w, struct hash128 digest);
+
 /* The handlers. */
 enum err_code ask_handle(struct request *req);         /* POST /internal/v1/ask */
 enum err_code search_json_handle(struct request *req); /* POST /internal/v1/search */
 enum err_code status_handle(struct request *req);      /* GET /internal/v1/status */
+enum err_code digest_handle(struct request *req);      /* GET /internal/v1/digest */
 
 #endif

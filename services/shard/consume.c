@@ -189,6 +189,7 @@ static void publish(struct shard *shard)
         to->position = from->position;
         to->epoch = from->epoch.epoch;
         to->counts = from->counts;
+        memcpy(to->marks, from->marks, sizeof(to->marks));
         to->vector.clock = from->vector.clock;
         to->vector.count = from->vector.count;
         memcpy(to->vector.entries, from->vector.entries, entries);
@@ -354,6 +355,9 @@ static enum err_code handle_items(struct shard *shard, struct start *start,
 {
     enum err_code code = prove(shard, start, items, count, err);
     size_t at = 0;
+
+    if (shard->metrics.read != NULL)
+        metric_add(shard->metrics.read, count);
 
     while (code == ERR_OK && at < count) {
         size_t taken = 0;

@@ -1,10 +1,11 @@
 /* vicinal-shard: one replica of a shard as a process.
  *
- * Options → metadata store and store are opened → the port is known → the node is registered and
- * the threads start (consume, index, maintain, fresh; see shard.h) → ready when it has caught up
- * with the log. */
+ * Options → the metadata store is opened → the port is known → a new replica fetches a copy of
+ * another one (seed.h) → the store is opened, the node is registered and the threads start (see
+ * shard.h) → ready when it has caught up with the log. */
 #include <assert.h>
 #include <errno.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,7 @@
 #include "common/base/checked.h"
 #include "common/http/service.h"
 #include "services/shard/ask.h"
+#include "services/shard/seed.h"
 
 #define URL_BYTES_MAX    4096
 #define PATH_BYTES_MAX   4096
@@ -28,7 +30,7 @@ struct process {
     struct service_base base; /* first */
     struct shard shard;
     const char *data;
-    char segments[PATH_BYTES_MAX];
+    char segments[PATH_BYTES_MAX], copies[PATH_BYTES_MAX];
     const char *wal_url;
     const char *meta_url;
     const char *blob_url;
@@ -38,6 +40,8 @@ struct process {
     uint64_t memory_bytes;
     uint64_t link_threads;
     uint64_t cold_above;
+    uint64_t copy_rate;
+    bool seed;
     struct meta *meta;
     struct store *store;
     struct blob *blob;
@@ -46,21 +50,16 @@ struct process {
 static enum err_code process_open(void *state, struct err *err)
 {
     struct process *process = state;
-    char url[URL_BYTES_MAX];
-    struct store_options options = {
-        .url = url,
-        .env = process->base.env,
-        .readers_max = (uint32_t)process->base.workers + READERS_SPARE,
-    };
     enum err_code code;
 
     if (process->cold_above > 0 && process->cold_above < COLD_ABOVE_LEAST)
         return err_set(err, ERR_CONFIG, "--cold-above is below %d, and not 0", COLD_ABOVE_LEAST);
     if (mkdir(process->data, 0777) != 0 && errno != EEXIST)
         return err_set_errno(err, errno, "--data %s", process->data);
-    if (snprintf(url, sizeof(url), "lmdb:%s/store", process->data) >= (int)sizeof(url) ||
-        snprintf(process->segments, sizeof(process->segments), "%s/segments", process->data) >=
-            (int)sizeof(process->segments))
+    if (snprintf(process->segments, sizeof(process->segments), "%s/segments", process->data) >=
+            (int)sizeof(process->segments) ||
+        snprintf(process->copies, sizeof(process->copies), "%s/copies", process->data) >=
+            (int)sizeof(process->copies))
         return err_set(err, ERR_CONFIG, "--data is too long");
     if ((code = wal_check_url(process->wal_url, err)) != ERR_OK)
         return err_wrap(err, "--wal");
@@ -69,6 +68,51 @@ static enum err_code process_open(void *state, struct err *err)
     if (process->blob_url != NULL &&
         (code = blob_open(&process->blob, process->blob_url, process->base.env, err)) != ERR_OK)
         return err_wrap(err, "--blob");
+    return ERR_OK;
+}
+
+/* While the service starts, signals wait until it is up. */
+static bool is_asked_to_end(void)
+{
+    sigset_t waiting;
+
+    return sigpending(&waiting) == 0 &&
+           (sigismember(&waiting, SIGTERM) == 1 || sigismember(&waiting, SIGINT) == 1);
+}
+
+/* *bytes: how much of another replica this one begins with. */
+static enum err_code begin(struct process *process, uint64_t *bytes, struct err *err)
+{
+    struct seed seed = {.env = process->base.env,
+                        .meta = process->meta,
+                        .data = process->data,
+                        .shard = (uint32_t)process->shard_number,
+                        .replica = (uint32_t)process->replica_number,
+                        .is_stopping = is_asked_to_end};
+    enum err_code code;
+
+    *bytes = 0;
+    if (!process->seed)
+        return ERR_OK;
+    code = http_client_open(&seed.client, &(struct http_client_options){.env = seed.env}, err);
+    if (code == ERR_OK)
+        code = seed_run(&seed, err);
+    http_client_close(seed.client);
+    *bytes = seed.bytes;
+    return code;
+}
+
+static enum err_code open_store(struct process *process, struct err *err)
+{
+    char url[URL_BYTES_MAX];
+    struct store_options options = {
+        .url = url,
+        .env = process->base.env,
+        .readers_max = (uint32_t)process->base.workers + READERS_SPARE,
+    };
+
+    if (snprintf(url, sizeof(url), "lmdb:%s/store", process->data) >= (int)sizeof(url))
+        return err_set(err, ERR_CONFIG, "--data is too long");
     return store_open(&process->store, &options, err);
 }
 
@@ -88,10 +132,11 @@ static enum err_code process_start(void *state, struct err *err)
     struct shard_setup setup = {
         .env = process->base.env,
         .meta = process->meta,
-        .store = process->store,
         .blob = process->blob,
         .wal_url = process->wal_url,
         .segments = process->segments,
+        .copies = process->copies,
+        .copy_rate = process->copy_rate,
         .metrics = process->base.metrics,
         .shard = (uint32_t)process->shard_number,
         .replica = (uint32_t)process->replica_number,
@@ -103,9 +148,14 @@ static enum err_code process_start(void *state, struct err *err)
     char name[32];
     enum err_code code;
 
+    code = begin(process, &setup.copied_bytes, err);
+    if (code == ERR_OK)
+        code = open_store(process, err);
+    setup.store = process->store;
     cluster_replica_name(name, setup.shard, setup.replica);
-    code =
-        cluster_register(process->meta, process->base.env, "shard", name, process->base.url, err);
+    if (code == ERR_OK)
+        code = cluster_register(process->meta, process->base.env, "shard", name, process->base.url,
+                                err);
     return code == ERR_OK ? shard_open(&process->shard, &setup, err) : code;
 }
 
@@ -200,6 +250,18 @@ static struct option options[] = {
      .max = LINK_THREADS_MAX,
      .help = "Threads that link vectors into the graphs; 0: one for each processor.",
      .offset = offsetof(struct process, link_threads)},
+    {.name = "seed",
+     .type = OPTION_BOOL,
+     .fallback = "true",
+     .help =
+         "A replica without a store begins with a copy of another one, not with the log's start.",
+     .offset = offsetof(struct process, seed)},
+    {.name = "copy-rate",
+     .type = OPTION_U64,
+     .fallback = "134217728",
+     .unit = "bytes/s",
+     .help = "How fast copies for new replicas are made and handed out; 0: no limit.",
+     .offset = offsetof(struct process, copy_rate)},
     {.name = NULL},
 };
 

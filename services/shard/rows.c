@@ -76,6 +76,20 @@ bool ordinal_key_is_of(struct store_value key, uint32_t collection, uint32_t *or
     return true;
 }
 
+struct hash128 id_entry_hash(const uint8_t *incarnation, const struct id_entry *entry,
+                             const char *id, size_t id_len)
+{
+    uint8_t bytes[INCARNATION_BYTES + 13 + ID_BYTES_MAX];
+
+    assert(id_len <= ID_BYTES_MAX);
+    memcpy(bytes, incarnation, INCARNATION_BYTES);
+    store_u64(bytes + INCARNATION_BYTES, entry->stamp.clock);
+    store_u32(bytes + INCARNATION_BYTES + 8, entry->stamp.region);
+    bytes[INCARNATION_BYTES + 12] = entry->is_live;
+    memcpy(bytes + INCARNATION_BYTES + 13, id, id_len);
+    return hash_xxh128(bytes, INCARNATION_BYTES + 13 + id_len);
+}
+
 void id_entry_encode(uint8_t out[ID_ENTRY_BYTES], const struct id_entry *entry)
 {
     memset(out, 0, ID_ENTRY_BYTES);

@@ -18,7 +18,9 @@
 #include "backends/store/store.h"
 #include "common/base/buffer.h"
 #include "common/base/err.h"
+#include "common/base/hash.h"
 #include "common/base/limits.h"
+#include "common/model/record.h"
 #include "common/model/stamp.h"
 
 #define ID_PREFIX_BYTES   6 /* collection, partition */
@@ -55,6 +57,10 @@ struct id_entry {
     bool is_live;     /* false: a tombstone */
     bool has_vector;
 };
+
+/* What an entry adds to the digests: incarnation, stamp, state and id, each at its fixed place. */
+struct hash128 id_entry_hash(const uint8_t *incarnation, const struct id_entry *entry,
+                             const char *id, size_t id_len);
 
 void id_entry_encode(uint8_t out[ID_ENTRY_BYTES], const struct id_entry *entry);
 

@@ -16,6 +16,7 @@
 #include "common/base/log.h"
 #include "common/model/wire.h"
 #include "services/shard/bitmap.h"
+#include "services/shard/copy.h"
 #include "services/shard/helpers.h"
 
 bool shard_is_stopping(const struct shard *shard)
@@ -128,6 +129,11 @@ static void open_metrics(struct shard *shard)
     m->build = metrics_latency(all, "index_build_duration_seconds", labels,
                                "From vectors waiting to be linked until none is.");
     m->searches = metrics_counter(all, "search_qps_total", labels, "Searches answered.");
+    m->read = metrics_counter(all, "shard_read_records_total", labels,
+                              "Records of the log that this process has read.");
+    metric_set(metrics_gauge(all, "shard_copied_bytes", labels,
+                             "Bytes of another replica's copy that this process began with."),
+               (double)shard->setup.copied_bytes);
     m->applied = metrics_gauge(all, "shard_applied_records", labels,
                                "Records of the log that counted, since the store was made.");
     m->voided = metrics_gauge(all, "shard_void_records", labels,
@@ -220,6 +226,12 @@ static enum err_code start_threads(struct shard *shard, struct err *err)
         code = env_thread_start(env, &shard->maintainer, "maintain", maintain_run, shard, err);
     if (code == ERR_OK)
         code = env_thread_start(env, &shard->poller, "fresh", freshness_run, shard, err);
+    if (code == ERR_OK && shard->setup.copies != NULL)
+        code = copier_open(&shard->copier,
+                           &(struct copier_options){.shard = shard,
+                                                    .folder = shard->setup.copies,
+                                                    .rate = shard->setup.copy_rate},
+                           err);
     return code;
 }
 
@@ -273,6 +285,7 @@ void shard_stop(struct shard *shard)
     env_cond_broadcast(&shard->changed);
     env_cond_broadcast(&shard->errand);
     pthread_mutex_unlock(&shard->lock);
+    copier_stop(shard->copier);
 }
 
 void shard_close(struct shard *shard)
@@ -280,6 +293,7 @@ void shard_close(struct shard *shard)
     if (shard->env == NULL)
         return;
     assert(shard_is_stopping(shard));
+    copier_close(shard->copier);
     env_thread_join(shard->poller);
     env_thread_join(shard->maintainer);
     env_thread_join(shard->indexer);

@@ -8,6 +8,7 @@
  *   maintain leaves the dead behind, lets the oldest vectors become cold and writes segments, which
  *            may take minutes (maintain.c)
  *   fresh    asks the log's end every 100 ms (freshness.c)
+ *   copy     makes copies for new replicas (copy.c)
  *   link     as many as the setup says: lent to the index thread (helpers.c)
  * and the server's workers, which call the handlers of shard_routes.
  *
@@ -46,6 +47,9 @@ struct shard_setup {
     struct wal *wal;   /* NULL: opened from wal_url, once there is a log */
     const char *wal_url;
     const char *segments;    /* folder of the engines' segments; NULL: none are kept */
+    const char *copies;      /* folder where copies for others are made; NULL: none are */
+    uint64_t copy_rate;      /* of making and handing out copies, bytes per second; 0: no bound */
+    uint64_t copied_bytes;   /* with which this replica has begun, for the metrics */
     struct metrics *metrics; /* NULL: none */
     uint32_t shard;
     uint32_t replica;
@@ -72,6 +76,7 @@ struct shard_partition {
     uint64_t epoch;
     struct apply_counts counts;
     struct version_vector vector;
+    struct apply_mark marks[APPLY_MARKS];
     uint64_t fresh_ns; /* everything committed before this boot time has been applied; 0: unknown */
     struct shard_poll polls[POLLS_KEPT]; /* not reached yet, rising */
     uint32_t poll_count;
@@ -109,7 +114,7 @@ struct shard_collection {
 struct shard_metrics {
     struct metric *latency[6]; /* by enum wire_op */
     struct metric *build;
-    struct metric *searches, *applied, *voided, *parked, *failures;
+    struct metric *searches, *read, *applied, *voided, *parked, *failures;
     struct metric *set_aside, *maintenance_failures;
     struct metric *staleness, *lag, *memory, *memory_limit, *linked, *unlinked, *cold, *records,
         *bytes;
@@ -117,6 +122,7 @@ struct shard_metrics {
 
 struct bitmap_cache;
 struct blob;
+struct copier;
 struct helpers;
 struct retired;
 
@@ -127,7 +133,9 @@ struct shard {
     struct shard_metrics metrics;
     struct bitmap_cache *bitmaps; /* bitmap.c */
     struct helpers *helpers;      /* helpers.c: of the index thread */
+    struct copier *copier;        /* copy.c; NULL: no copies are handed out */
     atomic_bool is_stopping;
+    atomic_bool is_digesting;     /* a call of digest.c is under way */
     atomic_uint_fast64_t commits; /* of the store, by the consumer */
 
     /* the consumer's own */

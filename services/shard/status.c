@@ -1,9 +1,5 @@
 /* GET /internal/v1/status: what this replica serves and how far it is, all of one moment.  Router
  * and ingest ask for it every 100 ms. */
-#include <stdio.h>
-#include <string.h>
-
-#include "common/base/bytes.h"
 #include "common/base/json_writer.h"
 #include "common/base/text.h"
 #include "services/shard/ask.h"
@@ -19,15 +15,6 @@ static const char *state_name(enum shard_state state)
         return "failed";
     }
     return "failed";
-}
-
-static void write_digest(struct json_writer *w, struct hash128 digest)
-{
-    char text[33];
-
-    snprintf(text, sizeof(text), "%016llx%016llx", (unsigned long long)digest.high,
-             (unsigned long long)digest.low);
-    json_text(w, text);
 }
 
 static void write_partition_locked(const struct shard *shard, struct json_writer *w, uint32_t slot,
@@ -49,11 +36,20 @@ static void write_partition_locked(const struct shard *shard, struct json_writer
     json_key(w, "epoch");
     json_u64(w, partition->epoch);
     json_key(w, "digest");
-    write_digest(w, partition->counts.digest);
+    digest_write(w, partition->counts.digest);
     json_key(w, "live");
     json_u64(w, partition->counts.live);
     json_key(w, "tombstones");
     json_u64(w, partition->counts.tombstones);
+    json_key(w, "marks");
+    json_begin_array(w);
+    for (size_t i = 0; i < APPLY_MARKS && partition->marks[i].position > 0; i++) {
+        json_begin_array(w);
+        json_u64(w, partition->marks[i].position);
+        digest_write(w, partition->marks[i].digest);
+        json_end_array(w);
+    }
+    json_end_array(w);
     json_end_object(w);
 }
 

@@ -22,6 +22,7 @@ enum fake_mode {
     FAKE_BEHIND,    /* 503 staleness_unmet */
     FAKE_FAILS,     /* 500 */
     FAKE_HANGS,     /* until the end of the test */
+    FAKE_DAWDLES,   /* answers when it is released */
     FAKE_FORGETS,   /* answers for no partition */
     FAKE_DROPPED,   /* 404 collection_not_found */
     FAKE_BABBLES,   /* 200 with bytes that mean nothing */
@@ -40,6 +41,9 @@ struct fake {
     _Atomic uint64_t staleness_ms;
     _Atomic uint64_t last_ids; /* how many ids the last get had */
     _Atomic bool released;     /* those that hang go on */
+    _Atomic bool is_silent;    /* status calls hang */
+    _Atomic uint64_t digest;   /* of each of its partitions: kept … */
+    _Atomic uint64_t found;    /* … and found in its store */
 };
 
 static const uint8_t fake_incarnation[INCARNATION_BYTES] = {1, 2, 3};
@@ -65,13 +69,24 @@ static inline void fake_fill(struct fake *fake, const struct wire_question *ques
     atomic_store(&fake->last_ids, question->id_count);
 }
 
+/* Until the flag is what is wanted, or the replica is released. */
+static inline void fake_hang(struct fake *fake, struct request *req, _Atomic bool *flag,
+                             bool wanted)
+{
+    uint64_t until = env_boot_ns(req->env) + 20 * NS_PER_S;
+
+    while (atomic_load(flag) != wanted && !atomic_load(&fake->released) &&
+           env_boot_ns(req->env) < until)
+        if (env_sleep_until(req->env, env_boot_ns(req->env) + NS_PER_MS) != ERR_OK)
+            break;
+}
+
 static inline enum err_code fake_ask(struct request *req)
 {
     struct fake *fake = req->state;
     struct wire_served served[FAKE_PARTITIONS];
     struct wire_answer answer = {0};
     struct wire_question question;
-    uint64_t until = env_boot_ns(req->env) + 20 * NS_PER_S;
     enum err_code rc;
 
     atomic_fetch_add(&fake->asked, 1);
@@ -86,10 +101,11 @@ static inline enum err_code fake_ask(struct request *req)
     case FAKE_DROPPED:
         return err_set(&req->err, ERR_COLLECTION_NOT_FOUND, "dropped");
     case FAKE_HANGS:
-        while (!atomic_load(&fake->released) && env_boot_ns(req->env) < until)
-            if (env_sleep_until(req->env, env_boot_ns(req->env) + NS_PER_MS) != ERR_OK)
-                break;
+        fake_hang(fake, req, &fake->released, true);
         return err_set(&req->err, ERR_UNAVAILABLE, "late");
+    case FAKE_DAWDLES:
+        fake_hang(fake, req, &fake->released, true);
+        break;
     case FAKE_BABBLES:
         buffer_append_text(&req->reply.body, "\x01what?");
         return ERR_OK;
@@ -129,12 +145,41 @@ static inline void fake_write_collection(struct fake *fake, const struct partiti
     json_end_object(w);
 }
 
+static inline void fake_digest(struct json_writer *w, uint64_t digest)
+{
+    char text[33];
+
+    (void)snprintf(text, sizeof(text), "%032llx", (unsigned long long)digest);
+    json_text(w, text);
+}
+
+static inline enum err_code fake_scan(struct request *req)
+{
+    struct fake *fake = req->state;
+    struct json_writer w;
+
+    json_writer_init(&w, &req->reply.body);
+    json_begin_object(&w);
+    json_key(&w, "position");
+    json_u64(&w, atomic_load(&fake->position));
+    json_key(&w, "kept");
+    fake_digest(&w, atomic_load(&fake->digest));
+    json_key(&w, "found");
+    fake_digest(&w, atomic_load(&fake->found));
+    json_key(&w, "collections");
+    json_begin_array(&w);
+    json_end_array(&w);
+    json_end_object(&w);
+    return ERR_OK;
+}
+
 static inline enum err_code fake_status(struct request *req)
 {
     struct fake *fake = req->state;
     struct partition_set serves;
     struct json_writer w;
 
+    fake_hang(fake, req, &fake->is_silent, false);
     /* It says that it serves everything; who asks knows the map. */
     memset(&serves, 0, sizeof(serves));
     partition_set_fill(&serves, FAKE_PARTITIONS);
@@ -154,6 +199,8 @@ static inline enum err_code fake_status(struct request *req)
         json_u64(&w, atomic_load(&fake->position));
         json_key(&w, "staleness_ms");
         json_double(&w, (double)atomic_load(&fake->staleness_ms));
+        json_key(&w, "digest");
+        fake_digest(&w, atomic_load(&fake->digest));
         json_end_object(&w);
     }
     json_end_array(&w);
@@ -169,6 +216,7 @@ static inline enum err_code fake_status(struct request *req)
 static const struct route fake_routes[] = {
     {"POST", "/internal/v1/ask", fake_ask, 1 << 20, "ask"},
     {"GET", "/internal/v1/status", fake_status, 0, "status"},
+    {"GET", "/internal/v1/digest", fake_scan, 0, "digest"},
     {0},
 };
 

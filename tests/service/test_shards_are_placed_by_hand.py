@@ -1,6 +1,8 @@
 """vicinal place: a suite put together by hand gets its map of shards from it, and it waits for an ingest
 that has made the log, but not for ever."""
+import json
 import subprocess
+import urllib.request
 
 from suite import BIN, SLOW, poll
 
@@ -15,6 +17,9 @@ def test_without_a_log_there_is_nothing_to_place(tmp_path):
     assert run.returncode == 1 and "vicinal place:" in run.stderr and "deployment" in run.stderr, run
     run = place(f"sqlite:{tmp_path}/meta.db", "--shards", "0")
     assert run.returncode == 2 and "--shards" in run.stderr, run
+    for wrong in ("4", "4,1,1", "0,1", "4,", "x,y"):
+        run = place(f"sqlite:{tmp_path}/meta.db", "--replicas", "2", "--weights", wrong)
+        assert run.returncode == 2 and "--weights" in run.stderr, run
 
 
 def test_services_started_by_hand_serve_once_they_are_placed(tmp_path):
@@ -42,6 +47,11 @@ def test_services_started_by_hand_serve_once_they_are_placed(tmp_path):
         poll("every part is well", lambda: all(map(is_well, urls)), 60, 0.1)
         # The same again changes nothing: nobody moves.
         assert place(meta, "--shards", "2").returncode == 0
+        assert all(map(is_well, urls))
+        # Nor do weights, which only say who is asked how often.
+        assert place(meta, "--shards", "2", "--weights", "3").returncode == 0
+        poll("the weights are known", lambda: {r["weight"] for r in json.load(
+            urllib.request.urlopen(urls[-1] + "/internal/v1/status"))["replicas"]} == {3}, 20)
         assert all(map(is_well, urls))
     finally:
         for process in processes:

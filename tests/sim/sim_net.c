@@ -32,7 +32,7 @@ struct result {
 /* One call of a gather; an answer to an attempt that was given up is not taken. */
 struct slot {
     uint32_t attempt;
-    bool is_done, is_taken;
+    bool is_done, is_taken, is_held;
     struct result result;
 };
 
@@ -318,11 +318,43 @@ struct gathering {
     struct sim_node *from;
     struct group *group;
     struct http_call *calls;
-    http_ended_fn *ended;
-    void *context;
+    const struct http_watcher *watcher;
 };
 
-/* Take what has come; returns how many calls are still under way. */
+static bool tell_ended(struct gathering *gathering, struct http_call *call)
+{
+    const struct http_watcher *watcher = gathering->watcher;
+
+    return watcher->ended != NULL && watcher->ended(watcher->context, call);
+}
+
+/* Send what has been held back for long enough; the time when the next one is due. */
+static uint64_t start_due(struct gathering *gathering)
+{
+    const struct http_watcher *watcher = gathering->watcher;
+    struct group *group = gathering->group;
+    uint64_t next_ns = NEVER_NS;
+
+    for (size_t i = 0; i < group->count; i++) {
+        struct http_call *call = &gathering->calls[i];
+
+        if (!group->slots[i].is_held || call->is_dropped)
+            continue;
+        if (env_boot_ns(&gathering->from->life->env) < call->after_ns) {
+            if (call->after_ns < next_ns)
+                next_ns = call->after_ns;
+            continue;
+        }
+        group->slots[i].is_held = false;
+        if (watcher->due == NULL || watcher->due(watcher->context, call))
+            launch_all(gathering->from, group, call, i);
+        else
+            call->is_dropped = true;
+    }
+    return next_ns;
+}
+
+/* Take what has come; returns how many calls are still under way or held back. */
 static size_t take_ended(struct gathering *gathering)
 {
     struct group *group = gathering->group;
@@ -331,14 +363,24 @@ static size_t take_ended(struct gathering *gathering)
     for (size_t i = 0; i < group->count; i++) {
         struct slot *slot = &group->slots[i];
 
-        if (slot->is_done && !slot->is_taken) {
+        if (slot->is_done && !slot->is_taken && !gathering->calls[i].is_dropped) {
             slot->is_taken = true;
             fill_call(&gathering->calls[i], &slot->result);
-            if (gathering->ended != NULL &&
-                gathering->ended(gathering->context, &gathering->calls[i])) {
+            if (tell_ended(gathering, &gathering->calls[i])) {
                 forget_answer(&gathering->calls[i]);
                 launch_all(gathering->from, group, &gathering->calls[i], i);
             }
+        }
+    }
+    /* Any of them may have dropped any other. */
+    for (size_t i = 0; i < group->count; i++) {
+        struct slot *slot = &group->slots[i];
+
+        if (gathering->calls[i].is_dropped && !slot->is_taken) {
+            slot->is_taken = true;
+            slot->is_held = false;
+            slot->attempt++; /* what comes now is not wanted */
+            forget_answer(&gathering->calls[i]);
         }
         open += !slot->is_taken;
     }
@@ -356,9 +398,10 @@ static void end_rest(struct gathering *gathering, enum err_code code)
         slot->is_taken = true;
         slot->attempt++; /* what comes now comes too late */
         forget_answer(call);
+        if (slot->is_held || call->is_dropped)
+            continue;
         call->rc = err_set(&call->err, code, "%s %s: no answer in time", call->method, call->base);
-        if (gathering->ended != NULL)
-            (void)gathering->ended(gathering->context, call);
+        (void)tell_ended(gathering, call);
     }
 }
 
@@ -376,24 +419,31 @@ static void dawdle(struct sim_node *node, const struct http_call *call)
 }
 
 static void net_gather(struct http_client *client, struct http_call *calls, size_t count,
-                       uint64_t deadline_ns, http_ended_fn *ended, void *context)
+                       uint64_t deadline_ns, const struct http_watcher *watcher)
 {
     struct sim_node *from = (struct sim_node *)((char *)client - offsetof(struct sim_node, client));
     struct group *group = calloc(1, sizeof(*group) + count * sizeof(group->slots[0]));
-    struct gathering gathering = {
-        .from = from, .group = group, .calls = calls, .ended = ended, .context = context};
+    struct gathering gathering = {.from = from, .group = group, .calls = calls, .watcher = watcher};
     struct env *env = &from->life->env;
     enum err_code code = sim_touch(env);
+    uint64_t next_ns;
 
     if (group == NULL)
         abort();
     *group = (struct group){.refs = 1, .sim = from->sim, .count = count};
     if (code == ERR_OK && env_boot_ns(env) >= deadline_ns)
         code = ERR_TIMEOUT;
-    for (size_t i = 0; i < count && code == ERR_OK; i++)
-        launch_all(from, group, &calls[i], i);
-    while (code == ERR_OK && take_ended(&gathering) > 0)
-        code = sim_wait(env, group, deadline_ns);
+    for (size_t i = 0; i < count; i++) {
+        group->slots[i].is_held = calls[i].after_ns > 0;
+        if (code == ERR_OK && calls[i].after_ns == 0)
+            launch_all(from, group, &calls[i], i);
+    }
+    while (code == ERR_OK && take_ended(&gathering) > 0) {
+        next_ns = start_due(&gathering);
+        code = sim_wait(env, group, next_ns < deadline_ns ? next_ns : deadline_ns);
+        if (code == ERR_TIMEOUT && env_boot_ns(env) < deadline_ns)
+            code = ERR_OK;
+    }
     if (code != ERR_OK && take_ended(&gathering) > 0)
         end_rest(&gathering, code);
     if (code == ERR_DEAD)

@@ -168,6 +168,8 @@ static inline void rig_put_map(struct rig *rig, uint32_t shards)
         .version = shards, .partitions = RIG_PARTITIONS, .shards = shards, .replicas = 1};
     for (uint32_t i = 0; i < shards; i++)
         map->weights[i] = 1;
+    for (uint32_t i = 0; i < map->replicas; i++)
+        map->replica_weights[i] = 1;
     shard_map_place(map);
     shard_map_encode(map, &json);
     put.value = json.data;

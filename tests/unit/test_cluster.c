@@ -172,17 +172,160 @@ static void every_shard_is_asked_once(void **state)
     cluster_answer_free(&count.answer);
 }
 
+/* One collection under one filter is one replica's; all of them are everybody's. */
 static void replicas_share_the_questions(void **state)
 {
     struct world *world = *state;
     struct count_ask count;
+    char filter[32];
 
+    for (int i = 0; i < 20; i++) {
+        count_init(&count, 5000);
+        expect_whole(world, &count);
+    }
+    for (uint32_t shard = 0; shard < 2; shard++) {
+        int first = atomic_exchange(&world->fakes[2 * shard].asked, 0);
+        int second = atomic_exchange(&world->fakes[2 * shard + 1].asked, 0);
+
+        assert_int_equal(first + second, 20);
+        assert_true(first <= 2 || second <= 2); /* but for a hedge on a busy machine */
+    }
     for (int i = 0; i < 40; i++) {
         count_init(&count, 5000);
+        count.question.filter = filter;
+        count.question.filter_len = (size_t)snprintf(filter, sizeof(filter), "{\"n\":%d}", i);
         expect_whole(world, &count);
     }
     for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
         assert_in_range(atomic_load(&world->fakes[i].asked), 5, 35);
+}
+
+static void *ask_once(void *argument)
+{
+    struct world *world = argument;
+    struct count_ask count;
+
+    count_init(&count, 20000);
+    expect_whole(world, &count);
+    return NULL;
+}
+
+/* Eight at a time: the preferred replica has at most its share and a quarter. */
+static void a_loaded_replica_is_passed_over(void **state)
+{
+    struct world *world = *state;
+    pthread_t threads[8];
+
+    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
+        atomic_store(&world->fakes[i].mode, FAKE_DAWDLES);
+    for (size_t i = 0; i < ARRAY_COUNT(threads); i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, ask_once, world), 0);
+    for (uint32_t shard = 0; shard < 2; shard++)
+        for (uint64_t until = env_boot_ns(env_real()) + PATIENCE_NS;;) {
+            int first = atomic_load(&world->fakes[2 * shard].asked);
+            int second = atomic_load(&world->fakes[2 * shard + 1].asked);
+
+            if (first + second >= 8) { /* hedges come on top */
+                assert_in_range(first, 3, 12);
+                assert_in_range(second, 3, 12);
+                break;
+            }
+            assert_true(env_boot_ns(env_real()) < until);
+            breathe();
+        }
+    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
+        atomic_store(&world->fakes[i].released, true);
+    for (size_t i = 0; i < ARRAY_COUNT(threads); i++)
+        pthread_join(threads[i], NULL);
+}
+
+/* Who hangs is overtaken: nobody waits until half of the time is gone. */
+static void a_slow_replica_is_hedged(void **state)
+{
+    struct world *world = *state;
+    struct count_ask count;
+    uint32_t hedges = 0;
+
+    /* Whichever of the two the questions belong to. */
+    count_init(&count, 5000);
+    expect_whole(world, &count);
+    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
+        if (atomic_load(&world->fakes[i].asked) > 0)
+            atomic_store(&world->fakes[i].mode, FAKE_HANGS);
+    for (int i = 0; i < 10; i++) {
+        uint64_t began = env_boot_ns(env_real());
+
+        count_init(&count, 60000);
+        assert_int_equal(run(world, &count), ERR_OK);
+        assert_true(env_boot_ns(env_real()) - began < PATIENCE_NS);
+        hedges += count.answer.hedges;
+        cluster_answer_free(&count.answer);
+    }
+    assert_in_range(hedges, 2, 20);
+}
+
+static void set_positions(struct world *world, uint32_t replica, uint64_t position,
+                          uint64_t staleness_ms)
+{
+    for (uint32_t shard = 0; shard < 2; shard++) {
+        atomic_store(&world->fakes[2 * shard + replica].position, position);
+        atomic_store(&world->fakes[2 * shard + replica].staleness_ms, staleness_ms);
+    }
+}
+
+/* Until the status says so often that a replica is in this state of health. */
+static void wait_health(struct world *world, const char *part, size_t wanted)
+{
+    uint64_t until = env_boot_ns(env_real()) + PATIENCE_NS;
+    size_t found = 0;
+
+    do {
+        struct buffer status = {0};
+
+        assert_true(env_boot_ns(env_real()) < until);
+        breathe();
+        cluster_write_status(world->cluster, &status);
+        buffer_append_byte(&status, 0);
+        found = 0;
+        for (const char *at = (const char *)status.data; (at = strstr(at, part)) != NULL; at++)
+            found++;
+        buffer_free(&status);
+    } while (found != wanted);
+}
+
+static void who_is_behind_is_not_asked_until_it_has_caught_up(void **state)
+{
+    struct world *world = *state;
+    struct count_ask count;
+
+    /* Stale alone is no reason: where the log is away all are. */
+    set_positions(world, 0, 10, 60000);
+    set_positions(world, 1, 10, 60000);
+    wait_health(world, "\"staleness_ms\":60000", FAKE_SHARDS_MAX * FAKE_PARTITIONS);
+    wait_health(world, "\"health\":\"in\"", 4);
+    set_positions(world, 1, 20, 0);
+    wait_health(world, "\"health\":\"out\"", 2);
+    atomic_store(&world->fakes[0].asked, 0);
+    atomic_store(&world->fakes[2].asked, 0);
+    for (int i = 0; i < 10; i++) {
+        count_init(&count, 5000);
+        expect_whole(world, &count);
+    }
+    assert_int_equal(atomic_load(&world->fakes[0].asked) + atomic_load(&world->fakes[2].asked), 0);
+    set_positions(world, 0, 20, 60000);
+    wait_health(world, "\"health\":\"in\"", 4);
+}
+
+static void one_that_stands_still_is_left_within_two_seconds(void **state)
+{
+    struct world *world = *state;
+    uint64_t began = env_boot_ns(env_real());
+
+    atomic_store(&world->fakes[1].is_silent, true);
+    wait_health(world, "\"health\":\"out\"", 1);
+    assert_true(env_boot_ns(env_real()) - began < 10 * NS_PER_S); /* 2 s where there is time */
+    atomic_store(&world->fakes[1].is_silent, false);
+    wait_health(world, "\"health\":\"in\"", 4);
 }
 
 static void one_dead_replica_is_no_error(void **state)
@@ -220,9 +363,9 @@ static void without_a_replica_the_partitions_are_missing(void **state)
 
     fake_close(&world->fakes[2]);
     fake_close(&world->fakes[3]);
-    count_init(&count, 150);
+    count_init(&count, 500);
     assert_int_equal(run(world, &count), ERR_SHARDS_UNAVAILABLE);
-    count_init(&count, 150);
+    count_init(&count, 500);
     count.ask.allow_partial = true;
     assert_int_equal(run(world, &count), ERR_OK);
     assert_true(count.answer.partial);
@@ -481,6 +624,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_WORLD(every_shard_is_asked_once),
         IN_WORLD(replicas_share_the_questions),
+        IN_WORLD(a_loaded_replica_is_passed_over),
+        IN_WORLD(a_slow_replica_is_hedged),
+        IN_WORLD(who_is_behind_is_not_asked_until_it_has_caught_up),
+        IN_WORLD(one_that_stands_still_is_left_within_two_seconds),
         IN_WORLD(one_dead_replica_is_no_error),
         IN_WORLD(one_broken_or_late_replica_is_no_error),
         IN_WORLD(without_a_replica_the_partitions_are_missing),

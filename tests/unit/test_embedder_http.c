@@ -95,13 +95,12 @@ static void answer_well(struct http_call *call)
 }
 
 static void fake_gather(struct http_client *client, struct http_call *calls, size_t count,
-                        uint64_t deadline_ns, http_ended_fn *ended, void *context)
+                        uint64_t deadline_ns, const struct http_watcher *watcher)
 {
     uint64_t took = NS_PER_MS;
 
     (void)client;
-    (void)ended;
-    (void)context;
+    (void)watcher;
     fake.waves++;
     fake.wave_max = count > fake.wave_max ? count : fake.wave_max;
     for (size_t i = 0; i < count; i++) {

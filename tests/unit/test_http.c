@@ -110,7 +110,7 @@ static void eight_calls_are_gathered(void **state)
             calls[i].body = bodies[i];
             calls[i].body_len = (size_t)snprintf(bodies[i], sizeof(bodies[i]), "body %zu", i);
         }
-        http_gather(world->client, calls, 8, soon(), NULL, NULL);
+        http_gather(world->client, calls, 8, soon(), NULL);
         for (size_t i = 0; i < 8; i++) {
             assert_int_equal(calls[i].rc, ERR_OK);
             assert_int_equal(calls[i].reply.len, calls[i].body_len);
@@ -162,7 +162,8 @@ static void a_call_to_a_dead_peer_is_aimed_again(void **state)
     for (size_t i = 0; i < 3; i++)
         calls[i] = make_call(world, "GET", "/things/1");
     calls[1].base = dead;
-    http_gather(world->client, calls, 3, soon(), aim_again, &chance);
+    http_gather(world->client, calls, 3, soon(),
+                &(struct http_watcher){.ended = aim_again, .context = &chance});
     assert_int_equal(chance.ended, 4);
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(calls[i].rc, ERR_OK);
@@ -171,13 +172,96 @@ static void a_call_to_a_dead_peer_is_aimed_again(void **state)
     }
 }
 
+struct race {
+    struct http_call *calls; /* the second one is held back */
+    int ended, due;
+    bool is_wanted; /* the second one, when its time has come */
+};
+
+static bool one_has_ended(void *context, struct http_call *call)
+{
+    struct race *race = context;
+
+    race->ended++;
+    race->calls[call == &race->calls[0] ? 1 : 0].is_dropped = true;
+    return false;
+}
+
+static bool second_is_due(void *context, struct http_call *call)
+{
+    struct race *race = context;
+
+    assert_ptr_equal(call, &race->calls[1]);
+    race->due++;
+    return race->is_wanted;
+}
+
+static void run_race(const struct world *world, struct race *race, struct http_call calls[2],
+                     uint64_t deadline_ns)
+{
+    const struct http_watcher watcher = {
+        .ended = one_has_ended, .due = second_is_due, .context = race};
+
+    race->calls = calls;
+    http_gather(world->client, calls, 2, deadline_ns, &watcher);
+    for (size_t i = 0; i < 2; i++)
+        if (calls[i].is_dropped) {
+            assert_int_equal(calls[i].rc, ERR_OK);
+            assert_int_equal(calls[i].status, 0);
+            assert_int_equal(calls[i].reply.len, 0);
+        }
+}
+
+static void a_call_held_back_overtakes_a_slow_one(void **state)
+{
+    struct world *world = *state;
+    struct race race = {.is_wanted = true};
+    struct http_call calls[2] = {make_call(world, "GET", "/slow"),
+                                 make_call(world, "GET", "/things/1")};
+
+    calls[1].after_ns = env_boot_ns(env_real()) + 20 * NS_PER_MS;
+    run_race(world, &race, calls, soon());
+    assert_true(env_boot_ns(env_real()) >= calls[1].after_ns);
+    assert_int_equal(race.ended, 1);
+    assert_int_equal(race.due, 1);
+    assert_true(calls[0].is_dropped && !calls[1].is_dropped);
+    assert_int_equal(calls[1].status, 200);
+    http_call_free(&calls[0]);
+    http_call_free(&calls[1]);
+}
+
+static void a_call_held_back_is_not_sent_when_it_is_not_needed(void **state)
+{
+    struct world *world = *state;
+    struct race race = {.is_wanted = true};
+    struct http_call calls[2] = {make_call(world, "GET", "/things/1"),
+                                 make_call(world, "GET", "/slow")};
+
+    calls[1].after_ns = soon();
+    run_race(world, &race, calls, soon() + NS_PER_S);
+    assert_int_equal(race.ended, 1);
+    assert_int_equal(race.due, 0);
+    assert_int_equal(calls[0].status, 200);
+    assert_int_equal(atomic_load(&world->inside), 0);
+    http_call_free(&calls[0]);
+    /* Nor when its time has come and nobody wants it; the first goes on to its end. */
+    race = (struct race){.is_wanted = false};
+    calls[0] = make_call(world, "GET", "/slow");
+    calls[1] = make_call(world, "GET", "/things/1");
+    calls[1].after_ns = 1;
+    run_race(world, &race, calls, env_boot_ns(env_real()) + 100 * NS_PER_MS);
+    assert_int_equal(race.due, 1);
+    assert_int_equal(calls[0].rc, ERR_TIMEOUT);
+    assert_int_equal(race.ended, 1);
+}
+
 static void the_deadline_cuts_off_what_still_runs(void **state)
 {
     struct world *world = *state;
     struct http_call calls[2] = {make_call(world, "GET", "/slow"),
                                  make_call(world, "GET", "/things/1")};
 
-    http_gather(world->client, calls, 2, env_boot_ns(env_real()) + 200 * NS_PER_MS, NULL, NULL);
+    http_gather(world->client, calls, 2, env_boot_ns(env_real()) + 200 * NS_PER_MS, NULL);
     assert_int_equal(calls[0].rc, ERR_TIMEOUT);
     assert_int_equal(calls[0].err.code, ERR_TIMEOUT);
     assert_int_equal(calls[1].rc, ERR_OK);
@@ -463,6 +547,8 @@ int main(void)
         TEST(replies_up_to_the_limit_and_not_one_more),
         TEST(eight_calls_are_gathered),
         TEST(a_call_to_a_dead_peer_is_aimed_again),
+        TEST(a_call_held_back_overtakes_a_slow_one),
+        TEST(a_call_held_back_is_not_sent_when_it_is_not_needed),
         TEST(the_deadline_cuts_off_what_still_runs),
         TEST(what_cannot_be_sent_is_refused),
         TEST(a_restarted_peer_costs_no_error),

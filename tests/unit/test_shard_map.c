@@ -12,10 +12,12 @@
 static struct shard_map make_map(uint32_t partitions, uint32_t shards)
 {
     struct shard_map map = {
-        .version = 1, .partitions = partitions, .shards = shards, .replicas = 1};
+        .version = 1, .partitions = partitions, .shards = shards, .replicas = 2};
 
     for (uint32_t i = 0; i < shards; i++)
         map.weights[i] = 1;
+    map.replica_weights[0] = 4;
+    map.replica_weights[1] = 1;
     shard_map_place(&map);
     return map;
 }
@@ -94,6 +96,29 @@ static void a_new_shard_moves_about_its_share(void **state)
     }
 }
 
+/* 80 of 100 questions to the replica with weight 4 of 5; one replica more moves none between the
+ * others. */
+static void replicas_draw_questions_by_weight(void **state)
+{
+    struct shard_map map = make_map(64, 2);
+    uint32_t first = 0, moved = 0;
+
+    (void)state;
+    map.replica_weights[2] = 1;
+    for (uint64_t key = 0; key < 10000; key++) {
+        bool was_first = false, is_first = false;
+
+        map.replicas = 2;
+        was_first = shard_map_pull(&map, key, 1, 0) > shard_map_pull(&map, key, 1, 1);
+        first += was_first;
+        map.replicas = 3;
+        is_first = shard_map_pull(&map, key, 1, 0) > shard_map_pull(&map, key, 1, 1);
+        moved += was_first != is_first;
+    }
+    assert_in_range(first, 7800, 8200);
+    assert_int_equal(moved, 0);
+}
+
 static void maps_come_back_from_json(void **state)
 {
     static const char *const bad[] = {
@@ -112,7 +137,14 @@ static void maps_come_back_from_json(void **state)
         "{\"version\":1,\"partitions\":1,\"shards\":999,\"replicas\":1,\"weights\":[1],"
         "\"shard_of\":[0]}",
         "{\"version\":1,\"partitions\":1,\"shards\":1,\"replicas\":1,\"weights\":[1],\"shard_of\":"
-        "[0]}}"};
+        "[0]}}",
+        "{\"version\":1,\"partitions\":1,\"shards\":1,\"replicas\":1,\"weights\":[1],\"shard_of\":"
+        "[0],\"replica_weights\":[1,1]}",
+        "{\"version\":1,\"partitions\":1,\"shards\":1,\"replicas\":1,\"weights\":[1],\"shard_of\":"
+        "[0],\"replica_weights\":[0]}"};
+    static const char unweighted[] =
+        "{\"version\":1,\"partitions\":1,\"shards\":1,\"replicas\":2,\"weights\":[1],\"shard_of\":"
+        "[0]}";
     struct shard_map map = make_map(PARTITIONS_MAX, SHARDS_MAX);
     struct shard_map read;
     struct buffer out = {0};
@@ -126,6 +158,8 @@ static void maps_come_back_from_json(void **state)
         assert_int_equal(shard_map_decode(&read, out.data, i, &err), ERR_CORRUPT);
     for (size_t i = 0; i < ARRAY_COUNT(bad); i++)
         assert_int_equal(shard_map_decode(&read, bad[i], strlen(bad[i]), &err), ERR_CORRUPT);
+    assert_int_equal(shard_map_decode(&read, unweighted, strlen(unweighted), &err), ERR_OK);
+    assert_int_equal(read.replica_weights[0] * read.replica_weights[1], 1);
     buffer_free(&out);
 }
 
@@ -136,6 +170,7 @@ int main(void)
         cmocka_unit_test(weights_are_followed),
         cmocka_unit_test(placing_is_frozen),
         cmocka_unit_test(a_new_shard_moves_about_its_share),
+        cmocka_unit_test(replicas_draw_questions_by_weight),
         cmocka_unit_test(maps_come_back_from_json),
     };
 

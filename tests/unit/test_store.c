@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -728,6 +729,105 @@ static void a_power_cut_loses_the_newest_unsynced_commits(void **state)
     store_close(store);
 }
 
+/* A copy on its way into a file. */
+struct taker {
+    struct store *store; /* that is copied; gets a commit in the middle of it */
+    FILE *file;
+    size_t pieces;
+    size_t pieces_max; /* 0: all */
+};
+
+static enum err_code take_piece(void *context, const void *data, size_t len, struct err *err)
+{
+    struct taker *taker = context;
+
+    if (taker->pieces++ == taker->pieces_max && taker->pieces_max > 0)
+        return err_set(err, ERR_DEAD, "enough");
+    if (taker->pieces == 1)
+        commit_row(taker->store, "late", "x");
+    assert_int_equal(fwrite(data, 1, len, taker->file), len);
+    return ERR_OK;
+}
+
+static void fill_megabytes(struct store *store)
+{
+    struct store_txn *txn = begin(store, true);
+    char key[16], value[1001] = {0};
+
+    memset(value, 'v', sizeof(value) - 1);
+    for (int i = 0; i < 4000; i++) {
+        snprintf(key, sizeof(key), "k%05d", i);
+        must_put(txn, STORE_IDS, key, value);
+    }
+    must_commit(txn);
+}
+
+static void a_copy_is_the_store_of_one_moment(void **state)
+{
+    struct store *store = open_store(), *copy;
+    struct taker taker = {.store = store};
+    char path[400], copy_url[410], value[1001] = {0};
+    struct err err = {0};
+
+    (void)state;
+    fill_megabytes(store);
+    snprintf(path, sizeof(path), "%s/copy", folder);
+    assert_int_equal(mkdir(path, 0777), 0);
+    snprintf(copy_url, sizeof(copy_url), "lmdb:%s", path);
+    snprintf(path, sizeof(path), "%s/copy/" STORE_COPY_NAME, folder);
+    taker.file = fopen(path, "w");
+    assert_non_null(taker.file);
+    if (store_copy(store, take_piece, &taker, &err) != ERR_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(fclose(taker.file), 0);
+    assert_true(taker.pieces > 10);
+    url = copy_url;
+    copy = open_store();
+    memset(value, 'v', sizeof(value) - 1);
+    expect(copy, "k03999", value);
+    expect(copy, "late", NULL);
+    expect(store, "late", "x");
+    commit_row(copy, "own", "y");
+    store_close(copy);
+    url = lmdb_url;
+    store_close(store);
+}
+
+/* Who takes it may have had enough at any piece; the store goes on. */
+static void a_copy_ends_when_nobody_takes_it(void **state)
+{
+    struct store *store = open_store();
+    char path[400];
+
+    (void)state;
+    fill_megabytes(store);
+    snprintf(path, sizeof(path), "%s/half", folder);
+    for (size_t pieces = 1; pieces < 60; pieces += 7) {
+        struct taker taker = {.store = store, .pieces_max = pieces};
+        struct err err = {0};
+
+        taker.file = fopen(path, "w");
+        assert_non_null(taker.file);
+        assert_int_equal(store_copy(store, take_piece, &taker, &err), ERR_DEAD);
+        assert_string_equal(err.message, "enough");
+        assert_int_equal(fclose(taker.file), 0);
+    }
+    commit_row(store, "a", "1");
+    store_close(store);
+}
+
+static void memory_is_not_copied(void **state)
+{
+    struct store *store = open_store();
+    struct taker taker = {.store = store};
+    struct err err = {0};
+
+    (void)state;
+    assert_int_equal(store_copy(store, take_piece, &taker, &err), ERR_NOT_SUPPORTED);
+    assert_int_equal(taker.pieces, 0);
+    store_close(store);
+}
+
 static void a_long_unsynced_history_is_bounded(void **state)
 {
     struct store *store = open_store();
@@ -760,13 +860,15 @@ int main(void)
         CASE(urls_are_checked_whole),
     };
     const struct CMUnitTest lmdb_only[] = {
-        CASE(rows_outlive_the_close), CASE(a_second_owner_is_refused),
-        CASE(a_kill_loses_no_commit), CASE(damaged_files_are_refused),
-        CASE(many_readers_at_a_time),
+        CASE(rows_outlive_the_close),           CASE(a_second_owner_is_refused),
+        CASE(a_kill_loses_no_commit),           CASE(damaged_files_are_refused),
+        CASE(many_readers_at_a_time),           CASE(a_copy_is_the_store_of_one_moment),
+        CASE(a_copy_ends_when_nobody_takes_it),
     };
     const struct CMUnitTest memory_only[] = {
         CASE(a_power_cut_loses_the_newest_unsynced_commits),
         CASE(a_long_unsynced_history_is_bounded),
+        CASE(memory_is_not_copied),
     };
     int failed = cmocka_run_group_tests_name("lmdb", contract, choose_lmdb, NULL);
 
