@@ -240,6 +240,10 @@ static void answer_problem(struct write *write, bool with_records)
     json_begin_object(&w);
     json_key(&w, "committed");
     json_bool(&w, true);
+    if (write->count_name != NULL) {
+        json_key(&w, write->count_name);
+        json_u64(&w, write->committed);
+    }
     write_token_member(write, &w);
     if (with_records) {
         json_key(&w, "errors");
@@ -372,6 +376,7 @@ enum err_code write_commit(struct write *write, bool *answered)
     if (rc == ERR_UNKNOWN_OUTCOME || write->spooled)
         return rc; /* the appender may still touch the items */
     token_rc = raise_token(write, &committed);
+    write->committed += committed;
     if (rc != ERR_OK && committed > 0 && token_rc == ERR_OK) {
         answer_problem(write, true);
         *answered = true;
@@ -383,6 +388,21 @@ enum err_code write_commit(struct write *write, bool *answered)
         metric_observe_ns(write->ingest->metrics.latency,
                           env_boot_ns(write->ingest->env) - write->req->received_ns);
     return token_rc != ERR_OK ? token_rc : write_wait(write, answered);
+}
+
+enum err_code write_half_way(struct write *write, enum err_code rc, bool *answered)
+{
+    if (rc == ERR_OK || write->committed == 0)
+        return rc;
+    answer_problem(write, false);
+    *answered = true;
+    return ERR_OK;
+}
+
+void write_next_batch(struct write *write)
+{
+    sequence_batch_put(&write->ingest->sequencer, write->batch);
+    write->batch = NULL;
 }
 
 enum err_code write_commit_whole(struct write *write)
@@ -398,8 +418,7 @@ void write_end(struct write *write)
 {
     busy_release(&write->claim);
     ingest_leave(write->ingest, &write->counted);
-    sequence_batch_put(&write->ingest->sequencer, write->batch);
-    write->batch = NULL;
+    write_next_batch(write);
     token_free(&write->token);
 }
 
