@@ -156,10 +156,11 @@ struct write {
     uint64_t generation; /* of the sequencer, when this write began */
     uint64_t deadline_ns;
     bool wait_searchable;
-    bool may_spool;  /* it depends on nothing: the spool may take it while the log is away */
-    bool spooled;    /* it has */
-    struct err away; /* why the log takes nothing at present; code ERR_OK: it does */
-    bool counted;    /* ingest_admit */
+    bool may_spool; /* it depends on nothing: the spool may take it while the log is away */
+    bool spooled;   /* it has */
+    const char *idempotency_key; /* NULL: none */
+    struct err away;             /* why the log takes nothing at present; code ERR_OK: it does */
+    bool counted;                /* ingest_admit */
     struct busy_claim claim;
     struct sequence_batch *batch;
     struct token token;     /* of what was committed */

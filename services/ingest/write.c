@@ -71,8 +71,9 @@ enum err_code write_begin(struct write *write, struct request *req)
     *write = (struct write){.ingest = ingest, .req = req};
     write_set_timeout(write, WRITE_DEADLINE_MS_DEFAULT);
     req->collection = req->params[0];
-    if (req->header != NULL && req->header(req, "Idempotency-Key") != NULL)
-        return err_set(err, ERR_NOT_SUPPORTED, "the header Idempotency-Key is not supported yet");
+    rc = request_idempotency_key(req, &write->idempotency_key);
+    if (rc != ERR_OK)
+        return rc;
     /* Before any id is taken: the replay waits for ids. */
     if (ingest->spool != NULL)
         spool_pass_door(ingest->spool,

@@ -424,6 +424,12 @@ def test_generated_ids_are_the_same_in_a_repetition(kind):
     assert first == second and first["records"][0]["id"] != first["records"][1]["id"]
 
 
+def test_ids_of_a_key_are_the_same_in_another_process(client, collection):
+    first = client.upsert(collection, [{"text": "x"}, {"id": "a"}], idempotency_key="job-7")
+    second = client.upsert(collection, [{"text": "x"}, {"id": "a"}], idempotency_key="job-7")
+    assert first["ids"] == second["ids"] and client.count(collection) == 2
+
+
 def test_an_async_client_lives_in_several_loops(url, name):
     client = AsyncClient(url)
 

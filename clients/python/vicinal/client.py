@@ -123,17 +123,20 @@ class _Operations(Generic[_J, _L, _I, _N]):
 
     def upsert(self, collection: str, records: Sequence[Mapping[str, Any]], *,
                on_conflict: Optional[str] = None, wait: Optional[str] = None,
-               timeout_ms: Optional[int] = None) -> _J:
+               timeout_ms: Optional[int] = None, idempotency_key: Optional[str] = None) -> _J:
         """Write 1 to 1000 records {id, vector, text, metadata}, all of them or none.
 
-        Records without an id get one here, so that a repeated request writes the same ones.
+        Records without an id get one here, so that a repeated request writes the same ones; with an
+        idempotency_key the server makes them of it, the same ones also when another process asks
+        again.
         """
         rows = [encode_record(record) for record in records]
         for row in rows:
-            if row.get("id") is None:
+            if row.get("id") is None and idempotency_key is None:
                 row["id"] = str(uuid.uuid4())
         body = _given(records=rows, on_conflict=on_conflict, wait=wait, timeout_ms=timeout_ms)
         return cast(_J, self._run(Call("POST", _path(collection, "records"), body,
+                                       headers=_given(**{"Idempotency-Key": idempotency_key}),
                                        collection=collection,
                                        repeatable=on_conflict in (None, "replace"),
                                        timeout=_patience(timeout_ms))))
