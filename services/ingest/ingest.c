@@ -159,6 +159,7 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
     ingest->settler = NULL;
     ingest->registered = false;
     open_metrics(ingest, setup->metrics);
+    headroom_init(&ingest->headroom);
     rc = sequencer_open(&ingest->sequencer, &sequencer, err);
     catalogue_init(&ingest->catalogue, &ingest->sequencer, setup->meta, setup->env);
     if (rc == ERR_OK)
@@ -218,6 +219,7 @@ void ingest_close(struct ingest *ingest)
     spool_close(ingest->spool);
     ingest->spool = NULL;
     catalogue_free(&ingest->catalogue);
+    headroom_free(&ingest->headroom);
     busy_close(ingest->busy);
     ingest->busy = NULL;
     embedders_close(ingest->embedders);

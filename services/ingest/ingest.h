@@ -26,6 +26,7 @@
 #include "common/model/position.h"
 #include "services/ingest/busy.h"
 #include "services/ingest/catalogue.h"
+#include "services/ingest/headroom.h"
 #include "services/ingest/sequencer.h"
 #include "services/ingest/spool.h"
 
@@ -85,6 +86,7 @@ struct ingest {
     struct sequencer sequencer;
     struct catalogue catalogue;
     struct busy *busy;
+    struct headroom headroom;
     struct spool *spool; /* NULL: what the log does not take is refused */
     struct env_thread *replayer;
     struct env_thread *settler; /* settle.h */
@@ -161,6 +163,7 @@ struct write {
     const char *idempotency_key; /* NULL: none */
     struct err away;             /* why the log takes nothing at present; code ERR_OK: it does */
     bool counted;                /* ingest_admit */
+    enum headroom_use headroom;
     struct busy_claim claim;
     struct sequence_batch *batch;
     struct token token;     /* of what was committed */

@@ -279,6 +279,7 @@ enum err_code handle_patch_record(struct request *req)
 
     if (rc == ERR_OK)
         rc = write_expect_json(req);
+    write.headroom = HEADROOM_PATCH;
     if (rc == ERR_OK)
         rc = read_patch(req, &update);
     if (rc == ERR_OK)

@@ -48,6 +48,7 @@ enum batch_state { BATCH_NEW, BATCH_QUEUED, BATCH_TAKEN, BATCH_APPENDING, BATCH_
 struct sequence_item {
     uint32_t partition;
     size_t at, len;         /* of the encoded record in the batch's bytes */
+    uint64_t vectors;       /* that a shard gets with it, at most */
     bool keeps_stamp;       /* a collection change, or foreign: the stamp is final already */
     uint64_t at_clock;      /* when it was written, of what waited in the spool; 0: now */
     uint32_t origin_region; /* of foreign ones */

@@ -261,6 +261,7 @@ enum err_code handle_update_records(struct request *req)
     if (rc == ERR_OK)
         rc = read_body(&updating);
     write->count_name = "updated_count";
+    write->headroom = HEADROOM_PATCH;
     if (rc == ERR_OK)
         rc = update_all(&updating);
     if (rc == ERR_OK && !updating.answered)

@@ -338,7 +338,7 @@ static enum err_code put_into_spool(struct write *write)
 }
 
 /* Into the log; or, where that is away and the write depends on nothing, into the spool. */
-static enum err_code append(struct write *write)
+static enum err_code append_or_spool(struct write *write)
 {
     struct sequencer *s = &write->ingest->sequencer;
     struct spool *spool = write->may_spool ? write->ingest->spool : NULL;
@@ -362,6 +362,26 @@ static enum err_code append(struct write *write)
     return err_set(err, rc, "the log has not come back: %s", cause.message);
 }
 
+/* With room for its vectors.  spools: the spool may take it. */
+static enum err_code append(struct write *write, bool spools)
+{
+    struct ingest *ingest = write->ingest;
+    struct headroom_ask ask = {
+        .cluster = ingest->setup.cluster, .collection = &write->collection, .use = write->headroom};
+    struct err *err = &write->req->err;
+    uint64_t bytes;
+    enum err_code rc = headroom_take(&ingest->headroom, &ask, write->batch, &bytes, err);
+
+    if (rc != ERR_OK)
+        return rc;
+    rc = spools ? append_or_spool(write)
+                : sequencer_commit(&ingest->sequencer, write->batch, write->deadline_ns, err);
+    /* Of an unknown outcome the appender may still touch the items. */
+    headroom_settle(&ingest->headroom, write->batch, bytes,
+                    rc != ERR_UNKNOWN_OUTCOME && !write->spooled);
+    return rc;
+}
+
 enum err_code write_commit(struct write *write, bool *answered)
 {
     size_t committed = 0;
@@ -372,7 +392,7 @@ enum err_code write_commit(struct write *write, bool *answered)
         busy_release(&write->claim);
         return ERR_OK;
     }
-    rc = append(write);
+    rc = append(write, true);
     busy_release(&write->claim);
     if (rc == ERR_UNKNOWN_OUTCOME || write->spooled)
         return rc; /* the appender may still touch the items */
@@ -409,8 +429,7 @@ void write_next_batch(struct write *write)
 enum err_code write_commit_whole(struct write *write)
 {
     size_t committed;
-    enum err_code rc = sequencer_commit(&write->ingest->sequencer, write->batch, write->deadline_ns,
-                                        &write->req->err);
+    enum err_code rc = append(write, false);
 
     return rc == ERR_OK ? raise_token(write, &committed) : rc;
 }
