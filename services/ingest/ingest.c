@@ -276,7 +276,7 @@ void ingest_measure(struct ingest *ingest)
     pthread_mutex_lock(&s->lock);
     wal = s->wal;
     holder = s->state == SEQUENCER_HOLDER;
-    queued = s->queued_bytes;
+    queued = s->queue.bytes;
     pthread_mutex_unlock(&s->lock);
     if (wal != NULL)
         wal_space(wal, &used, &available);

@@ -9,7 +9,9 @@
 #include <string.h>
 #include <strings.h>
 
+#include "common/base/bytes.h"
 #include "common/base/checked.h"
+#include "common/base/hash.h"
 #include "common/base/json_writer.h"
 #include "services/ingest/ingest.h"
 
@@ -176,13 +178,26 @@ enum err_code write_take(struct write *write, const struct wire_id *ids, size_t 
     return rc == ERR_OK ? write_check_spool(write) : rc;
 }
 
+static enum err_code new_batch(struct write *write)
+{
+    const struct collection *collection = &write->collection;
+    enum err_code rc =
+        sequence_batch_new(&write->batch, &write->ingest->sequencer, &write->req->err);
+
+    if (rc == ERR_OK) /* no tenant's number is 0 */
+        write->batch->key = (struct queue_key){
+            .tenant = hash_xxh64(collection->tenant, strlen(collection->tenant), 0) | 1,
+            .collection = load_u64(collection->incarnation)};
+    return rc;
+}
+
 enum err_code write_add(struct write *write, uint32_t partition, struct record *record)
 {
     struct err *err = &write->req->err;
     enum err_code rc = ERR_OK;
 
     if (write->batch == NULL)
-        rc = sequence_batch_new(&write->batch, &write->ingest->sequencer, err);
+        rc = new_batch(write);
     memcpy(record->incarnation, write->collection.incarnation, INCARNATION_BYTES);
     record->schema = write->collection.schema;
     if (rc == ERR_OK)
@@ -415,6 +430,9 @@ enum err_code write_half_way(struct write *write, enum err_code rc, bool *answer
 {
     if (rc == ERR_OK || write->committed == 0)
         return rc;
+    /* Not 429: that one promises that nothing was written. */
+    if (rc == ERR_RATE_LIMITED)
+        write->req->err.code = ERR_UNAVAILABLE;
     answer_problem(write, false);
     *answered = true;
     return ERR_OK;
