@@ -24,6 +24,8 @@
 #include "common/observe/metrics.h"
 
 struct cluster;
+struct report;
+struct view;
 
 struct cluster_options {
     struct env *env;
@@ -156,6 +158,29 @@ struct cluster_known {
  * number that the positions are of, 0 when nothing was heard, or of more than one region. */
 uint32_t cluster_known(struct cluster *cluster, const uint8_t incarnation[INCARNATION_BYTES],
                        struct cluster_known *out);
+
+/* What replicas have room for, of those heard within the last second that have a memory limit. */
+struct cluster_room {
+    uint32_t shard, replica;
+    uint64_t limit_bytes;
+    uint64_t wanted_bytes;     /* of all that it had applied, once it is linked */
+    uint64_t vectors;          /* of the collection: for so many more; UINT64_MAX: not known */
+    const uint64_t *positions; /* by partition: what lies below has been applied */
+    struct report *report;
+};
+
+struct cluster_rooms {
+    struct cluster_room *rooms;
+    size_t count; /* 0: nobody has a limit, or nobody was heard */
+    struct view *view;
+    const struct shard_map *map;
+};
+
+/* Everything lives until cluster_rooms_free (zeroed is fine).  Errors: ERR_NO_MEMORY. */
+MUST_CHECK enum err_code cluster_rooms_get(struct cluster *cluster,
+                                           const uint8_t incarnation[INCARNATION_BYTES],
+                                           struct cluster_rooms *out, struct err *err);
+void cluster_rooms_free(struct cluster_rooms *rooms);
 
 /* Everything, as JSON, for `vicinal status` and GET /internal/v1/status of the router: map, nodes
  * with url and health, partitions with position, staleness, digest per replica. */

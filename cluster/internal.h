@@ -41,6 +41,7 @@ struct view {
 struct report_collection {
     uint8_t incarnation[INCARNATION_BYTES];
     uint64_t count;
+    uint64_t room;         /* for so many further vectors; UINT64_MAX: not said */
     uint64_t *last_change; /* by partition */
 };
 
@@ -63,7 +64,8 @@ struct report {
     uint16_t slot_of[PARTITIONS_MAX]; /* partition -> place in points, plus 1; 0: none */
     struct report_point (*points)[POINTS_MAX];
     uint32_t points_count;
-    struct report_collection *collections;
+    uint64_t memory_limit, memory_wanted;  /* bytes of its indexes; limit 0: there is none */
+    struct report_collection *collections; /* by incarnation */
     size_t collection_count;
     struct buffer raw; /* the JSON, for cluster_write_status */
 };
@@ -85,6 +87,7 @@ struct cluster {
     uint32_t compare_every_ms; /* 0: never */
     struct metric *retries, *hedges, *hedge_wins;
     struct metric *metadata_up;
+    _Atomic bool has_limits; /* a replica has told of a memory limit */
     _Atomic bool store_away; /* the last one who asked the metadata store had no answer */
 
     pthread_mutex_t mutex; /* guards all below */
@@ -109,6 +112,10 @@ MUST_CHECK enum err_code report_parse(struct report **out, const void *data, siz
                                       uint64_t asked_ns, bool *ready, struct err *err);
 void report_put(struct report *report);
 struct report *report_get(struct cluster *cluster, uint32_t shard, uint32_t replica);
+
+/* What the report says of a collection; NULL: nothing. */
+const struct report_collection *report_collection(const struct report *report,
+                                                  const uint8_t incarnation[INCARNATION_BYTES]);
 void report_watch(void *cluster); /* thread: asks those that are in use */
 void report_probe(void *cluster); /* thread: asks those that are out, and may hang */
 

@@ -119,8 +119,11 @@ static enum err_code parse_collection(struct report *report, json_t *entry, stru
     size_t i;
     enum err_code rc = json_doc_text(entry, "incarnation", &incarnation, err);
 
+    collection->room = UINT64_MAX;
     if (rc == ERR_OK)
         rc = json_doc_u64(entry, "count", 0, UINT64_MAX >> 1, &collection->count, err);
+    if (rc == ERR_OK)
+        rc = json_doc_u64(entry, "room", 0, UINT32_MAX, &collection->room, err);
     if (rc != ERR_OK)
         return rc;
     if (incarnation == NULL || !text_hex_decode(collection->incarnation, INCARNATION_BYTES,
@@ -148,6 +151,31 @@ static int compare_incarnations(const void *a, const void *b)
                   ((const struct report_collection *)b)->incarnation, INCARNATION_BYTES);
 }
 
+const struct report_collection *report_collection(const struct report *report,
+                                                  const uint8_t incarnation[INCARNATION_BYTES])
+{
+    struct report_collection wanted = {0};
+
+    memcpy(wanted.incarnation, incarnation, INCARNATION_BYTES);
+    return report->collection_count == 0
+               ? NULL
+               : bsearch(&wanted, report->collections, report->collection_count, sizeof(wanted),
+                         compare_incarnations);
+}
+
+static enum err_code parse_memory(struct report *report, json_t *document, struct err *err)
+{
+    json_t *memory = json_object_get(document, "memory");
+    enum err_code rc = ERR_OK;
+
+    if (memory == NULL)
+        return ERR_OK;
+    rc = json_doc_u64(memory, "limit_bytes", 0, UINT64_MAX >> 1, &report->memory_limit, err);
+    if (rc == ERR_OK)
+        rc = json_doc_u64(memory, "wanted_bytes", 0, UINT64_MAX >> 1, &report->memory_wanted, err);
+    return rc;
+}
+
 static enum err_code fill_report(struct report *report, json_t *document, bool *ready,
                                  struct err *err)
 {
@@ -167,6 +195,8 @@ static enum err_code fill_report(struct report *report, json_t *document, bool *
     report->points = array_alloc(json_array_size(partitions), sizeof(report->points[0]));
     if (report->points == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for a report");
+    if ((rc = parse_memory(report, document, err)) != ERR_OK)
+        return rc;
     json_array_foreach(partitions, i, entry)
     {
         if ((rc = parse_partition(report, entry, err)) != ERR_OK)
@@ -282,6 +312,8 @@ static void take_report(struct cluster *cluster, uint32_t place, struct http_cal
         health_heard(&state->health, &status);
         old = state->report;
         state->report = report;
+        if (report->memory_limit > 0)
+            atomic_store_explicit(&cluster->has_limits, true, memory_order_relaxed);
     } else {
         health_unheard(&state->health, now_ns, call->rc == ERR_UNAVAILABLE);
     }
@@ -414,12 +446,10 @@ uint32_t cluster_known(struct cluster *cluster, const uint8_t incarnation[INCARN
 {
     struct view *view = view_get(cluster);
     uint64_t now = env_boot_ns(cluster->env);
-    struct report_collection wanted = {0};
     uint32_t region = 0;
     bool is_mixed = false;
 
     memset(out, 0, PARTITIONS_MAX * sizeof(out[0]));
-    memcpy(wanted.incarnation, incarnation, INCARNATION_BYTES);
     for (uint32_t i = 0; view->has_map && i < view->map.shards * view->map.replicas; i++) {
         uint32_t shard = i / view->map.replicas;
         struct report *report = report_get(cluster, shard, i % view->map.replicas);
@@ -431,10 +461,7 @@ uint32_t cluster_known(struct cluster *cluster, const uint8_t incarnation[INCARN
         }
         is_mixed = is_mixed || (region != 0 && region != report->region);
         region = report->region;
-        collection = report->collection_count == 0
-                         ? NULL
-                         : bsearch(&wanted, report->collections, report->collection_count,
-                                   sizeof(wanted), compare_incarnations);
+        collection = report_collection(report, incarnation);
         for (uint32_t p = 0; p < view->map.partitions; p++)
             if (view->map.shard_of[p] == shard && partition_set_has(&report->serves, p))
                 raise_known(&out[p], report, p, collection, now - report->asked_ns);

@@ -172,16 +172,72 @@ static pthread_mutex_t *write_lock_of(const struct engine *engine)
     return &((struct engine *)(uintptr_t)engine)->write_lock;
 }
 
-uint64_t engine_memory_used(const struct engine *engine)
+/* What an engine takes now, by what takes it. */
+struct memory_use {
+    struct graph_size size;
+    uint64_t scratches;
+    uint64_t others; /* what does not grow with the vectors of the graph */
+};
+
+static struct memory_use memory_use(const struct engine *engine)
 {
-    struct graph_size size = graph_size_of(graph_of(engine));
+    struct memory_use use = {.size = graph_size_of(graph_of(engine))};
 
     pthread_mutex_lock(write_lock_of(engine));
-    uint64_t cold = colds_bytes(graph_cold(graph_of(engine)));
+    use.others = colds_bytes(graph_cold(graph_of(engine)));
     pthread_mutex_unlock(write_lock_of(engine));
-    return fixed_bytes(&engine->options) + graph_bytes(&engine->options, &size) + cold +
-           atomic_load_explicit(&engine->scratches.bytes, memory_order_relaxed) +
-           calibrate_bytes(graph_of(engine)) + keeper_bytes(engine->keeper);
+    use.scratches = atomic_load_explicit(&engine->scratches.bytes, memory_order_relaxed);
+    use.others += calibrate_bytes(graph_of(engine)) + keeper_bytes(engine->keeper);
+    return use;
+}
+
+static uint64_t memory_used(const struct engine *engine, const struct memory_use *use)
+{
+    return fixed_bytes(&engine->options) + graph_bytes(&engine->options, &use->size) +
+           use->scratches + use->others;
+}
+
+uint64_t engine_memory_used(const struct engine *engine)
+{
+    struct memory_use use = memory_use(engine);
+
+    return memory_used(engine, &use);
+}
+
+/* With so many more, all linked; rises with their number. */
+static uint64_t memory_wanted(const struct engine *engine, const struct memory_use *use,
+                              uint64_t more)
+{
+    uint64_t count = use->size.count + more;
+    uint64_t scratch = scratch_predict(&engine->options, count);
+    uint64_t wanted = bytes_of(&engine->options, count, use->size.filed) - scratch +
+                      MAX_OF(use->scratches, scratch) + use->others;
+
+    return MAX_OF(wanted, memory_used(engine, use));
+}
+
+uint64_t engine_memory_wanted(const struct engine *engine)
+{
+    struct memory_use use = memory_use(engine);
+
+    return memory_wanted(engine, &use, 0);
+}
+
+uint64_t engine_room(const struct engine *engine, uint64_t bytes)
+{
+    struct memory_use use = memory_use(engine);
+    uint64_t now = memory_wanted(engine, &use, 0);
+    uint64_t least = 0, most = PLANE_ROWS_MAX - 1 - MIN_OF(use.size.count, PLANE_ROWS_MAX - 1);
+
+    while (least < most) {
+        uint64_t middle = least + (most - least + 1) / 2;
+
+        if (memory_wanted(engine, &use, middle) - now <= bytes)
+            least = middle;
+        else
+            most = middle - 1;
+    }
+    return least;
 }
 
 static enum err_code insert_locked(struct engine *engine, uint32_t ordinal, const float *vector,

@@ -201,7 +201,13 @@ uint64_t engine_count(const struct engine *engine);       /* live vectors */
 uint64_t engine_linked(const struct engine *engine);      /* those in the graph, and the cold */
 uint64_t engine_cold(const struct engine *engine);        /* live ones in inverted files */
 uint64_t engine_memory_used(const struct engine *engine); /* bytes taken from the system */
-const char *engine_kernel(const struct engine *engine);   /* name of the kernels in use */
+
+/* Bytes that it takes once all that it holds is linked: at least those that it takes now. */
+uint64_t engine_memory_wanted(const struct engine *engine);
+
+/* How many further vectors make that grow by no more than so many bytes. */
+uint64_t engine_room(const struct engine *engine, uint64_t bytes);
+const char *engine_kernel(const struct engine *engine); /* name of the kernels in use */
 
 enum engine_work { ENGINE_BUILD, ENGINE_LOAD };
 

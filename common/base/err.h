@@ -58,7 +58,8 @@
     X(ERR_DEAD, 503, true, "unavailable", "Shutting down")                                         \
     X(ERR_TIMEOUT, 504, true, "timeout", "The deadline has passed")                                \
     X(ERR_QUORUM_UNMET, 504, true, "quorum_unmet", "Committed here, not in enough regions")        \
-    X(ERR_INSUFFICIENT_STORAGE, 507, true, "insufficient_storage", "No room to store this")
+    X(ERR_INSUFFICIENT_STORAGE, 507, true, "insufficient_storage", "No room to store this")        \
+    X(ERR_NO_HEADROOM, 507, true, "insufficient_storage", "A shard has no memory for this")
 
 enum err_code {
 #define ERR_ENUM(code, status, retry, word, title) code,

@@ -113,12 +113,22 @@ struct hash128 hash_xxh128(const void *data, size_t len)
     return (struct hash128){.low = hash.low64, .high = hash.high64};
 }
 
+/* The default provider always has these: a failure means a broken installation. */
+static void digest(void *out, unsigned size, const EVP_MD *kind, const void *data, size_t len)
+{
+    unsigned got = 0;
+    int ok = EVP_Digest(data, len, out, &got, kind, NULL);
+
+    assert(ok == 1);
+    assert(got == size);
+}
+
+void hash_sha1(uint8_t out[20], const void *data, size_t len)
+{
+    digest(out, 20, EVP_sha1(), data, len);
+}
+
 void hash_sha256(uint8_t out[32], const void *data, size_t len)
 {
-    unsigned size = 0;
-    int ok = EVP_Digest(data, len, out, &size, EVP_sha256(), NULL);
-
-    /* The default provider always has SHA-256: a failure means a broken installation. */
-    assert(ok == 1);
-    assert(size == 32);
+    digest(out, 32, EVP_sha256(), data, len);
 }

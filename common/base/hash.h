@@ -1,5 +1,5 @@
 /* The hashes that formats depend on: murmur3_32 places ids, CRC32C guards bytes, SHA-256 names
- * collections, xxh3 keys caches and digests. */
+ * collections, SHA-1 makes UUIDs (and guards nothing), xxh3 keys caches and digests. */
 #ifndef VICINAL_BASE_HASH_H
 #define VICINAL_BASE_HASH_H
 
@@ -42,6 +42,7 @@ uint32_t hash_crc32c_portable(uint32_t crc, const void *data, size_t len);
 
 uint64_t hash_xxh64(const void *data, size_t len, uint64_t seed); /* XXH3, 64 bits */
 struct hash128 hash_xxh128(const void *data, size_t len);         /* XXH3, 128 bits */
+void hash_sha1(uint8_t out[20], const void *data, size_t len);
 void hash_sha256(uint8_t out[32], const void *data, size_t len);
 
 #endif

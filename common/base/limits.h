@@ -38,6 +38,7 @@ enum {
     CODE_BITS_MAX = 8,
     SEARCH_EF_MAX = 10000,
     TOKEN_BYTES_MAX = 65536, /* of a read token, as text */
+    IDEMPOTENCY_KEY_MAX = 255,
 };
 
 #define RECORD_BYTES_MAX   KIB(900) /* encoded, as it stands in the log */

@@ -11,6 +11,7 @@
 
 #include "common/base/bytes.h"
 #include "common/base/env.h"
+#include "common/base/hash.h"
 
 #define DOUBLE_TEXT_BYTES_MAX 1200
 #define NO_DIGIT              0xff
@@ -219,17 +220,10 @@ void text_percent_encode(struct buffer *out, const char *data, size_t len)
     }
 }
 
-void text_uuid7(char out[37], struct env *env)
+void text_uuid(char out[37], const uint8_t id[16])
 {
-    uint64_t ms = env_wall_us(env) / 1000;
-    uint8_t id[16];
     size_t at = 0;
 
-    env_random(env, id, sizeof(id));
-    for (unsigned i = 0; i < 6; i++)
-        id[i] = (uint8_t)(ms >> (40 - 8 * i));
-    id[6] = (uint8_t)(0x70 | (id[6] & 0x0f));
-    id[8] = (uint8_t)(0x80 | (id[8] & 0x3f));
     for (unsigned i = 0; i < 16; i++) {
         if (i == 4 || i == 6 || i == 8 || i == 10)
             out[at++] = '-';
@@ -237,6 +231,36 @@ void text_uuid7(char out[37], struct env *env)
         at += 2;
     }
     assert(at == 36);
+}
+
+static void set_version(uint8_t id[16], uint8_t version)
+{
+    id[6] = (uint8_t)(version << 4 | (id[6] & 0x0f));
+    id[8] = (uint8_t)(0x80 | (id[8] & 0x3f));
+}
+
+void text_uuid7(char out[37], struct env *env)
+{
+    uint64_t ms = env_wall_us(env) / 1000;
+    uint8_t id[16];
+
+    env_random(env, id, sizeof(id));
+    for (unsigned i = 0; i < 6; i++)
+        id[i] = (uint8_t)(ms >> (40 - 8 * i));
+    set_version(id, 7);
+    text_uuid(out, id);
+}
+
+void text_uuid5(uint8_t id[16], const uint8_t space[16], const void *name, size_t len)
+{
+    uint8_t whole[16 + UUID5_NAME_MAX], hash[20];
+
+    assert(len <= UUID5_NAME_MAX);
+    memcpy(whole, space, 16);
+    memcpy(whole + 16, name, len);
+    hash_sha1(hash, whole, 16 + len);
+    memcpy(id, hash, 16);
+    set_version(id, 5);
 }
 
 bool text_has_scheme(const char *url, const char *scheme)

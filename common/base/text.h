@@ -52,4 +52,9 @@ bool text_has_scheme(const char *url, const char *scheme);
 struct env;
 void text_uuid7(char out[37], struct env *env);
 
+/* The UUID of a name in a space (RFC 9562, version 5); name of at most UUID5_NAME_MAX bytes. */
+#define UUID5_NAME_MAX 256
+void text_uuid5(uint8_t id[16], const uint8_t space[16], const void *name, size_t len);
+void text_uuid(char out[37], const uint8_t id[16]); /* in its 36 characters, and NUL */
+
 #endif

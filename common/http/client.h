@@ -31,6 +31,7 @@ struct http_call {
     const char *request_id;    /* X-Request-Id; NULL: none */
     const char *traceparent;   /* NULL or "": none */
     const char *if_match;      /* If-Match; NULL: none */
+    const char *idempotency;   /* Idempotency-Key; NULL: none */
     const char *range;         /* Range: "bytes=0-99"; NULL: none */
     const char *aws_region;    /* sign for an S3-compatible store there (SigV4); NULL: do not */
     const char *aws_user;      /* "KEY:SECRET", for that */

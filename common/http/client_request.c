@@ -86,6 +86,7 @@ bool request_set_headers(struct transfer *transfer)
            add_header(transfer, "X-Request-Id", call->request_id) &&
            add_header(transfer, "traceparent", call->traceparent) &&
            add_header(transfer, "If-Match", call->if_match) &&
+           add_header(transfer, "Idempotency-Key", call->idempotency) &&
            add_header(transfer, "Range", call->range);
 }
 

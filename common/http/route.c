@@ -14,6 +14,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 
@@ -346,4 +347,20 @@ enum err_code request_expect_media(struct request *req, const char *media)
     if (len == strlen(media) && strncasecmp(type, media, len) == 0)
         return ERR_OK;
     return err_set(&req->err, ERR_UNSUPPORTED_MEDIA_TYPE, "the body has to be %s", media);
+}
+
+enum err_code request_idempotency_key(struct request *req, const char **key)
+{
+    const char *value = header_of(req, "Idempotency-Key");
+    size_t len = value == NULL ? 0 : strlen(value);
+
+    *key = value;
+    for (size_t i = 0; i < len; i++)
+        if (value[i] <= ' ' || value[i] >= 0x7f)
+            return err_set(&req->err, ERR_INVALID_ARGUMENT,
+                           "Idempotency-Key has to be of visible ASCII characters");
+    if (value != NULL && (len == 0 || len > IDEMPOTENCY_KEY_MAX))
+        return err_set(&req->err, ERR_INVALID_ARGUMENT,
+                       "Idempotency-Key has 1 to %d characters, got %zu", IDEMPOTENCY_KEY_MAX, len);
+    return ERR_OK;
 }

@@ -83,6 +83,10 @@ MUST_CHECK enum err_code request_query_only(struct request *req, const char *con
  * JSON, and so does the form type that curl -d sends).  Errors: ERR_UNSUPPORTED_MEDIA_TYPE. */
 MUST_CHECK enum err_code request_expect_media(struct request *req, const char *media);
 
+/* The header Idempotency-Key: 1 to IDEMPOTENCY_KEY_MAX visible characters of ASCII, as it came;
+ * *key NULL: it is not there.  Errors: ERR_INVALID_ARGUMENT. */
+MUST_CHECK enum err_code request_idempotency_key(struct request *req, const char **key);
+
 /* Add a header, or replace the one of this name; control characters become '?'.  More than
  * REPLY_HEADERS_MAX is a bug (three are the dispatcher's). */
 void reply_header(struct reply *reply, const char *name, const char *format, ...) PRINTF_LIKE(3, 4);

@@ -96,6 +96,7 @@ enum err_code sequence_batch_add(struct sequence_batch *batch, uint32_t partitio
     }
     item->partition = partition;
     item->len = batch->bytes.len - item->at;
+    item->vectors = record->vector != NULL;
     item->stamp = record->stamp;
     item->keeps_stamp = !stamp_is_none(record->stamp);
     item->origin_region = record->origin_region;

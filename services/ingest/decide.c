@@ -70,7 +70,7 @@ enum err_code decide_scroll(struct write *write, const char *filter, size_t filt
                                      .filter = filter,
                                      .filter_len = filter_len,
                                      .after = after,
-                                     .limit = DELETE_CHUNK};
+                                     .limit = SELECTION_PAGE};
     enum err_code rc;
 
     *out = (struct cluster_answer){0};

@@ -239,8 +239,10 @@ static enum err_code read_run(struct delivery *delivery, uint32_t index, struct 
                                 &delivery->req->err);
     for (uint32_t i = 0; i < run->count && rc == ERR_OK; i++)
         rc = read_record(delivery, run, delivery->batches[index], r);
-    if (rc == ERR_OK)
-        delivery->batches[index]->foreign = run->foreign;
+    if (rc != ERR_OK)
+        return rc;
+    delivery->batches[index]->foreign = run->foreign;
+    delivery->batches[index]->key.collection = run->foreign.region;
     return rc;
 }
 

@@ -70,6 +70,37 @@ static enum err_code read_manifests(struct import_work *work, size_t index, stru
     return rc == ERR_OK ? add_manifests(work, work->job, index, count, err) : rc;
 }
 
+/* At most: of all vectors of the part those of one section. */
+static uint64_t vectors_of(const struct import_work *work, const struct bulk_section *section)
+{
+    return MIN_OF(work->vectors, (uint64_t)section->rows);
+}
+
+/* Have the shards room for the part so far, and for so many sections more? */
+static enum err_code check_headroom(struct import_work *work, uint32_t count)
+{
+    struct ingest *ingest = work->write->ingest;
+    struct err *err = &work->write->req->err;
+    struct headroom_want *wants = array_alloc(work->manifest_count + count, sizeof(*wants));
+    struct headroom_ask ask = {
+        .cluster = ingest->setup.cluster, .collection = &work->write->collection, .wants = wants};
+    enum err_code rc;
+
+    if (wants == NULL)
+        return err_set(err, ERR_NO_MEMORY, "no memory for an import");
+    for (size_t i = 0; i < work->manifest_count; i++)
+        wants[ask.count++] = (struct headroom_want){
+            .partition = work->manifests[i].partition,
+            .vectors = vectors_of(work, &work->manifests[i].manifest.section)};
+    for (uint32_t i = 0; i < count; i++)
+        wants[ask.count++] =
+            (struct headroom_want){.partition = work->sections[i].partition,
+                                   .vectors = vectors_of(work, &work->sections[i])};
+    rc = headroom_check(&ingest->headroom, &ask, err);
+    free(wants);
+    return rc;
+}
+
 static enum err_code add_records(struct import_work *work)
 {
     struct write *write = work->write;
@@ -88,6 +119,9 @@ static enum err_code add_records(struct import_work *work)
         record.payload_len = payload.len;
         if (rc == ERR_OK)
             rc = write_add(write, manifest->partition, &record);
+        if (rc == ERR_OK)
+            write->batch->items[write->batch->count - 1].vectors =
+                vectors_of(work, &manifest->manifest.section);
     }
     buffer_free(&payload);
     return rc;
@@ -151,6 +185,7 @@ static enum err_code append_pending(struct import_work *work)
 
     assert(job->is_pending);
     if (work->manifest_count > 0) {
+        write->headroom = HEADROOM_GIVEN;
         rc = add_records(work);
         if (rc == ERR_OK)
             rc = write_commit_whole(write);
@@ -271,6 +306,7 @@ enum err_code import_begin(struct import_work *work)
                            .mode = BUSY_ALONE};
     struct import_manifest *ahead = work->manifests;
     size_t count = work->manifest_count, size = work->manifest_size;
+    uint64_t vectors = work->vectors;
     enum err_code rc;
 
     write->deadline_ns = env_boot_ns(write->ingest->env) + APPEND_NS;
@@ -282,11 +318,13 @@ enum err_code import_begin(struct import_work *work)
     /* What is pending has manifests of its own. */
     work->manifests = NULL;
     work->manifest_count = work->manifest_size = 0;
+    work->vectors = UINT64_MAX; /* not known: as many as rows */
     rc = finish_pending(work);
     free(work->manifests);
     work->manifests = ahead;
     work->manifest_count = count;
     work->manifest_size = size;
+    work->vectors = vectors;
     return rc;
 }
 
@@ -328,6 +366,8 @@ static enum err_code put_object(struct import_work *work)
         return ERR_OK;
     assert(job->object_count < IMPORT_OBJECTS_MAX);
     rc = import_rows_build(&work->rows, &work->object, work->sections, &count, err);
+    if (rc == ERR_OK)
+        rc = check_headroom(work, count);
     if (rc != ERR_OK)
         return rc;
     /* What it holds is part of its name (the head has the hashes of all): nobody who was overtaken
@@ -359,6 +399,7 @@ static enum err_code add_row(struct import_work *work, struct import_part *part,
     if (rc != ERR_OK)
         return rc;
     work->ahead->next.rows++;
+    work->vectors += row->vector != NULL;
     return import_rows_are_full(&work->rows) ? put_object(work) : ERR_OK;
 }
 

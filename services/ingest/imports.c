@@ -124,6 +124,9 @@ static enum err_code begin(struct write *write, struct request *req)
 {
     enum err_code rc = write_begin(write, req);
 
+    if (rc == ERR_OK && write->idempotency_key != NULL)
+        return err_set(&req->err, ERR_NOT_SUPPORTED,
+                       "imports take no Idempotency-Key; their parts are repeated by offset");
     if (rc == ERR_OK && write->ingest->setup.blob == NULL)
         rc = err_set(&req->err, ERR_NOT_SUPPORTED, "no blob store is configured (--blob)");
     return rc;

@@ -51,6 +51,7 @@ struct import_work {
     struct busy_claim claim; /* of the import: one request at a time */
     struct import_manifest *manifests;
     size_t manifest_count, manifest_size;
+    uint64_t vectors; /* of the part in hand */
     struct import_rows rows;
     struct buffer object;
     struct bulk_section *sections; /* one for each partition */

@@ -18,9 +18,12 @@ const struct route ingest_routes[] = {
     {"DELETE", "/v1/collections/*", handle_delete_collection, 0, "deleteCollection"},
     {"POST", "/v1/collections/*/records", handle_upsert_records, BODY_BYTES_MAX, "upsertRecords"},
     {"PUT", "/v1/collections/*/records/*", handle_put_record, BODY_BYTES_MAX, "putRecord"},
+    {"PATCH", "/v1/collections/*/records/*", handle_patch_record, MIB(1), "patchRecord"},
     {"DELETE", "/v1/collections/*/records/*", handle_delete_record, 0, "deleteRecord"},
     {"POST", "/v1/collections/*/records/delete", handle_delete_records, BODY_BYTES_MAX,
      "deleteRecords"},
+    {"POST", "/v1/collections/*/records/update", handle_update_records, BODY_BYTES_MAX,
+     "updateRecords"},
     {"POST", "/v1/collections/*/imports", handle_create_import, KIB(64), "createImport"},
     {"GET", "/v1/collections/*/imports/*", handle_get_import, 0, "getImport"},
     {"PUT", "/v1/collections/*/imports/*/data", handle_put_import_data, BODY_BYTES_MAX,
@@ -156,6 +159,7 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
     ingest->settler = NULL;
     ingest->registered = false;
     open_metrics(ingest, setup->metrics);
+    headroom_init(&ingest->headroom);
     rc = sequencer_open(&ingest->sequencer, &sequencer, err);
     catalogue_init(&ingest->catalogue, &ingest->sequencer, setup->meta, setup->env);
     if (rc == ERR_OK)
@@ -215,6 +219,7 @@ void ingest_close(struct ingest *ingest)
     spool_close(ingest->spool);
     ingest->spool = NULL;
     catalogue_free(&ingest->catalogue);
+    headroom_free(&ingest->headroom);
     busy_close(ingest->busy);
     ingest->busy = NULL;
     embedders_close(ingest->embedders);
@@ -271,7 +276,7 @@ void ingest_measure(struct ingest *ingest)
     pthread_mutex_lock(&s->lock);
     wal = s->wal;
     holder = s->state == SEQUENCER_HOLDER;
-    queued = s->queued_bytes;
+    queued = s->queue.bytes;
     pthread_mutex_unlock(&s->lock);
     if (wal != NULL)
         wal_space(wal, &used, &available);

@@ -26,11 +26,12 @@
 #include "common/model/position.h"
 #include "services/ingest/busy.h"
 #include "services/ingest/catalogue.h"
+#include "services/ingest/headroom.h"
 #include "services/ingest/sequencer.h"
 #include "services/ingest/spool.h"
 
 #define INGEST_RESERVE_DEFAULT MIB(16)
-#define DELETE_CHUNK           1000           /* ids of a delete by filter at a time */
+#define SELECTION_PAGE         1000           /* ids that a filter finds at a time */
 #define PLAIN_READ_NS          (2 * NS_PER_S) /* for the 201 or 200 of a plain PUT */
 
 struct ingest_setup {
@@ -85,6 +86,7 @@ struct ingest {
     struct sequencer sequencer;
     struct catalogue catalogue;
     struct busy *busy;
+    struct headroom headroom;
     struct spool *spool; /* NULL: what the log does not take is refused */
     struct env_thread *replayer;
     struct env_thread *settler; /* settle.h */
@@ -125,6 +127,8 @@ enum err_code handle_upsert_records(struct request *req);    /* records.c */
 enum err_code handle_put_record(struct request *req);        /* record.c */
 enum err_code handle_delete_record(struct request *req);     /* record.c */
 enum err_code handle_delete_records(struct request *req);    /* delete.c */
+enum err_code handle_patch_record(struct request *req);      /* record.c */
+enum err_code handle_update_records(struct request *req);    /* update.c */
 enum err_code handle_create_import(struct request *req);     /* imports.c */
 enum err_code handle_get_import(struct request *req);        /* imports.c */
 enum err_code handle_put_import_data(struct request *req);   /* imports.c */
@@ -154,13 +158,17 @@ struct write {
     uint64_t generation; /* of the sequencer, when this write began */
     uint64_t deadline_ns;
     bool wait_searchable;
-    bool may_spool;  /* it depends on nothing: the spool may take it while the log is away */
-    bool spooled;    /* it has */
-    struct err away; /* why the log takes nothing at present; code ERR_OK: it does */
-    bool counted;    /* ingest_admit */
+    bool may_spool; /* it depends on nothing: the spool may take it while the log is away */
+    bool spooled;   /* it has */
+    const char *idempotency_key; /* NULL: none */
+    struct err away;             /* why the log takes nothing at present; code ERR_OK: it does */
+    bool counted;                /* ingest_admit */
+    enum headroom_use headroom;
     struct busy_claim claim;
     struct sequence_batch *batch;
-    struct token token; /* of what was committed */
+    struct token token;     /* of what was committed */
+    uint64_t committed;     /* records, over all batches of this write */
+    const char *count_name; /* how a failure half-way calls those; NULL: it does not tell */
 };
 
 /* The holder, a plain request, an active collection (its name is params[0]).
@@ -187,6 +195,12 @@ MUST_CHECK enum err_code write_check_spool(struct write *write);
  * half-way is answered in full here: ERR_OK with *answered true. */
 MUST_CHECK enum err_code write_commit(struct write *write, bool *answered);
 MUST_CHECK enum err_code write_wait(struct write *write, bool *answered);
+
+/* The end of a write of several batches: a failure behind the first of them is answered in full
+ * here, with the token and the number of what was committed: ERR_OK with *answered true.  Otherwise
+ * rc. */
+MUST_CHECK enum err_code write_half_way(struct write *write, enum err_code rc, bool *answered);
+void write_next_batch(struct write *write); /* let go of the batch that was committed */
 
 /* Commit a batch whose writer knows how to go on after a failure, half-way or not.
  * Errors: the sequencer's. */

@@ -1,10 +1,12 @@
-/* PUT and DELETE /v1/collections/{c}/records/{id}: one record, with If-Match. */
+/* PUT, PATCH and DELETE /v1/collections/{c}/records/{id}: one record, with If-Match. */
 #include <string.h>
 
 #include "common/base/checked.h"
 #include "common/base/json_writer.h"
 #include "common/base/text.h"
+#include "common/http/json_doc.h"
 #include "services/ingest/ingest.h"
+#include "services/ingest/update.h"
 #include "services/ingest/upsert_parse.h"
 #include "services/ingest/upsert_record.h"
 
@@ -205,5 +207,94 @@ enum err_code handle_delete_record(struct request *req)
             metric_add(write.ingest->metrics.deletes, 1);
     }
     write_end(&write);
+    return rc;
+}
+
+/* --- a patch of one ----------------------------------------------------------------------------
+ */
+
+/* {"metadata": {…}} and nothing else. */
+static enum err_code read_patch(struct request *req, struct metadata_update *update)
+{
+    static const char *const NAMES[] = {"metadata", NULL};
+    json_t *body = NULL;
+    enum err_code rc = json_doc_parse(&body, req->body, req->body_len, &req->err);
+
+    if (rc == ERR_OK)
+        rc = json_doc_only(body, NAMES, &req->err);
+    json_decref(body);
+    return rc == ERR_OK ? update_read(update, req) : rc;
+}
+
+/* Read the record, check If-Match, add what it becomes; *version is what it has now. */
+static enum err_code patch_one(struct write *write, const struct wire_id *id,
+                               struct metadata_update *update, struct stamp *version)
+{
+    struct request *req = write->req;
+    const char *if_match = condition(req);
+    struct cluster_answer answer = {0};
+    const struct wire_row *row = NULL;
+    bool changed;
+    enum err_code rc = decide_get(write, id, 1, UPDATE_INCLUDE, &answer);
+
+    if (rc == ERR_OK)
+        row = decide_row(&answer, id->data, id->len);
+    if (rc == ERR_OK && if_match != NULL && !decide_if_match(if_match, row))
+        rc = err_set(&req->err, ERR_PRECONDITION_FAILED, "the record is not at that version");
+    else if (rc == ERR_OK && row == NULL)
+        rc = err_set(&req->err, ERR_RECORD_NOT_FOUND, "there is no such record");
+    if (rc == ERR_OK) {
+        *version = row->stamp;
+        rc = update_add(update, write, row, &changed);
+    }
+    cluster_answer_free(&answer);
+    return rc;
+}
+
+static void answer_patch(struct write *write, struct stamp stamp)
+{
+    struct reply *reply = &write->req->reply;
+    char version[STAMP_TEXT_BYTES];
+    struct json_writer w;
+
+    stamp_to_text(version, stamp);
+    reply_header(reply, "ETag", "\"%s\"", version);
+    json_writer_init(&w, &reply->body);
+    json_begin_object(&w);
+    update_counts(&w, 1, write->committed);
+    json_key(&w, "version");
+    json_text(&w, version);
+    write_token_member(write, &w);
+    json_end_object(&w);
+}
+
+enum err_code handle_patch_record(struct request *req)
+{
+    struct write write;
+    struct metadata_update update = {0};
+    struct stamp version = {0};
+    struct wire_id id;
+    bool answered = false;
+    enum err_code rc = begin_one(&write, req, &id);
+
+    if (rc == ERR_OK)
+        rc = write_expect_json(req);
+    write.headroom = HEADROOM_PATCH;
+    if (rc == ERR_OK)
+        rc = read_patch(req, &update);
+    if (rc == ERR_OK)
+        rc = write_take(&write, &id, 1, BUSY_ALONE);
+    if (rc == ERR_OK)
+        rc = patch_one(&write, &id, &update, &version);
+    if (rc == ERR_OK && write.batch != NULL)
+        write.batch->generation = write.generation;
+    if (rc == ERR_OK)
+        rc = write_commit(&write, &answered);
+    if (rc == ERR_OK && !answered)
+        answer_patch(&write, write.batch != NULL ? write.batch->items[0].stamp : version);
+    if (write.ingest->metrics.upserts != NULL)
+        metric_add(write.ingest->metrics.upserts, write.committed);
+    write_end(&write);
+    update_free(&update);
     return rc;
 }

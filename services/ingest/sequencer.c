@@ -29,7 +29,6 @@ enum err_code sequencer_open(struct sequencer *s, const struct sequencer_setup *
     pthread_mutex_init(&s->lock, NULL);
     env_cond_init(s->env, &s->work);
     env_cond_init(s->env, &s->renewal);
-    s->tail = &s->head;
     (void)err_set(&s->refusal, ERR_READ_ONLY, "this ingest has not taken over the log yet");
     if (m == NULL)
         return ERR_OK;
@@ -45,17 +44,13 @@ enum err_code sequencer_open(struct sequencer *s, const struct sequencer_setup *
     return ERR_OK;
 }
 
-/* Everything queued is refused.  Caller holds the lock. */
-static void flush_queue_locked(struct sequencer *s, const struct err *why)
+/* What is queued is refused: all of it, or what depends on a decision.  Caller holds the lock. */
+static void flush_queue_locked(struct sequencer *s, bool decided_only, const struct err *why)
 {
-    struct sequence_batch *batch = s->head, *next;
+    struct sequence_batch *batch;
 
-    s->head = NULL;
-    s->tail = &s->head;
-    s->queued_bytes = s->queued_count = 0;
-    for (; batch != NULL; batch = next) {
-        next = batch->next;
-        batch->next = NULL;
+    while ((batch = queue_any(&s->queue, decided_only)) != NULL) {
+        queue_remove(&s->queue, batch);
         batch->state = BATCH_DONE;
         batch->err = *why;
         env_cond_broadcast(&batch->done);
@@ -70,26 +65,11 @@ static enum err_code refuse_stale(struct err *err)
 
 void begin_generation_locked(struct sequencer *s)
 {
-    struct sequence_batch **at = &s->head;
+    struct err why = {0};
 
     s->generation++;
-    while (*at != NULL) {
-        struct sequence_batch *batch = *at;
-
-        if (batch->generation == 0) {
-            at = &batch->next;
-            continue;
-        }
-        *at = batch->next;
-        s->queued_bytes -= batch->bytes.len;
-        s->queued_count--;
-        batch->next = NULL;
-        batch->state = BATCH_DONE;
-        (void)refuse_stale(&batch->err);
-        env_cond_broadcast(&batch->done);
-        batch_unref_locked(s, batch);
-    }
-    s->tail = at;
+    (void)refuse_stale(&why);
+    flush_queue_locked(s, true, &why);
 }
 
 static void set_state(struct sequencer *s, enum sequencer_state state, const struct err *refusal)
@@ -102,7 +82,7 @@ static void set_state(struct sequencer *s, enum sequencer_state state, const str
         begin_generation_locked(s);
     if (refusal != NULL) {
         s->refusal = *refusal;
-        flush_queue_locked(s, refusal);
+        flush_queue_locked(s, false, refusal);
     }
     pthread_mutex_unlock(&s->lock);
 }
@@ -203,36 +183,39 @@ struct errand {
     bool step_down;
 };
 
-/* Take what is queued, up to SEQUENCER_GROUP_MAX bytes; waits for it. */
-static enum err_code take_queued(struct sequencer *s, struct errand *errand)
+/* What is queued, in the order of turns, as much as goes into one append.  Caller holds the lock.
+ */
+static struct sequence_batch *take_group_locked(struct sequencer *s)
 {
-    uint64_t deadline = env_boot_ns(s->env) + SEQUENCER_IDLE_NS;
-    struct sequence_batch **tail = &errand->list;
-    enum err_code rc = ERR_OK;
-    size_t bytes = 0;
+    size_t bytes = 0, most = s->queue.flows > 1 ? SEQUENCER_SHARED_MAX : SEQUENCER_GROUP_MAX;
+    struct sequence_batch *list = NULL, **tail = &list, *batch;
 
-    *errand = (struct errand){0};
-    pthread_mutex_lock(&s->lock);
-    while (rc == ERR_OK && s->head == NULL && !s->stopping && !s->step_down)
-        rc = env_cond_wait(&s->work, &s->lock, deadline);
-    errand->idle = rc == ERR_TIMEOUT && s->head == NULL;
-    errand->step_down = s->step_down;
-    s->step_down = false;
-    while (rc != ERR_DEAD && !errand->step_down && s->head != NULL &&
-           (bytes == 0 || bytes + s->head->bytes.len <= SEQUENCER_GROUP_MAX)) {
-        struct sequence_batch *batch = s->head;
-
-        s->head = batch->next;
-        batch->next = NULL;
+    while ((batch = queue_next(&s->queue)) != NULL &&
+           (list == NULL || bytes + batch->bytes.len <= most)) {
+        queue_take(&s->queue, batch);
         batch->state = BATCH_TAKEN;
         bytes += batch->bytes.len;
-        s->queued_bytes -= batch->bytes.len;
-        s->queued_count--;
         *tail = batch;
         tail = &batch->next;
     }
-    if (s->head == NULL)
-        s->tail = &s->head;
+    return list;
+}
+
+/* Wait for something to do. */
+static enum err_code take_queued(struct sequencer *s, struct errand *errand)
+{
+    uint64_t deadline = env_boot_ns(s->env) + SEQUENCER_IDLE_NS;
+    enum err_code rc = ERR_OK;
+
+    *errand = (struct errand){0};
+    pthread_mutex_lock(&s->lock);
+    while (rc == ERR_OK && s->queue.count == 0 && !s->stopping && !s->step_down)
+        rc = env_cond_wait(&s->work, &s->lock, deadline);
+    errand->idle = rc == ERR_TIMEOUT && s->queue.count == 0;
+    errand->step_down = s->step_down;
+    s->step_down = false;
+    if (rc != ERR_DEAD && !errand->step_down)
+        errand->list = take_group_locked(s);
     pthread_mutex_unlock(&s->lock);
     return rc == ERR_DEAD ? ERR_DEAD : ERR_OK;
 }
@@ -275,7 +258,7 @@ static void appender_main(void *argument)
         bool queued, stopping = is_stopping(s);
 
         pthread_mutex_lock(&s->lock);
-        queued = s->head != NULL;
+        queued = s->queue.count > 0;
         pthread_mutex_unlock(&s->lock);
         if (stopping && (state != SEQUENCER_HOLDER || !queued))
             break;
@@ -321,7 +304,7 @@ void sequencer_close(struct sequencer *s)
     sequencer_stop(s);
     env_thread_join(s->appender);
     env_thread_join(s->renewer);
-    assert(s->head == NULL && s->doubtful == NULL);
+    assert(s->queue.count == 0 && s->doubtful == NULL);
     wal_close(s->wal);
     free(s->lines);
     free(s->views);
@@ -350,37 +333,24 @@ static enum err_code refuse_locked(struct sequencer *s, const struct sequence_ba
     }
     if (batch->generation != 0 && batch->generation != s->generation)
         return refuse_stale(err);
-    if (s->queued_bytes > 0 && s->setup.queue_bytes_max - s->queued_bytes < batch->bytes.len)
-        return err_set(err, ERR_UNAVAILABLE, "too many writes wait for the log");
-    return ERR_OK;
+    return queue_check(&s->queue, batch->key, batch->bytes.len, s->setup.queue_bytes_max, err);
 }
 
 /* Out of the queue again.  Caller holds the lock. */
 static void withdraw_locked(struct sequencer *s, struct sequence_batch *batch)
 {
-    struct sequence_batch **at = &s->head;
-
-    while (*at != batch)
-        at = &(*at)->next;
-    *at = batch->next;
-    if (*at == NULL)
-        s->tail = at;
-    s->queued_bytes -= batch->bytes.len;
-    s->queued_count--;
-    batch->next = NULL;
+    queue_remove(&s->queue, batch);
     batch->state = BATCH_DONE;
     batch_unref_locked(s, batch);
 }
 
-static void enqueue_locked(struct sequencer *s, struct sequence_batch *batch)
+/* Queue the batch, or say why not.  Caller holds the lock. */
+static void enqueue_locked(struct sequencer *s, struct sequence_batch *batch, struct err *err)
 {
+    if (refuse_locked(s, batch, err) != ERR_OK || queue_push(&s->queue, batch, err) != ERR_OK)
+        return;
     batch->state = BATCH_QUEUED;
     batch->refs++;
-    batch->next = NULL;
-    *s->tail = batch;
-    s->tail = &batch->next;
-    s->queued_bytes += batch->bytes.len;
-    s->queued_count++;
     env_cond_signal(&s->work);
 }
 
@@ -442,8 +412,7 @@ void sequencer_commit_all(struct sequencer *s, struct sequence_batch *const *bat
     for (size_t i = 0; i < count; i++) {
         assert(batches[i]->state == BATCH_NEW);
         err_clear(&errs[i]);
-        if (refuse_locked(s, batches[i], &errs[i]) == ERR_OK)
-            enqueue_locked(s, batches[i]);
+        enqueue_locked(s, batches[i], &errs[i]);
     }
     for (size_t i = 0; i < count; i++)
         if (errs[i].code == ERR_OK)

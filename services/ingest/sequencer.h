@@ -28,10 +28,12 @@
 #include "common/base/err.h"
 #include "common/model/record.h"
 #include "common/observe/metrics.h"
+#include "services/ingest/queue.h"
 
 #define VERSION_VECTOR_EVERY 10000           /* records of a partition from one to the next */
 #define SEQUENCER_QUEUE_MAX  MIB(64)         /* bytes that wait; more are refused */
 #define SEQUENCER_GROUP_MAX  MIB(32)         /* bytes of one append, unless one batch has more */
+#define SEQUENCER_SHARED_MAX MIB(4)          /* of one append while several wait: turns are short */
 #define SEQUENCER_IDLE_NS    (10 * NS_PER_S) /* after so long without writes vectors are written */
 #define APPEND_DEADLINE_NS   (10 * NS_PER_S) /* of one append */
 #define OUTCOME_GRACE_NS     (30 * NS_PER_S) /* beyond its deadline, for an append under way */
@@ -48,6 +50,7 @@ enum batch_state { BATCH_NEW, BATCH_QUEUED, BATCH_TAKEN, BATCH_APPENDING, BATCH_
 struct sequence_item {
     uint32_t partition;
     size_t at, len;         /* of the encoded record in the batch's bytes */
+    uint64_t vectors;       /* that a shard gets with it, at most */
     bool keeps_stamp;       /* a collection change, or foreign: the stamp is final already */
     uint64_t at_clock;      /* when it was written, of what waited in the spool; 0: now */
     uint32_t origin_region; /* of foreign ones */
@@ -74,16 +77,18 @@ struct sequence_batch {
     struct sequence_item *items;
     size_t count, size;
     struct foreign_run foreign;
-    uint64_t generation; /* the decision behind it was made in this one; 0: does not matter */
-    uint64_t defer_ns;   /* its handler has somewhere else to go when the log has not answered until
-                          * then; 0: it has not */
+    struct queue_key key; /* whose it is */
+    uint64_t generation;  /* the decision behind it was made in this one; 0: does not matter */
+    uint64_t defer_ns; /* its handler has somewhere else to go when the log has not answered until
+                        * then; 0: it has not */
     /* guarded by the sequencer's lock */
     enum batch_state state;
     uint64_t doubt_until_ns; /* BATCH_DOUBT: its handler waits until then, or its deadline */
     bool left;               /* its handler has left, with its ids, before the outcome was known */
     uint32_t refs;
     struct env_cond done;
-    struct err err; /* code ERR_OK: all committed */
+    struct err err;          /* code ERR_OK: all committed */
+    struct queue_flow *flow; /* while it waits: the queue's */
     struct sequence_batch *next;
 };
 
@@ -206,8 +211,7 @@ struct sequencer {
     uint64_t last_change;    /* clock of the newest change stamp given */
     uint64_t append_began;   /* boot time of the append under way; 0: none is */
     uint64_t last_staged;    /* highest clock of what was ever on its way into the log */
-    struct sequence_batch *head, **tail;
-    size_t queued_bytes, queued_count;
+    struct queue queue;
     bool stopping, wanted, step_down;
     /* lease, on a log without a lock */
     uint64_t lease_version, lease_seen_ns, lease_counter;

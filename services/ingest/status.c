@@ -83,7 +83,7 @@ enum err_code handle_status(struct request *req)
     pthread_mutex_lock(&s->lock);
     state = s->state;
     refusal = s->refusal;
-    queued = s->queued_count;
+    queued = s->queue.count;
     wal = s->wal;
     pthread_mutex_unlock(&s->lock);
     if (wal != NULL)

@@ -9,7 +9,9 @@
 #include <string.h>
 #include <strings.h>
 
+#include "common/base/bytes.h"
 #include "common/base/checked.h"
+#include "common/base/hash.h"
 #include "common/base/json_writer.h"
 #include "services/ingest/ingest.h"
 
@@ -71,8 +73,9 @@ enum err_code write_begin(struct write *write, struct request *req)
     *write = (struct write){.ingest = ingest, .req = req};
     write_set_timeout(write, WRITE_DEADLINE_MS_DEFAULT);
     req->collection = req->params[0];
-    if (req->header != NULL && req->header(req, "Idempotency-Key") != NULL)
-        return err_set(err, ERR_NOT_SUPPORTED, "the header Idempotency-Key is not supported yet");
+    rc = request_idempotency_key(req, &write->idempotency_key);
+    if (rc != ERR_OK)
+        return rc;
     /* Before any id is taken: the replay waits for ids. */
     if (ingest->spool != NULL)
         spool_pass_door(ingest->spool,
@@ -175,13 +178,26 @@ enum err_code write_take(struct write *write, const struct wire_id *ids, size_t 
     return rc == ERR_OK ? write_check_spool(write) : rc;
 }
 
+static enum err_code new_batch(struct write *write)
+{
+    const struct collection *collection = &write->collection;
+    enum err_code rc =
+        sequence_batch_new(&write->batch, &write->ingest->sequencer, &write->req->err);
+
+    if (rc == ERR_OK) /* no tenant's number is 0 */
+        write->batch->key = (struct queue_key){
+            .tenant = hash_xxh64(collection->tenant, strlen(collection->tenant), 0) | 1,
+            .collection = load_u64(collection->incarnation)};
+    return rc;
+}
+
 enum err_code write_add(struct write *write, uint32_t partition, struct record *record)
 {
     struct err *err = &write->req->err;
     enum err_code rc = ERR_OK;
 
     if (write->batch == NULL)
-        rc = sequence_batch_new(&write->batch, &write->ingest->sequencer, err);
+        rc = new_batch(write);
     memcpy(record->incarnation, write->collection.incarnation, INCARNATION_BYTES);
     record->schema = write->collection.schema;
     if (rc == ERR_OK)
@@ -240,6 +256,10 @@ static void answer_problem(struct write *write, bool with_records)
     json_begin_object(&w);
     json_key(&w, "committed");
     json_bool(&w, true);
+    if (write->count_name != NULL) {
+        json_key(&w, write->count_name);
+        json_u64(&w, write->committed);
+    }
     write_token_member(write, &w);
     if (with_records) {
         json_key(&w, "errors");
@@ -333,7 +353,7 @@ static enum err_code put_into_spool(struct write *write)
 }
 
 /* Into the log; or, where that is away and the write depends on nothing, into the spool. */
-static enum err_code append(struct write *write)
+static enum err_code append_or_spool(struct write *write)
 {
     struct sequencer *s = &write->ingest->sequencer;
     struct spool *spool = write->may_spool ? write->ingest->spool : NULL;
@@ -357,6 +377,26 @@ static enum err_code append(struct write *write)
     return err_set(err, rc, "the log has not come back: %s", cause.message);
 }
 
+/* With room for its vectors.  spools: the spool may take it. */
+static enum err_code append(struct write *write, bool spools)
+{
+    struct ingest *ingest = write->ingest;
+    struct headroom_ask ask = {
+        .cluster = ingest->setup.cluster, .collection = &write->collection, .use = write->headroom};
+    struct err *err = &write->req->err;
+    uint64_t bytes;
+    enum err_code rc = headroom_take(&ingest->headroom, &ask, write->batch, &bytes, err);
+
+    if (rc != ERR_OK)
+        return rc;
+    rc = spools ? append_or_spool(write)
+                : sequencer_commit(&ingest->sequencer, write->batch, write->deadline_ns, err);
+    /* Of an unknown outcome the appender may still touch the items. */
+    headroom_settle(&ingest->headroom, write->batch, bytes,
+                    rc != ERR_UNKNOWN_OUTCOME && !write->spooled);
+    return rc;
+}
+
 enum err_code write_commit(struct write *write, bool *answered)
 {
     size_t committed = 0;
@@ -367,11 +407,12 @@ enum err_code write_commit(struct write *write, bool *answered)
         busy_release(&write->claim);
         return ERR_OK;
     }
-    rc = append(write);
+    rc = append(write, true);
     busy_release(&write->claim);
     if (rc == ERR_UNKNOWN_OUTCOME || write->spooled)
         return rc; /* the appender may still touch the items */
     token_rc = raise_token(write, &committed);
+    write->committed += committed;
     if (rc != ERR_OK && committed > 0 && token_rc == ERR_OK) {
         answer_problem(write, true);
         *answered = true;
@@ -385,11 +426,28 @@ enum err_code write_commit(struct write *write, bool *answered)
     return token_rc != ERR_OK ? token_rc : write_wait(write, answered);
 }
 
+enum err_code write_half_way(struct write *write, enum err_code rc, bool *answered)
+{
+    if (rc == ERR_OK || write->committed == 0)
+        return rc;
+    /* Not 429: that one promises that nothing was written. */
+    if (rc == ERR_RATE_LIMITED)
+        write->req->err.code = ERR_UNAVAILABLE;
+    answer_problem(write, false);
+    *answered = true;
+    return ERR_OK;
+}
+
+void write_next_batch(struct write *write)
+{
+    sequence_batch_put(&write->ingest->sequencer, write->batch);
+    write->batch = NULL;
+}
+
 enum err_code write_commit_whole(struct write *write)
 {
     size_t committed;
-    enum err_code rc = sequencer_commit(&write->ingest->sequencer, write->batch, write->deadline_ns,
-                                        &write->req->err);
+    enum err_code rc = append(write, false);
 
     return rc == ERR_OK ? raise_token(write, &committed) : rc;
 }
@@ -398,8 +456,7 @@ void write_end(struct write *write)
 {
     busy_release(&write->claim);
     ingest_leave(write->ingest, &write->counted);
-    sequence_batch_put(&write->ingest->sequencer, write->batch);
-    write->batch = NULL;
+    write_next_batch(write);
     token_free(&write->token);
 }
 

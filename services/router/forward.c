@@ -64,17 +64,15 @@ static enum err_code full_path(struct request *req, char **out)
     return ERR_OK;
 }
 
-/* The headers that make a write conditional, or are not there yet. */
+/* The headers that say more of a write.  An empty one is not sent on: the write would have lost its
+ * condition. */
 static enum err_code check_headers(struct request *req)
 {
-    const char *if_match = req->header(req, "If-Match");
+    const char *if_match = req->header(req, "If-Match"), *key;
 
-    if (req->header(req, "Idempotency-Key") != NULL)
-        return err_set(&req->err, ERR_NOT_SUPPORTED, "Idempotency-Key is not supported yet");
-    /* An empty header is not sent on: the write would have lost its condition. */
     if (if_match != NULL && if_match[0] == '\0')
         return err_set(&req->err, ERR_INVALID_ARGUMENT, "If-Match names no version");
-    return ERR_OK;
+    return request_idempotency_key(req, &key);
 }
 
 /* A call that ended without a reply, as an error of the request. */
@@ -145,6 +143,7 @@ enum err_code router_forward(struct request *req)
         .method = req->method,
         .content_type = req->header(req, "Content-Type"),
         .if_match = req->header(req, "If-Match"),
+        .idempotency = req->header(req, "Idempotency-Key"),
         .request_id = req->request_id,
         .traceparent = req->traceparent,
         .body = req->body,

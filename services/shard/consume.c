@@ -44,7 +44,9 @@ struct batch {
     struct shard *shard;
     struct store_txn *txn;
     struct apply_effects effects;
-    size_t done; /* effects whose first half is done */
+    size_t done;   /* effects whose first half is done */
+    bool is_full;  /* no more vectors */
+    bool is_short; /* one more may be tried, alone */
 };
 
 /* --- leaving the engines -----------------------------------------------------------------------
@@ -239,6 +241,37 @@ static size_t count_removed(const struct apply_effects *effects)
     return count;
 }
 
+/* Is it an upsert with a vector, or so many of them, that has not been applied yet? */
+static bool brings_vectors(const struct apply *apply, const struct wal_item *item)
+{
+    struct buffer scratch = {0};
+    struct record record;
+    bool brings;
+
+    if (item->offset < apply->partitions[apply->slot_of[item->partition]].position)
+        return false;
+    brings = record_decode(&record, item->data, item->len, &scratch, NULL) == ERR_OK &&
+             (record.op == RECORD_BULK_MANIFEST || record.vector != NULL);
+
+    buffer_free(&scratch);
+    return brings;
+}
+
+/* Where memory is short: may the item be applied?  What comes before one that may not is committed
+ * first, deletions too, so that nothing waits that need not.  *is_last: it ends the batch. */
+static enum err_code check_short(const struct batch *batch, const struct wal_item *item,
+                                 bool is_first, bool *is_last, struct err *err)
+{
+    *is_last = false;
+    if ((!batch->is_full && !batch->is_short) || !brings_vectors(&batch->shard->apply, item))
+        return ERR_OK;
+    *is_last = true;
+    if (is_first && batch->is_full)
+        return err_set(err, ERR_INSUFFICIENT_STORAGE, "over the memory limit of %llu bytes",
+                       (unsigned long long)batch->shard->setup.memory_bytes);
+    return ERR_OK;
+}
+
 /* Step 1: apply items until they or the time are used up; *taken says how many. */
 static enum err_code apply_items(struct batch *batch, const struct wal_item *items, size_t count,
                                  size_t *taken, struct err *err)
@@ -255,7 +288,11 @@ static enum err_code apply_items(struct batch *batch, const struct wal_item *ite
             .data = items[i].data,
             .len = items[i].len,
         };
+        bool is_last;
 
+        code = check_short(batch, &items[i], i == 0, &is_last, err);
+        if (code != ERR_OK || (is_last && i > 0))
+            break;
         code = bulk_prepare(shard, &input, err);
         /* What cannot be fetched ends the batch before it: tried again, it begins the next one and
          * uses up no ordinals. */
@@ -269,7 +306,7 @@ static enum err_code apply_items(struct batch *batch, const struct wal_item *ite
         if (code == ERR_OK)
             code = take_effects(batch, err);
         i++;
-        if (batch->effects.count >= BATCH_RECORDS ||
+        if (is_last || batch->effects.count >= BATCH_RECORDS ||
             ((i % CLOCK_EVERY == 0 || input.bulk != NULL) && env_boot_ns(shard->env) >= until_ns))
             break;
     }
@@ -282,17 +319,15 @@ static enum err_code apply_items(struct batch *batch, const struct wal_item *ite
 static enum err_code run_batch(struct shard *shard, const struct wal_item *items, size_t count,
                                size_t *taken, struct err *err)
 {
-    struct batch batch = {.shard = shard};
-    enum err_code code = ERR_OK;
+    struct batch batch = {.shard = shard, .is_short = shard->is_short};
+    enum err_code code = store_begin(&batch.txn, shard->setup.store, true, err);
 
-    if (shard->setup.memory_bytes > 0 && collections_memory(shard) > shard->setup.memory_bytes)
-        code = err_set(err, ERR_INSUFFICIENT_STORAGE, "over the memory limit of %llu bytes",
-                       (unsigned long long)shard->setup.memory_bytes);
-    if (code == ERR_OK)
-        code = store_begin(&batch.txn, shard->setup.store, true, err);
     if (code != ERR_OK)
         return code;
+    batch.is_full =
+        shard->setup.memory_bytes > 0 && collections_memory(shard) > shard->setup.memory_bytes;
     code = apply_items(&batch, items, count, taken, err);
+    shard->is_short = code == ERR_INSUFFICIENT_STORAGE || (batch.is_short && *taken != 1);
     if (code == ERR_OK)
         code = apply_flush(&shard->apply, batch.txn, err);
     if (code == ERR_OK && !make_room(shard, count_removed(&batch.effects)))

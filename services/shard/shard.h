@@ -144,6 +144,7 @@ struct shard {
     struct retired *retired; /* ordinals that wait for searches to end */
     size_t retired_head, retired_count, retired_size;
     bool must_rebuild;    /* the store is of another log */
+    bool is_short;        /* the last batch met a vector that there was no room for */
     struct shard_map map; /* the last that was read */
     bool has_map;
     uint64_t swept_life; /* of the store at the last sweep of segments */

@@ -1,5 +1,6 @@
 /* GET /internal/v1/status: what this replica serves and how far it is, all of one moment.  Router
  * and ingest ask for it every 100 ms. */
+#include "common/base/checked.h"
 #include "common/base/json_writer.h"
 #include "common/base/text.h"
 #include "services/shard/ask.h"
@@ -53,8 +54,39 @@ static void write_partition_locked(const struct shard *shard, struct json_writer
     json_end_object(w);
 }
 
+/* Bytes that all indexes want, and what is left below the limit.  Caller holds the lock. */
+struct memory {
+    uint64_t limit; /* 0: there is none */
+    uint64_t wanted, left;
+};
+
+static struct memory memory_locked(const struct shard *shard)
+{
+    struct memory memory = {.limit = shard->setup.memory_bytes};
+
+    if (memory.limit == 0)
+        return memory;
+    for (uint32_t i = 0; i < shard->collection_count; i++)
+        if (shard->collections[i]->engine != NULL)
+            memory.wanted += engine_memory_wanted(shard->collections[i]->engine);
+    memory.left = memory.limit - MIN_OF(memory.limit, memory.wanted);
+    return memory;
+}
+
+static void write_memory(struct json_writer *w, const struct memory *memory)
+{
+    json_key(w, "memory");
+    json_begin_object(w);
+    json_key(w, "limit_bytes");
+    json_u64(w, memory->limit);
+    json_key(w, "wanted_bytes");
+    json_u64(w, memory->wanted);
+    json_end_object(w);
+}
+
 static void write_collection_locked(const struct shard *shard, struct json_writer *w,
-                                    const struct shard_collection *entry)
+                                    const struct shard_collection *entry,
+                                    const struct memory *memory)
 {
     char incarnation[2 * INCARNATION_BYTES + 1];
     uint64_t count = 0;
@@ -77,6 +109,10 @@ static void write_collection_locked(const struct shard *shard, struct json_write
     json_bool(w, entry->is_maintained);
     json_key(w, "memory_bytes");
     json_u64(w, engine_memory_used(entry->engine));
+    if (memory->limit > 0) {
+        json_key(w, "room");
+        json_u64(w, engine_room(entry->engine, memory->left));
+    }
     json_key(w, "changes");
     json_begin_array(w);
     for (uint32_t slot = 0; slot < shard->served_count; slot++) {
@@ -94,6 +130,8 @@ static void write_collection_locked(const struct shard *shard, struct json_write
 /* Caller holds the lock.  Only memory is written to. */
 static void write_status_locked(const struct shard *shard, struct json_writer *w, uint64_t now_ns)
 {
+    struct memory memory = memory_locked(shard);
+
     json_begin_object(w);
     json_key(w, "shard");
     json_u64(w, shard->setup.shard);
@@ -107,6 +145,8 @@ static void write_status_locked(const struct shard *shard, struct json_writer *w
     json_text(w, state_name(shard->state));
     json_key(w, "detail");
     json_text(w, shard->detail);
+    if (memory.limit > 0)
+        write_memory(w, &memory);
     json_key(w, "partitions");
     json_begin_array(w);
     for (uint32_t slot = 0; slot < shard->served_count; slot++)
@@ -118,7 +158,7 @@ static void write_status_locked(const struct shard *shard, struct json_writer *w
         const struct shard_collection *entry = shard->collections[i];
 
         if (entry->is_published && entry->engine != NULL)
-            write_collection_locked(shard, w, entry);
+            write_collection_locked(shard, w, entry, &memory);
     }
     json_end_array(w);
     json_end_object(w);

@@ -104,6 +104,16 @@ def test_every_operation(client, name):
     with pytest.raises(vicinal.PreconditionFailed):
         client.delete_record(name, "a", if_match=version)
     assert client.get_record(name, "a")["text"] == "second"
+    version = client.get_record(name, "a")["version"]
+    patched = client.patch_record(name, "a", {"x": {"y": 1}}, if_match=version)
+    assert patched["updated_count"] == 1 and patched["version"] != version
+    with pytest.raises(vicinal.PreconditionFailed):
+        client.patch_record(name, "a", {"x": None}, if_match=version)
+    assert client.update(name, {"x": {"y": None, "z": 2}}, ids=["a", "?"])["missing_count"] == 1
+    assert client.update(name, {"x": 3}, filter={"n": 2}, wait="searchable")["updated_count"] == 1
+    assert client.get_record(name, "a")["metadata"] == {"x": {"z": 2}}
+    with pytest.raises(vicinal.RecordNotFound):
+        client.patch_record(name, "?", {})
     for record in ("..", "b/2 ü"):
         client.delete_record(name, record)
     assert client.delete(name, ["a", "?"])["deleted_count"] == 1
@@ -262,11 +272,15 @@ BUSY = (*problem(503, "shards_unavailable"), {"Retry-After": "0"})
 LIMITED = (*problem(429, "rate_limited"), {"Retry-After": "0"})
 READS = [("search", "c", [1, 2]), ("get", "c", ["x"]), ("scroll", "c"), ("count", "c"),
          ("get_collection", "c"), ("upsert", "c", [{"id": "x"}]), ("delete", "c", ["x"]),
-         ("create_collection", "c", 3), ("put_record", "c", "x", {})]
+         ("create_collection", "c", 3), ("put_record", "c", "x", {}),
+         ("patch_record", "c", "x", {})]
 ONCE = [("upsert", "c", [{"id": "x"}], {"on_conflict": "fail"}),
         ("upsert", "c", [{"id": "x"}], {"on_conflict": "skip"}),
         ("delete", "c", None, {"filter": {"n": 1}}), ("delete", "c", None, {"delete_all": True}),
-        ("put_record", "c", "x", {}, {"if_match": "1"}), ("delete_record", "c", "x", {}),
+        ("put_record", "c", "x", {}, {"if_match": "1"}),
+        ("patch_record", "c", "x", {}, {"if_match": "1"}),
+        ("update", "c", {}, {"filter": {"n": 1}}),
+        ("delete_record", "c", "x", {}),
         ("delete_collection", "c", {})]
 
 
@@ -408,6 +422,12 @@ def test_generated_ids_are_the_same_in_a_repetition(kind):
     server.client.upsert("c", [{"vector": [1.0]}, {"vector": [2.0]}])
     first, second = server.bodies()
     assert first == second and first["records"][0]["id"] != first["records"][1]["id"]
+
+
+def test_ids_of_a_key_are_the_same_in_another_process(client, collection):
+    first = client.upsert(collection, [{"text": "x"}, {"id": "a"}], idempotency_key="job-7")
+    second = client.upsert(collection, [{"text": "x"}, {"id": "a"}], idempotency_key="job-7")
+    assert first["ids"] == second["ids"] and client.count(collection) == 2
 
 
 def test_an_async_client_lives_in_several_loops(url, name):

@@ -102,6 +102,11 @@ def test_round_trip(generated, api, name):
     put = records.put_record_with_http_info(name, "new one", generated.VectorRecord(
         vector=[0, 0, 1]))
     assert put.status_code == 201
+    patched = records.patch_record(name, "new one", generated.PatchRequest(metadata={"n": 1}))
+    assert patched.updated_count == 1 and patched.version
+    updated = records.update_records(name, generated.UpdateRequest(
+        ids=["new one", "nothing"], metadata={"n": 2}))
+    assert (updated.matched_count, updated.missing_count) == (1, 1)
     deleted = records.delete_records(name, generated.DeleteRequest(ids=["kb/42#3", "nothing"]))
     assert deleted.deleted_count == 1
     with pytest.raises(generated.ApiException) as caught:

@@ -88,6 +88,8 @@ PLACES = [
     ("ID_BYTES_MAX", "schemas/GetRequest/properties/ids/items/maxLength"),
     ("ID_BYTES_MAX", "schemas/DeleteRequest/properties/ids/items/maxLength"),
     ("ID_BYTES_MAX", "schemas/SearchRequest/properties/id/maxLength"),
+    ("IDS_PER_REQUEST_MAX", "schemas/UpdateRequest/properties/ids/maxItems"),
+    ("IDEMPOTENCY_KEY_MAX", "parameters/IdempotencyKey/schema/maxLength"),
     ("DIMENSION_MAX", "schemas/VectorSchema/properties/dimension/maximum"),
     ("DIMENSION_MAX", "schemas/VectorRecord/properties/vector/maxItems"),
     ("DIMENSION_MAX", "schemas/SearchRequest/properties/vector/maxItems"),

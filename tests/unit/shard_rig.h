@@ -34,6 +34,7 @@ struct rig {
     struct store *store;
     struct blob *blob; /* NULL: there is none */
     struct metrics *metrics;
+    uint64_t memory_bytes; /* limit of the next shard; 0: none */
     struct shard shard;
     uint64_t clock;
     uint64_t ends[RIG_PARTITIONS];
@@ -190,6 +191,7 @@ static inline void rig_open_shard(struct rig *rig)
         .segments = rig->segments[0] == '\0' ? NULL : rig->segments,
         .metrics = rig->metrics,
         .cold_above = rig->cold_above,
+        .memory_bytes = rig->memory_bytes,
         .waiters_max = 4,
         .link_threads = 1,
         .poll_ms = 20,

@@ -130,12 +130,45 @@ static void what_is_predicted_is_used(void **state)
     }
 }
 
+/* So many as there is said to be room for are room for, and one more is not. */
+static void room_is_what_fits(void **state)
+{
+    static const uint32_t counts[] = {0, 900, 4000};
+    struct data data = data_make(30000, 96, 0.0f, 54);
+
+    (void)state;
+    for (size_t c = 0; c < ARRAY_COUNT(counts); c++) {
+        struct engine_options options = {.dim = 96, .ef_construction = 8};
+        struct engine *engine;
+        struct err err = {0};
+
+        assert_int_equal(engine_open(&engine, NULL, &options, NULL, &err), ERR_OK);
+        data_insert(engine, &data, 0, counts[c]);
+        uint64_t before = engine_memory_wanted(engine), bytes = 8u << 20;
+        uint64_t room = engine_room(engine, bytes);
+        assert_true(room > 0 && counts[c] + room < data.count);
+        assert_int_equal(engine_room(engine, 0), 0);
+        data_insert(engine, &data, counts[c], counts[c] + (uint32_t)room);
+        uint64_t wanted = engine_memory_wanted(engine);
+        printf("%u vectors: room for %u more in %u bytes, which took %u\n", counts[c],
+               (unsigned)room, (unsigned)bytes, (unsigned)(wanted - before));
+        assert_true(wanted - before <= bytes);
+        data_link(engine);
+        assert_true(engine_memory_used(engine) <= wanted + wanted / 16);
+        data_insert(engine, &data, counts[c] + (uint32_t)room, counts[c] + (uint32_t)room + 1);
+        assert_true(engine_memory_wanted(engine) - before > bytes);
+        engine_close(engine);
+    }
+    data_free(&data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_allocation_may_fail),
         cmocka_unit_test(the_budget_is_kept),
         cmocka_unit_test(what_is_predicted_is_used),
+        cmocka_unit_test(room_is_what_fits),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

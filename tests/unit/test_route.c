@@ -287,7 +287,8 @@ static void every_code_becomes_a_problem(void **state)
         struct request req = make("GET", "/v1/collections");
         json_t *doc = problem_of(&req, (enum err_code)code, "the message", "/a/0");
         int status = err_status((enum err_code)code);
-        bool is_hidden = status == 500 || status == 507 || code == ERR_IO || code == ERR_NO_MEMORY;
+        bool is_hidden = status == 500 || code == ERR_INSUFFICIENT_STORAGE || code == ERR_IO ||
+                         code == ERR_NO_MEMORY;
         bool wants_retry =
             err_is_retriable((enum err_code)code) && (status == 429 || status == 503);
         json_t *error = json_array_get(json_object_get(doc, "errors"), 0);

@@ -238,6 +238,23 @@ static void uuids_are_version_7_and_differ(void **state)
     assert_string_not_equal(a, b);
 }
 
+/* The example of RFC 9562, A.4; and what Python's uuid.uuid5 makes of "" in the space of URLs. */
+static void uuids_of_names_have_their_published_values(void **state)
+{
+    uint8_t space[16], id[16];
+    char out[37];
+
+    (void)state;
+    assert_true(text_hex_decode(space, 16, "6ba7b8109dad11d180b400c04fd430c8", 32));
+    text_uuid5(id, space, "www.example.com", 15);
+    text_uuid(out, id);
+    assert_string_equal(out, "2ed6657d-e927-568b-95e1-2665a8aea6a2");
+    assert_true(text_hex_decode(space, 16, "6ba7b8119dad11d180b400c04fd430c8", 32));
+    text_uuid5(id, space, "", 0);
+    text_uuid(out, id);
+    assert_string_equal(out, "1b4db7eb-4057-5ddf-91e0-36dec72071f5");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +267,7 @@ int main(void)
         cmocka_unit_test(dates_become_seconds),
         cmocka_unit_test(percent_encoding_reads_back),
         cmocka_unit_test(uuids_are_version_7_and_differ),
+        cmocka_unit_test(uuids_of_names_have_their_published_values),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

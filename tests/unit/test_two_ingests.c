@@ -506,7 +506,7 @@ static void write_apart(struct decided *decided, bool queued)
         assert_true(env_boot_ns(env_real()) < end);
         assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS), ERR_OK);
         pthread_mutex_lock(&ingests[0].lock);
-        there = queued ? ingests[0].queued_count == 1 : atomic_load(&handles[0].waiting) > 0;
+        there = queued ? ingests[0].queue.count == 1 : atomic_load(&handles[0].waiting) > 0;
         pthread_mutex_unlock(&ingests[0].lock);
     }
 }

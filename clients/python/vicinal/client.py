@@ -5,7 +5,7 @@ says what to send or how long to sleep, and is driven by a thread (Client) or by
 (AsyncClient).
 
 Retries: 429 always (the request was refused whole); 503 and a lost connection only where a second
-run does no harm, that is reads, collections, replacing upserts and deletes by ids.  Retry-After is
+run does no harm, that is reads, collections, replacing upserts, deletes and updates by ids.  Retry-After is
 honoured, else the pause doubles from retry_pause on.  409 token_log_gone: the token is
 dropped and the read sent again.
 """
@@ -123,17 +123,20 @@ class _Operations(Generic[_J, _L, _I, _N]):
 
     def upsert(self, collection: str, records: Sequence[Mapping[str, Any]], *,
                on_conflict: Optional[str] = None, wait: Optional[str] = None,
-               timeout_ms: Optional[int] = None) -> _J:
+               timeout_ms: Optional[int] = None, idempotency_key: Optional[str] = None) -> _J:
         """Write 1 to 1000 records {id, vector, text, metadata}, all of them or none.
 
-        Records without an id get one here, so that a repeated request writes the same ones.
+        Records without an id get one here, so that a repeated request writes the same ones; with an
+        idempotency_key the server makes them of it, the same ones also when another process asks
+        again.
         """
         rows = [encode_record(record) for record in records]
         for row in rows:
-            if row.get("id") is None:
+            if row.get("id") is None and idempotency_key is None:
                 row["id"] = str(uuid.uuid4())
         body = _given(records=rows, on_conflict=on_conflict, wait=wait, timeout_ms=timeout_ms)
         return cast(_J, self._run(Call("POST", _path(collection, "records"), body,
+                                       headers=_given(**{"Idempotency-Key": idempotency_key}),
                                        collection=collection,
                                        repeatable=on_conflict in (None, "replace"),
                                        timeout=_patience(timeout_ms))))
@@ -161,6 +164,30 @@ class _Operations(Generic[_J, _L, _I, _N]):
         body = _given(ids=None if ids is None else list(ids), filter=filter,
                       delete_all=delete_all or None, count=count, wait=wait, timeout_ms=timeout_ms)
         return cast(_J, self._run(Call("POST", _path(collection, "records", "delete"), body,
+                                       collection=collection, repeatable=ids is not None,
+                                       timeout=_patience(timeout_ms))))
+
+    def patch_record(self, collection: str, id: str, metadata: Mapping[str, Any], *,
+                     if_match: Optional[str] = None) -> _J:
+        """Merge into the record's metadata (RFC 7396: None removes); vector and text stay.
+
+        {"matched_count", "updated_count", "version"}; RecordNotFound when there is none.
+        """
+        return cast(_J, self._run(Call("PATCH", _path(collection, "records", id),
+                                       {"metadata": metadata}, headers=_if_match(if_match),
+                                       collection=collection, repeatable=if_match is None)))
+
+    def update(self, collection: str, metadata: Mapping[str, Any], *,
+               ids: Optional[Sequence[str]] = None, filter: Optional[Mapping[str, Any]] = None,
+               wait: Optional[str] = None, timeout_ms: Optional[int] = None) -> _J:
+        """patch_record for many, by ids or by a filter: {"matched_count", "updated_count", …}.
+
+        A repeated update by ids (after a 503) counts as updated only what the last run changed.
+        """
+        body = _given(ids=None if ids is None else list(ids), filter=filter, wait=wait,
+                      timeout_ms=timeout_ms)
+        body["metadata"] = metadata
+        return cast(_J, self._run(Call("POST", _path(collection, "records", "update"), body,
                                        collection=collection, repeatable=ids is not None,
                                        timeout=_patience(timeout_ms))))
 
