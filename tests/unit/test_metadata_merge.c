@@ -194,6 +194,7 @@ static void random_patches_do_what_the_rule_says(void **state)
 
         if (!json_equal(got, wanted) || outcome.changed == json_equal(target, wanted))
             fail_msg("%s + %s = %s", target_text, patch_text, outcome.text);
+        assert_false(merge(outcome.text, patch_text).changed); /* a second time is none */
         free(target_text);
         free(patch_text);
         json_decref(target);
