@@ -132,6 +132,29 @@ MUST_CHECK enum err_code cluster_ask(struct cluster *cluster, const struct clust
                                      struct cluster_answer *out, struct err *err);
 void cluster_answer_free(struct cluster_answer *answer);
 
+/* --- other regions (reach.c) ----------------------------------------------------------------- */
+
+/* How many regions there are, this one included. */
+uint32_t cluster_region_count(struct cluster *cluster);
+
+struct cluster_reached {
+    bool is_met;                    /* every region was asked, and what it had committed is here */
+    uint64_t known_ns;              /* boot time: what was committed anywhere before it is in this
+                                     * region's log; NEVER_NS: not known */
+    char detail[ERR_MESSAGE_BYTES]; /* which region was not reached, and why */
+};
+
+/* For a read over all regions: everything that was committed in any of them before the call is in
+ * this region's log, as its replicator says, or the deadline has come.  Without other regions that
+ * is so at once. */
+void cluster_reach(struct cluster *cluster, uint64_t deadline_ns, struct cluster_reached *out);
+
+/* Wait until that many other regions have all of this region's log below the positions.
+ * Errors: ERR_QUORUM_UNMET, with the reason. */
+MUST_CHECK enum err_code cluster_await_held(struct cluster *cluster, const struct token *token,
+                                            uint32_t regions, uint64_t deadline_ns,
+                                            struct err *err);
+
 /* --- what replicas report -------------------------------------------------------------------- */
 
 /* For the result cache: what is known of a collection in each partition, from the newest report of

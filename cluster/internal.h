@@ -28,6 +28,8 @@ struct view {
     char ingest_url[URL_BYTES]; /* "" when nobody holds the lease */
     enum region_role role;
     char elsewhere[ERR_MESSAGE_BYTES]; /* who takes writes, for people; "" when not known */
+    char others[REGIONS_MAX][REGION_NAME_BYTES]; /* the names of other regions */
+    size_t other_count;
     struct node *nodes;
     size_t node_count;
     struct collection *collections; /* active ones, by tenant and name */

@@ -203,7 +203,7 @@ static void read_info_of(struct search *search)
                                           .staleness_ns = search->cached.staleness_ns,
                                           .coverage = 1.0};
     else
-        read_info_from(&search->read, &search->answer);
+        read_info_from(&search->read, search->req, &search->request.consistency, &search->answer);
     search->read.stale = search->read.stale || search->id_stale;
     search->read.staleness_ns = MAX_OF(search->read.staleness_ns, search->id_staleness_ns);
 }
@@ -299,6 +299,7 @@ static enum err_code run_search(struct search *search, struct json_reader *reade
 
     if (rc != ERR_OK)
         return rc;
+    request->consistency.began_ns = search->times.began_ns;
     if (request->consistency.fresh) {
         rc = router_read_collection(search->req, &request->consistency, &search->collection);
         if (rc != ERR_OK)
@@ -328,7 +329,7 @@ static enum err_code find_collection(struct request *req, struct collection *out
         return rc;
     consistency_init(&consistency);
     consistency_from_body(&consistency, req);
-    if (consistency.demands.count > 0) {
+    if (consistency.demands.count > 0 || consistency.global) {
         err_clear(&req->err);
         rc = router_read_collection(req, &consistency, out);
     }
