@@ -57,11 +57,16 @@ static uint64_t wait_ms_of(const struct cluster *cluster, uint64_t deadline_ns)
     return MIN_OF(MAX_OF(left_ns / 10 * 9 / NS_PER_MS, (uint64_t)1), (uint64_t)DEADLINE_MS_MAX);
 }
 
-static bool is_refused(const struct question *question)
+/* It was away, or went away meanwhile: nothing is lost by asking all again. */
+static bool is_passing(const struct question *question)
 {
-    for (size_t i = 0; i < question->count; i++)
-        if (question->calls[i].rc == ERR_UNAVAILABLE)
+    for (size_t i = 0; i < question->count; i++) {
+        const struct http_call *call = &question->calls[i];
+
+        if (call->rc == ERR_UNAVAILABLE || call->rc == ERR_IO ||
+            (call->rc == ERR_OK && call->status == 503))
             return true;
+    }
     return false;
 }
 
@@ -83,7 +88,7 @@ static enum err_code ask_replicator(struct cluster *cluster, struct question *qu
         if (is_known)
             http_gather(cluster->client, question->calls, question->count, question->deadline_ns,
                         NULL, NULL);
-        if (is_known && !is_refused(question))
+        if (is_known && !is_passing(question))
             return ERR_OK;
         if (now_ns + PAUSE_NS >= question->deadline_ns)
             return err_set(err, ERR_UNAVAILABLE, "this region's replicator does not answer");

@@ -92,14 +92,19 @@ static enum err_code read_options(struct deletion *deletion)
         rc = json_doc_text(deletion->body, "wait", &wait, &req->err);
     if (rc == ERR_OK && wait != NULL)
         rc = write_check_wait(wait, strlen(wait), &deletion->write.wait_searchable, &req->err);
+    if (rc == ERR_OK)
+        rc = json_doc_u64(deletion->body, "write_quorum", 1, REGIONS_MAX + 1,
+                          &deletion->write.quorum, &req->err);
+    if (rc == ERR_OK)
+        rc = write_check_quorum(&deletion->write);
     write_set_timeout(&deletion->write, timeout_ms);
     return rc;
 }
 
 static enum err_code read_body(struct deletion *deletion)
 {
-    static const char *const NAMES[] = {"ids",  "filter",     "delete_all", "count",
-                                        "wait", "timeout_ms", NULL};
+    static const char *const NAMES[] = {"ids",  "filter",       "delete_all", "count",
+                                        "wait", "write_quorum", "timeout_ms", NULL};
     struct request *req = deletion->write.req;
     json_t *ids, *filter;
     enum err_code rc = json_doc_parse(&deletion->body, req->body, req->body_len, &req->err);
@@ -190,7 +195,7 @@ static enum err_code delete_ids(struct deletion *deletion)
             deletion->ids[kept++] = deletion->ids[i];
     if (deletion->count)
         return delete_chunk(deletion, deletion->ids, kept);
-    write->may_spool = !write->wait_searchable;
+    write->may_spool = !write->wait_searchable && !write->awaits_quorum;
     rc = write_take(write, deletion->ids, kept, BUSY_SHARED);
     for (size_t i = 0; i < kept && rc == ERR_OK; i++)
         rc = write_add_delete(write, deletion->ids[i].data, deletion->ids[i].len);
@@ -241,7 +246,6 @@ static enum err_code delete_filtered(struct deletion *deletion)
     struct write *write = &deletion->write;
     struct request *req = write->req;
     struct wire_id after = {0}, *ids = arena_alloc(&req->arena, DELETE_CHUNK, sizeof(*ids));
-    bool searchable = write->wait_searchable;
     size_t count = 0;
     enum err_code rc =
         ids == NULL ? err_set(&req->err, ERR_NO_MEMORY, "no memory for a page") : ERR_OK;
@@ -249,7 +253,7 @@ static enum err_code delete_filtered(struct deletion *deletion)
     /* Shards do not know what waits in the spool: it could match. */
     if (rc == ERR_OK)
         rc = write_check_spool(write);
-    write->wait_searchable = false; /* once, at the end */
+    write->holds_waits = true; /* once, at the end */
     while (rc == ERR_OK && !deletion->answered) {
         rc = find_page(deletion, &after, ids, &count);
         if (rc != ERR_OK || count == 0)
@@ -258,7 +262,7 @@ static enum err_code delete_filtered(struct deletion *deletion)
         write->batch = NULL;
         rc = delete_chunk(deletion, ids, count);
     }
-    write->wait_searchable = searchable;
+    write->holds_waits = false;
     return rc == ERR_OK && !deletion->answered ? write_wait(write, &deletion->answered) : rc;
 }
 

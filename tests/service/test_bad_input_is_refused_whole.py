@@ -169,7 +169,6 @@ def test_what_is_not_built_yet_says_so(table, field, value):
 
 
 def test_more_of_what_is_not_built_yet(table):
-    assert write(table, {"id": "b"}, write_quorum=2).body["code"] == "not_supported"
     answer = table.post("/v1/collections/table/records", {"records": [GOOD]}, {"Idempotency-Key": "k"})
     assert answer.status == 400 and answer.body["code"] == "not_supported", answer
     answer = table.post("/v1/collections/table/records", json.dumps(GOOD) + "\n",
