@@ -255,8 +255,9 @@ static enum err_code take_part(struct asking *asking, struct aim *aim, struct ht
                            aim->shard, served->partition);
         partition_set_remove(&asking->missing, served->partition);
         partition_set_add(&out->served, served->partition);
-        rc = token_raise(&out->seen, part->answer.region, served->partition, served->position,
-                         asking->err);
+        if (served->position > 0)
+            rc = token_raise(&out->seen, part->answer.region, served->partition, served->position,
+                             asking->err);
         if (rc != ERR_OK)
             return rc;
     }

@@ -161,6 +161,7 @@ MUST_CHECK enum err_code cluster_await_held(struct cluster *cluster, const struc
  * the replica that is farthest. */
 struct cluster_known {
     uint64_t position;     /* K: the replica had applied up to here … */
+    uint64_t data;         /* the newest data record stands below this */
     uint64_t last_change;  /* … and this is the position behind the collection's last change;
                             * UINT64_MAX: that replica does not know the collection */
     uint64_t staleness_ns; /* of that replica's partition now */

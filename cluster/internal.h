@@ -49,6 +49,7 @@ struct report {
     uint64_t asked_ns; /* boot time before it was asked */
     uint32_t region;
     uint64_t position[PARTITIONS_MAX];
+    uint64_t data[PARTITIONS_MAX];         /* behind the newest data record below it */
     uint64_t staleness_ns[PARTITIONS_MAX]; /* NEVER_NS: not known */
     struct partition_set serves;
     struct report_collection *collections;

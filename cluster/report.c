@@ -46,18 +46,22 @@ struct report *report_get(struct cluster *cluster, uint32_t shard, uint32_t repl
 
 static enum err_code parse_partition(struct report *report, json_t *entry, struct err *err)
 {
-    uint64_t partition = UINT64_MAX, position = 0;
+    uint64_t partition = UINT64_MAX, position = 0, data;
     json_t *staleness = json_object_get(entry, "staleness_ms");
     enum err_code rc = json_doc_u64(entry, "partition", 0, PARTITIONS_MAX - 1, &partition, err);
 
     if (rc == ERR_OK)
         rc = json_doc_u64(entry, "position", 0, UINT64_MAX >> 1, &position, err);
+    data = position;
+    if (rc == ERR_OK)
+        rc = json_doc_u64(entry, "data", 0, position, &data, err);
     if (rc != ERR_OK)
         return rc;
     if (partition == UINT64_MAX)
         return err_set(err, ERR_INVALID_ARGUMENT, "an entry names no partition");
     partition_set_add(&report->serves, (uint32_t)partition);
     report->position[partition] = position;
+    report->data[partition] = data;
     report->staleness_ns[partition] = NEVER_NS;
     if (json_is_number(staleness) && json_number_value(staleness) >= 0 &&
         json_number_value(staleness) < 1e12)
@@ -268,6 +272,7 @@ static void raise_known(struct cluster_known *known, const struct report *report
         return;
     known->heard = true;
     known->position = report->position[partition];
+    known->data = report->data[partition];
     known->last_change = collection == NULL ? UINT64_MAX : collection->last_change[partition];
     known->staleness_ns = NEVER_NS;
     if (report->staleness_ns[partition] != NEVER_NS)

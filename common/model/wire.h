@@ -95,7 +95,8 @@ struct wire_row {
 
 struct wire_served {
     uint32_t partition;
-    uint64_t position;
+    uint64_t position; /* behind the newest data record seen: epochs and version vectors behind it
+                        * never come into another region's log, where a token may be shown */
 };
 
 struct wire_answer {

@@ -57,13 +57,6 @@ enum err_code follow_open(struct peer *peer, struct err *err)
 /* --- one entry ---------------------------------------------------------------------------------
  */
 
-static bool is_data(const struct record *record)
-{
-    return record->op == RECORD_UPSERT || record->op == RECORD_DELETE ||
-           record->op == RECORD_TRUNCATE || record->op == RECORD_COLLECTION ||
-           record->op == RECORD_BULK_MANIFEST;
-}
-
 /* Its place in the log is its origin; after a doubt that its holder resolved, the offset that was
  * written into it may be another one.  Whoever changes it checks it first: a new checksum must not
  * cover up damage. */
@@ -129,7 +122,7 @@ static enum err_code note_held(struct peer *peer, const struct wal_item *item,
     const struct version_entry *entry = NULL;
     enum err_code rc;
 
-    if (is_data(peeked)) {
+    if (record_is_data(peeked->op)) {
         if (peeked->origin_region == peer->own_number && peeked->origin_offset != OFFSET_NONE)
             line->held = MAX_OF(line->held, peeked->origin_offset + 1);
         return ERR_OK;
@@ -168,7 +161,7 @@ static enum err_code take(struct peer *peer, const struct wal_item *item, bool *
     if (!is_admitted)
         return ERR_OK;
     rc = note_held(peer, item, &record, err);
-    if (rc != ERR_OK || item->offset < line->wanted || !is_data(&record))
+    if (rc != ERR_OK || item->offset < line->wanted || !record_is_data(record.op))
         return rc;
     line->has_data = true;
     return record.origin_region == peer->number ? add_to_run(peer, item, &record, err) : ERR_OK;

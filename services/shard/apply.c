@@ -507,6 +507,8 @@ static enum err_code apply_op(struct step *step, struct err *err)
     const struct record *record = step->record;
 
     step->partition->applied++;
+    if (record_is_data(record->op))
+        step->partition->data = step->offset + 1;
     if (stamp_compare(record->stamp, step->partition->newest) > 0)
         step->partition->newest = record->stamp;
     if (record->origin_offset != OFFSET_NONE)

@@ -71,6 +71,7 @@ struct apply_collection {
 struct apply_partition {
     uint32_t partition;
     uint64_t position; /* next offset to read */
+    uint64_t data;     /* behind the newest data record that counted: what tokens name */
     struct epoch_state epoch;
     uint32_t crc;        /* of the record at position - 1: names this log's lineage */
     struct stamp newest; /* of all records that counted */

@@ -206,7 +206,7 @@ static enum err_code note_positions(struct ask *ask, struct err *err)
         partition_set_add(&ask->asked, partition);
         served[ask->answer.served_count++] = (struct wire_served){
             .partition = partition,
-            .position = shard->partitions[slot].position,
+            .position = shard->partitions[slot].data,
         };
         ask->answer.staleness_ns =
             MAX_OF(ask->answer.staleness_ns, freshness_of_locked(shard, slot, now_ns));
