@@ -109,13 +109,19 @@ struct cluster_part {
     uint64_t took_ns;
 };
 
+#define CLUSTER_UNKNOWN INT64_MIN
+
+/* How old, now, that is which was whole at known_ns.  NEVER_NS: not known. */
+uint64_t cluster_staleness(int64_t known_ns, uint64_t now_ns);
+
 /* What came back.  Owns everything; cluster_answer_free. */
 struct cluster_answer {
     struct cluster_part *parts;
     size_t count;
     struct partition_set served;
     uint32_t served_count, wanted_count;
-    uint64_t staleness_ns; /* the highest of the parts */
+    int64_t known_ns; /* boot time of ours: what was committed before it is in all parts;
+                       * CLUSTER_UNKNOWN: not known */
     bool stale;
     bool partial;      /* served_count < wanted_count */
     struct token seen; /* what the answer reflects: the read's token */

@@ -164,6 +164,7 @@ static enum err_code take(struct peer *peer, const struct wal_item *item, bool *
     if (rc != ERR_OK || item->offset < line->wanted || !record_is_data(record.op))
         return rc;
     line->has_data = true;
+    line->data = item->offset + 1;
     return record.origin_region == peer->number ? add_to_run(peer, item, &record, err) : ERR_OK;
 }
 

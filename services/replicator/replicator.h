@@ -69,7 +69,8 @@ struct line {
     struct epoch_state epochs;
     uint64_t wanted;        /* what the ingest wants next: everything below is in our log */
     uint64_t read;          /* next offset to read */
-    bool has_data;          /* data of any origin lies in [wanted, read) */
+    bool has_data;          /* data of any origin lies in [wanted, read) … */
+    uint64_t data;          /* … and the newest of it below this */
     uint64_t shipped_ns;    /* boot time of the last run */
     uint64_t asked_ns, end; /* of the poll that is to be reached */
     uint64_t fresh_ns;      /* everything committed there before is here; 0: never */

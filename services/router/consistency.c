@@ -205,11 +205,11 @@ void consistency_apply(const struct consistency *consistency, const struct reque
 static uint64_t global_staleness(const struct request *req, const struct consistency *consistency,
                                  const struct cluster_answer *answer)
 {
-    uint64_t known_ns = consistency->reached.known_ns, now_ns = env_boot_ns(req->env);
+    uint64_t known_ns = consistency->reached.known_ns;
 
-    if (known_ns == NEVER_NS || answer->stale || answer->staleness_ns == NEVER_NS)
+    if (known_ns == NEVER_NS || answer->stale)
         return NEVER_NS;
-    return MAX_OF(answer->staleness_ns, now_ns > known_ns ? now_ns - known_ns : 0);
+    return cluster_staleness(MIN_OF(answer->known_ns, (int64_t)known_ns), env_boot_ns(req->env));
 }
 
 void read_info_from(struct read_info *info, const struct request *req,
@@ -218,7 +218,7 @@ void read_info_from(struct read_info *info, const struct request *req,
     assert(answer->served_count <= answer->wanted_count);
     *info = (struct read_info){
         .seen = &answer->seen,
-        .staleness_ns = answer->staleness_ns,
+        .staleness_ns = cluster_staleness(answer->known_ns, env_boot_ns(req->env)),
         .stale = answer->stale,
         .partial = answer->partial,
         .coverage = answer->wanted_count == 0
