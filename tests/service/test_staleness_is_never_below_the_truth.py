@@ -1,6 +1,6 @@
 """What an answer says of its age holds when it comes: whatever was answered 200 more than its
-staleness ago is in it.  Partitions that rest, an ingest that is absent, a shard, a router, a
-replicator or everything that stands still and goes on do not make it lie."""
+staleness ago is in it.  Partitions that rest, wall clocks that step, an ingest that is absent, a
+shard, a router, a replicator or everything that stands still and goes on do not make it lie."""
 import contextlib
 import os
 import signal
@@ -10,6 +10,7 @@ import time
 import pytest
 
 from suite import SLOW, Client, Suite, poll
+from wall_clock import WallClock
 
 PATH = "/v1/collections/c/records"
 ON_THE_WAY = 0.05 * SLOW  # from the router's last look at the clock to ours
@@ -158,6 +159,37 @@ def test_a_process_that_stands_still_and_goes_on(suite, service):
     assert not lies, lies[:3]
     assert max(reader.slowest for reader in readers) > 1
     print(f"{service}: {len(told)} answers, the oldest {max(told):.2f} s, {sum(r.refused for r in readers)} refused")
+
+
+def stamp(door):
+    """Of a write of now, in microseconds."""
+    written = door.put(f"{PATH}/stamped", {"vector": [0, 1, 0], "metadata": {"n": 0}})
+    return int(written.headers["ETag"].strip('"').split("-")[0])
+
+
+def test_wall_clocks_that_step():
+    """Forward and back, by seconds and by hours, in both regions: ages go by the boot time alone."""
+    with WallClock() as clock, Suite(wrap=clock.wrap, regions="a,b", partitions=8) as suite:
+        a, b = suite.region("a"), suite.region("b")
+        a.create("c", 3)
+        b.wait_for("the collection in b", "/v1/collections/c")
+        with Writer(a.url) as writer, Reader(a.url, writer) as near, Reader(b.url, writer, fresh="global") as far:
+            poll("some are written", lambda: len(writer.answered) > 20 and lag(b) < 1 * SLOW, 30)
+            stamped = stamp(a)
+            for seconds in (3600, -3600, 5, -5, 86400, 0):
+                clock.step(seconds)
+                # Stamps do go by it, and never back: the step is felt.
+                assert stamp(a) > stamped + 3500e6, seconds
+                counts = len(writer.answered), len(near.told), len(far.told)
+                poll("writes and reads go on", lambda: len(writer.answered) > counts[0] + 20 and
+                     len(near.told) > counts[1] + 20 and len(far.told) > counts[2] + 20, 30)
+                told = near.told[counts[1]:] + far.told[counts[2]:]
+                assert sorted(told)[len(told) // 2] < 1 * SLOW, (seconds, sorted(told)[-5:])
+                token = a.upsert("c", [{"id": f"at{seconds}", "vector": [0, 1, 0], "metadata": {"n": 0}}],
+                                 write_quorum=2)["read_token"]
+                found = b.get(f"{PATH}/at{seconds}?read_token={token}&timeout_ms=20000")
+                assert found.status == 200, (seconds, found)
+        assert not near.lies and not far.lies, (near.lies[:3], far.lies[:3])
 
 
 def lag(door):
