@@ -148,6 +148,7 @@ def test_more_than_there_are(three, shared, name):
     assert refused(shared.post(path, {**body, "write_quorum": 2}))
 
 
+@pytest.mark.embedded("a log that is taken away is a folder")
 def test_it_outlives_the_loss_of_a_region():
     with Suite(regions="a,b", partitions=8) as suite:
         a, b = suite.region("a"), suite.region("b")
