@@ -65,6 +65,10 @@ static enum err_code read_body(struct request *req, struct holding *holding)
         rc = json_doc_u64(document, "wait_ms", 1, DEADLINE_MS_MAX, &holding->wait_ms, &req->err);
     if (rc == ERR_OK)
         rc = token_from_text(&holding->token, text, strlen(text), &req->err);
+    for (size_t i = 1; i < holding->token.count && rc == ERR_OK; i++)
+        if (holding->token.entries[i].region != holding->token.entries[0].region)
+            rc = err_set_at(&req->err, ERR_INVALID_ARGUMENT, "/read_token",
+                            "positions of one log are wanted: our own");
     json_decref(document);
     return rc;
 }

@@ -217,6 +217,10 @@ enum err_code replicator_open(struct replicator *replicator, const struct replic
                        REGION_NAME_BYTES - 1);
     replicator->setup = *setup;
     replicator->env = setup->env;
+    if (setup->metrics != NULL)
+        replicator->waiting =
+            metrics_gauge(setup->metrics, "replication_waiters", "",
+                          "Reads over all regions, and writes with a quorum, that wait here.");
     pthread_mutex_init(&replicator->lock, NULL);
     env_cond_init(setup->env, &replicator->changed);
     return ERR_OK;

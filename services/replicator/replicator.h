@@ -150,6 +150,7 @@ struct replicator {
     atomic_bool stopping;
     pthread_mutex_t lock;
     struct env_cond changed; /* stopping; for those who wait, all that reach.c tells */
+    struct metric *waiting;
     /* guarded by lock */
     struct peer *peers;
     uint32_t waiters;

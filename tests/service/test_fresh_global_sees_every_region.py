@@ -183,6 +183,62 @@ def test_a_region_that_cannot_be_asked_is_named(three):
     poll("all are reached again", lambda: door.post(path, {"fresh": "global", "timeout_ms": 2000}).status == 200)
 
 
+def test_the_replicator_refuses_what_it_cannot_read(three):
+    nodes = three.region("b").get("/internal/v1/status").body["nodes"]
+    client = Client(next(node["url"] for node in nodes if node["service"] == "replicator"))
+    token = three.region("b").upsert("c", [{"id": "held", "vector": [1, 0, 0]}], write_quorum=3)["read_token"]
+    mixed = three.region("b").post("/v1/collections/c/records/count", {}).body["read"]["read_token"]
+    for path, body in (("reach", {}), ("reach", {"region": ""}), ("reach", {"region": "x" * 300}),
+                       ("reach", {"region": "a", "wait_ms": 0}), ("reach", {"region": "a", "wait_ms": 60001}),
+                       ("reach", {"region": 1}), ("reach", {"region": "a", "more": 1}), ("reach", b"{"), ("reach", b""),
+                       ("held", {"read_token": "rt1.x"}), ("held", {"read_token": token, "regions": 0}),
+                       ("held", {"read_token": token, "regions": 33}), ("held", {"read_token": 5}), ("held", b"[]"),
+                       ("held", {"read_token": mixed})):
+        answer = client.post(f"/internal/v1/{path}", body)
+        assert answer.status == 400, (path, body, answer)
+    unknown = client.post("/internal/v1/reach", {"region": "nobody", "wait_ms": 50})
+    assert unknown.status == 200 and unknown.body["reached"] is False and unknown.body["lag_us"] is None
+    held = client.post("/internal/v1/held", {"read_token": token, "regions": 32, "wait_ms": 50})
+    assert held.status == 200 and held.body["held"] == 2, held
+    client.close()
+
+
+def test_who_waits_does_not_hold_up_the_end():
+    with Suite(regions="a,b", partitions=8) as suite:
+        door = suite.region("a")
+        door.create("c", 3)
+        subprocess.run([str(BIN / "vicinal"), "region", "add", "far", "--wal", f"file:{suite.data}/nowhere",
+                        "--router", "http://127.0.0.1:1", "--meta", door.meta], check=True, timeout=60 * SLOW)
+        poll("the region is missed", lambda: door.post("/v1/collections/c/records/count", {
+            "fresh": "global", "timeout_ms": 300}).status == 503)
+        answers = []
+
+        def wait(path, body):
+            client = Client(door.url)
+            try:
+                answers.append(client.post(path, {**body, "timeout_ms": 50000}).status)
+            except OSError:
+                answers.append(0)
+
+        waiting = [threading.Thread(target=wait, args=args) for args in (
+            ("/v1/collections/c/records/count", {"fresh": "global"}),
+            ("/v1/collections/c/records", {"records": [{"id": "x", "vector": [1, 2, 3]}], "write_quorum": 3}))]
+        for thread in waiting:
+            thread.start()
+        client = Client(next(node["url"] for node in door.get("/internal/v1/status").body["nodes"]
+                             if node["service"] == "replicator"))
+        poll("both wait", lambda: sum(
+            float(line.split()[1]) for line in client.get("/metrics").body.decode().splitlines()
+            if line.startswith("replication_waiters")) == 2)
+        client.close()
+        began = time.monotonic()
+        suite.stop(10)
+        assert time.monotonic() - began < 10 * SLOW
+        for thread in waiting:
+            thread.join()
+        assert set(answers) <= {0, 503, 504}, answers
+
+
 def test_one_region_alone(shared, name):
     shared.create(name)
     for i in range(10):
