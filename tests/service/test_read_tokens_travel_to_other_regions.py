@@ -72,7 +72,9 @@ def test_of_writes_that_found_nothing_to_do(pair):
     a, b = pair.region("a"), pair.region("b")
     restart(pair, "a", "ingest")
     poll("its epochs are in the log", lambda: ends_in_other_things(a), 20)
-    skipped = a.upsert("c", [{"id": "x", "vector": [3, 2, 1]}], on_conflict="skip")
+    body = {"records": [{"id": "x", "vector": [3, 2, 1]}], "on_conflict": "skip"}
+    skipped = poll("the new ingest decides", lambda: (lambda answer: answer.body if answer.status == 200 else None)(
+        a.post(PATH, body)), 20)
     assert skipped["skipped_count"] == 1
     honoured(b, skipped["read_token"])
     nothing = a.post(f"{PATH}/delete", {"filter": {"k": 1}})
