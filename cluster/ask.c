@@ -90,6 +90,26 @@ static uint64_t round_deadline(struct asking *asking, const struct aim *aims, ui
     return now + (deadline - now) / 2;
 }
 
+uint64_t cluster_staleness(int64_t known_ns, uint64_t now_ns)
+{
+    if (known_ns == CLUSTER_UNKNOWN)
+        return NEVER_NS;
+    return (int64_t)now_ns > known_ns ? now_ns - (uint64_t)known_ns : 0;
+}
+
+/* Since when, by our clock, the part may lack something.  The replica wrote its answer not before
+ * we had asked and it had worked for as long as it says; what came after that, on the way or while
+ * we stood still, is no excuse. */
+static int64_t known_of(const struct aim *aim, const struct wire_answer *answer)
+{
+    static const uint64_t limit_ns = INT64_MAX / 4;
+
+    if (answer->staleness_ns > limit_ns)
+        return CLUSTER_UNKNOWN;
+    return (int64_t)(aim->winner->began_ns + MIN_OF(answer->took_ns, aim->took_ns)) -
+           (int64_t)answer->staleness_ns;
+}
+
 /* One answered part into the result. */
 static enum err_code take_part(struct asking *asking, struct aim *aim)
 {
@@ -120,13 +140,13 @@ static enum err_code take_part(struct asking *asking, struct aim *aim)
                            aim->shard, served->partition);
         partition_set_remove(&asking->missing, served->partition);
         partition_set_add(&out->served, served->partition);
-        rc = token_raise(&out->seen, part->answer.region, served->partition, served->position,
-                         asking->err);
+        if (served->position > 0)
+            rc = token_raise(&out->seen, part->answer.region, served->partition, served->position,
+                             asking->err);
         if (rc != ERR_OK)
             return rc;
     }
-    if (part->answer.staleness_ns > out->staleness_ns)
-        out->staleness_ns = part->answer.staleness_ns;
+    out->known_ns = MIN_OF(out->known_ns, known_of(aim, &part->answer));
     out->stale = out->stale || part->answer.stale;
     return token_merge(&out->seen, &part->answer.seen, asking->err);
 }
@@ -329,6 +349,7 @@ enum err_code cluster_ask(struct cluster *cluster, const struct cluster_ask *ask
     struct asking asking = {.cluster = cluster, .ask = ask, .out = out, .err = err};
 
     memset(out, 0, sizeof(*out));
+    out->known_ns = INT64_MAX;
     asking.view = view_get(cluster);
     asking.key = pick_key(ask->question);
     if (!asking.view->has_map) {
@@ -353,6 +374,8 @@ enum err_code cluster_ask(struct cluster *cluster, const struct cluster_ask *ask
     view_put(asking.view);
     out->served_count = partition_set_count(&out->served);
     out->partial = out->served_count < out->wanted_count;
+    if (out->count == 0)
+        out->known_ns = CLUSTER_UNKNOWN;
     if (asking.rc == ERR_OK && out->partial &&
         (!ask->allow_partial || asking.last_failure == ERR_BEHIND ||
          asking.last_failure == ERR_STALENESS_UNMET))

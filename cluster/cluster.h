@@ -119,13 +119,19 @@ struct cluster_part {
     bool is_hedged; /* it took long: a second replica was asked too */
 };
 
+#define CLUSTER_UNKNOWN INT64_MIN
+
+/* How old, now, that is which was whole at known_ns.  NEVER_NS: not known. */
+uint64_t cluster_staleness(int64_t known_ns, uint64_t now_ns);
+
 /* What came back.  Owns everything; cluster_answer_free. */
 struct cluster_answer {
     struct cluster_part *parts;
     size_t count;
     struct partition_set served;
     uint32_t served_count, wanted_count;
-    uint64_t staleness_ns; /* the highest of the parts */
+    int64_t known_ns; /* boot time of ours: what was committed before it is in all parts;
+                       * CLUSTER_UNKNOWN: not known */
     bool stale;
     bool partial;      /* served_count < wanted_count */
     struct token seen; /* what the answer reflects: the read's token */
@@ -142,12 +148,36 @@ MUST_CHECK enum err_code cluster_ask(struct cluster *cluster, const struct clust
                                      struct cluster_answer *out, struct err *err);
 void cluster_answer_free(struct cluster_answer *answer);
 
+/* --- other regions (reach.c) ----------------------------------------------------------------- */
+
+/* How many regions there are, this one included. */
+uint32_t cluster_region_count(struct cluster *cluster);
+
+struct cluster_reached {
+    bool is_met;                    /* every region was asked, and what it had committed is here */
+    uint64_t known_ns;              /* boot time: what was committed anywhere before it is in this
+                                     * region's log; NEVER_NS: not known */
+    char detail[ERR_MESSAGE_BYTES]; /* which region was not reached, and why */
+};
+
+/* For a read over all regions: everything that was committed in any of them before the call is in
+ * this region's log, as its replicator says, or the deadline has come.  Without other regions that
+ * is so at once. */
+void cluster_reach(struct cluster *cluster, uint64_t deadline_ns, struct cluster_reached *out);
+
+/* Wait until that many other regions have all of this region's log below the positions.
+ * Errors: ERR_QUORUM_UNMET, with the reason. */
+MUST_CHECK enum err_code cluster_await_held(struct cluster *cluster, const struct token *token,
+                                            uint32_t regions, uint64_t deadline_ns,
+                                            struct err *err);
+
 /* --- what replicas report -------------------------------------------------------------------- */
 
 /* For the result cache: what is known of a collection in each partition, from the newest report of
  * the replica that is farthest. */
 struct cluster_known {
     uint64_t position;     /* K: the replica had applied up to here … */
+    uint64_t data;         /* the newest data record stands below this */
     uint64_t last_change;  /* … and this is the position behind the collection's last change;
                             * UINT64_MAX: that replica does not know the collection */
     uint64_t staleness_ns; /* of that replica's partition now */

@@ -31,6 +31,8 @@ struct view {
     char ingest_url[URL_BYTES]; /* "" when nobody holds the lease */
     enum region_role role;
     char elsewhere[ERR_MESSAGE_BYTES]; /* who takes writes, for people; "" when not known */
+    char others[REGIONS_MAX][REGION_NAME_BYTES]; /* the names of other regions */
+    size_t other_count;
     struct node *nodes;
     size_t node_count;
     struct collection *collections; /* active ones, by tenant and name */
@@ -59,6 +61,7 @@ struct report {
     uint64_t asked_ns; /* boot time before it was asked */
     uint32_t region;
     uint64_t position[PARTITIONS_MAX];
+    uint64_t data[PARTITIONS_MAX];         /* behind the newest data record below it */
     uint64_t staleness_ns[PARTITIONS_MAX]; /* NEVER_NS: not known */
     struct partition_set serves;
     uint16_t slot_of[PARTITIONS_MAX]; /* partition -> place in points, plus 1; 0: none */

@@ -88,12 +88,15 @@ static void parse_points(struct report_point points[POINTS_MAX], const json_t *e
 
 static enum err_code parse_partition(struct report *report, json_t *entry, struct err *err)
 {
-    uint64_t partition = UINT64_MAX, position = 0;
+    uint64_t partition = UINT64_MAX, position = 0, data;
     json_t *staleness = json_object_get(entry, "staleness_ms");
     enum err_code rc = json_doc_u64(entry, "partition", 0, PARTITIONS_MAX - 1, &partition, err);
 
     if (rc == ERR_OK)
         rc = json_doc_u64(entry, "position", 0, UINT64_MAX >> 1, &position, err);
+    data = position;
+    if (rc == ERR_OK)
+        rc = json_doc_u64(entry, "data", 0, position, &data, err);
     if (rc != ERR_OK)
         return rc;
     if (partition == UINT64_MAX)
@@ -103,6 +106,7 @@ static enum err_code parse_partition(struct report *report, json_t *entry, struc
     if (report->slot_of[partition] == 0)
         report->slot_of[partition] = (uint16_t)++report->points_count;
     parse_points(report->points[report->slot_of[partition] - 1], entry, position);
+    report->data[partition] = data;
     report->staleness_ns[partition] = NEVER_NS;
     if (json_is_number(staleness) && json_number_value(staleness) >= 0 &&
         json_number_value(staleness) < 1e12)
@@ -435,6 +439,7 @@ static void raise_known(struct cluster_known *known, const struct report *report
         return;
     known->heard = true;
     known->position = report->position[partition];
+    known->data = report->data[partition];
     known->last_change = collection == NULL ? UINT64_MAX : collection->last_change[partition];
     known->staleness_ns = NEVER_NS;
     if (report->staleness_ns[partition] != NEVER_NS)

@@ -97,19 +97,23 @@ static enum err_code load_lease(struct view *view, struct meta *meta, struct err
     return ERR_OK;
 }
 
-/* The role, and when it is passive the other regions' doors. */
-static enum err_code load_role(struct view *view, struct meta *meta, struct err *err)
+/* The role, the other regions, and, for who is passive, their doors. */
+static enum err_code load_regions(struct view *view, struct meta *meta, struct err *err)
 {
     struct region_row *rows = NULL;
     size_t count = 0, at = 0;
     enum err_code rc = region_role_read(meta, &view->role, err);
 
-    if (rc == ERR_OK && view->role == REGION_PASSIVE)
+    if (rc == ERR_OK)
         rc = regions_read(meta, &rows, &count, err);
-    for (size_t i = 0; i < count && at < sizeof(view->elsewhere); i++) {
+    for (size_t i = 0; i < count; i++) {
         int len;
 
-        if (rows[i].is_self || rows[i].router_url[0] == '\0')
+        if (rows[i].is_self)
+            continue;
+        memcpy(view->others[view->other_count++], rows[i].name, REGION_NAME_BYTES);
+        if (view->role != REGION_PASSIVE || rows[i].router_url[0] == '\0' ||
+            at >= sizeof(view->elsewhere))
             continue;
         len = snprintf(view->elsewhere + at, sizeof(view->elsewhere) - at, "%s%s at %s",
                        at == 0 ? ": " : ", or ", rows[i].name, rows[i].router_url);
@@ -258,7 +262,7 @@ enum err_code view_load(struct view **out, struct meta *meta, struct err *err)
     if ((rc = meta_version(meta, &view->version, err)) != ERR_OK ||
         (rc = load_map(view, meta, err)) != ERR_OK ||
         (rc = load_lease(view, meta, err)) != ERR_OK ||
-        (rc = load_role(view, meta, err)) != ERR_OK ||
+        (rc = load_regions(view, meta, err)) != ERR_OK ||
         (rc = load_nodes(view, meta, err)) != ERR_OK ||
         (rc = load_collections(view, meta, err)) != ERR_OK) {
         view_free(view);

@@ -142,6 +142,9 @@ uint32_t record_crc(const void *data, size_t len);
 /* The partition of an id: murmur3_32 with one seed, the same everywhere, for ever. */
 uint32_t record_partition(const char *id, size_t id_len, uint32_t partitions);
 
+/* Does it say something about records or collections, and not only about the log itself? */
+bool record_is_data(enum record_op op);
+
 /* --- the void rule ---------------------------------------------------------------------------
  * Every reader of a log applies it, partition by partition, in order, from where its knowledge of
  * the epoch is right: an epoch record that is not higher than all before it is void; so is every

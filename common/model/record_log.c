@@ -9,6 +9,22 @@
 
 #define VERSION_VECTOR_FORM 1
 
+bool record_is_data(enum record_op op)
+{
+    switch (op) {
+    case RECORD_UPSERT:
+    case RECORD_DELETE:
+    case RECORD_TRUNCATE:
+    case RECORD_COLLECTION:
+    case RECORD_BULK_MANIFEST:
+        return true;
+    case RECORD_EPOCH:
+    case RECORD_VERSION_VECTOR:
+        return false;
+    }
+    return false;
+}
+
 bool epoch_admit(struct epoch_state *state, const struct record *record, uint64_t offset)
 {
     if (record->op != RECORD_EPOCH)

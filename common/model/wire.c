@@ -5,11 +5,10 @@
  *   u64 max_staleness_ns, the incarnation, the partitions (varint count of words, u64 words without
  *   the zero ones at the end), the demands (position.h), the filter, f32 recall if a flag says so,
  *   the ids (varint count), the id to go on after.
- * answer: u8 version, u8 flags, u16 0, u32 region, u64 staleness_ns, u64 map_version, u64 count,
- *   the positions seen, the served (varint count; varint partition, varint position), the rows
- *   (varint count), the explanation.
- * row: u8 flags, id, varint clock, varint region, varint partition, f32 distance, then text,
- *   metadata and vector (varint dim) as far as the flags say.
+ * answer: u8 version, u8 flags, u16 0, u32 region, u64 staleness_ns, u64 took_ns, u64 map_version,
+ *   u64 count, the positions seen, the served (varint count; varint partition, varint position),
+ * the rows (varint count), the explanation. row: u8 flags, id, varint clock, varint region, varint
+ * partition, f32 distance, then text, metadata and vector (varint dim) as far as the flags say.
  *
  * Runs of bytes are a varint length and the bytes.  Both ends are of one release or of neighbouring
  * ones: a form of another version is refused, and whoever asks falls back.  Decoding is strict;
@@ -367,6 +366,7 @@ void wire_answer_encode(const struct wire_answer *answer, struct buffer *out)
     buffer_append_u16(out, 0);
     buffer_append_u32(out, answer->region);
     buffer_append_u64(out, answer->staleness_ns);
+    buffer_append_u64(out, answer->took_ns);
     buffer_append_u64(out, answer->map_version);
     buffer_append_u64(out, answer->count);
     token_encode(&answer->seen, out);
@@ -491,6 +491,7 @@ enum err_code wire_answer_decode(struct wire_answer *out, const void *data, size
     answer.more = (flags & ANSWER_MORE) != 0;
     answer.region = read_u32(&reader);
     answer.staleness_ns = read_u64(&reader);
+    answer.took_ns = read_u64(&reader);
     answer.map_version = read_u64(&reader);
     answer.count = read_u64(&reader);
     if ((rc = token_decode_in(&answer.seen, &reader, arena, err)) != ERR_OK)

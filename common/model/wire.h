@@ -18,7 +18,7 @@
 #include "common/model/record.h"
 #include "common/model/stamp.h"
 
-#define WIRE_VERSION  1
+#define WIRE_VERSION  2
 #define WIRE_ROWS_MAX 10000 /* of one answer */
 
 enum wire_op {
@@ -95,14 +95,16 @@ struct wire_row {
 
 struct wire_served {
     uint32_t partition;
-    uint64_t position;
+    uint64_t position; /* behind the newest data record seen: epochs and version vectors behind it
+                        * never come into another region's log, where a token may be shown */
 };
 
 struct wire_answer {
     uint32_t region; /* whose log the positions are of */
     const struct wire_served *served;
     size_t served_count;
-    uint64_t staleness_ns; /* the highest over the partitions served */
+    uint64_t staleness_ns; /* the highest over the partitions served, when this was written */
+    uint64_t took_ns;      /* from the question's arrival until then */
     bool stale;            /* a demand was not met and serve_stale was set */
     struct token seen;     /* other regions' positions; entries in the arena */
     uint64_t map_version;

@@ -42,6 +42,23 @@ static enum err_code demand_ends(struct write *write, struct wire_question *ques
     return rc;
 }
 
+/* What was read, for the write's token: as a read's token would say it, not the ends that were
+ * demanded, which may lie behind what ever comes to other regions. */
+static enum err_code note_read(struct write *write, const struct cluster_answer *answer)
+{
+    enum err_code rc = ERR_OK;
+
+    for (size_t i = 0; i < answer->count; i++) {
+        const struct wire_answer *part = &answer->parts[i].answer;
+
+        for (size_t j = 0; j < part->served_count && rc == ERR_OK; j++)
+            if (part->served[j].position > 0)
+                rc = token_raise(&write->token, part->region, part->served[j].partition,
+                                 part->served[j].position, &write->req->err);
+    }
+    return rc;
+}
+
 enum err_code decide_get(struct write *write, const struct wire_id *ids, size_t count,
                          uint32_t include, struct cluster_answer *out)
 {
@@ -58,7 +75,7 @@ enum err_code decide_get(struct write *write, const struct wire_id *ids, size_t 
     if (rc == ERR_OK)
         rc = ask(write, &question, write->deadline_ns, out);
     if (rc == ERR_OK)
-        rc = token_merge(&write->token, &question.demands, &write->req->err);
+        rc = note_read(write, out);
     token_free(&question.demands);
     return rc;
 }
@@ -79,7 +96,7 @@ enum err_code decide_scroll(struct write *write, const char *filter, size_t filt
     if (rc == ERR_OK)
         rc = ask(write, &question, write->deadline_ns, out);
     if (rc == ERR_OK)
-        rc = token_merge(&write->token, &question.demands, &write->req->err);
+        rc = note_read(write, out);
     token_free(&question.demands);
     return rc;
 }

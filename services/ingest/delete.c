@@ -19,8 +19,8 @@ struct deletion {
 
 static enum err_code read_body(struct deletion *deletion)
 {
-    static const char *const NAMES[] = {"ids",  "filter",     "delete_all", "count",
-                                        "wait", "timeout_ms", NULL};
+    static const char *const NAMES[] = {"ids",  "filter",       "delete_all", "count",
+                                        "wait", "write_quorum", "timeout_ms", NULL};
     struct request *req = deletion->write.req;
     const struct selection *selection = &deletion->selection;
     enum err_code rc = json_doc_parse(&deletion->body, req->body, req->body_len, &req->err);
@@ -90,7 +90,7 @@ static enum err_code delete_ids(struct deletion *deletion)
 
     if (deletion->count)
         return delete_chunk(deletion, ids, count);
-    write->may_spool = !write->wait_searchable;
+    write->may_spool = !write->wait_searchable && !write->awaits_quorum;
     rc = write_take(write, ids, count, BUSY_SHARED);
     for (size_t i = 0; i < count && rc == ERR_OK; i++)
         rc = write_add_delete(write, ids[i].data, ids[i].len);
@@ -102,7 +102,6 @@ static enum err_code delete_filtered(struct deletion *deletion)
     struct write *write = &deletion->write;
     struct request *req = write->req;
     struct wire_id *ids = arena_alloc(&req->arena, SELECTION_PAGE, sizeof(*ids));
-    bool searchable = write->wait_searchable;
     size_t count = 0;
     enum err_code rc =
         ids == NULL ? err_set(&req->err, ERR_NO_MEMORY, "no memory for a page") : ERR_OK;
@@ -110,7 +109,7 @@ static enum err_code delete_filtered(struct deletion *deletion)
     /* Shards do not know what waits in the spool: it could match. */
     if (rc == ERR_OK)
         rc = write_check_spool(write);
-    write->wait_searchable = false; /* once, at the end */
+    write->holds_waits = true; /* once, at the end */
     while (rc == ERR_OK && !deletion->answered) {
         rc = selection_next(&deletion->selection, ids, &count);
         if (rc != ERR_OK || count == 0)
@@ -118,7 +117,7 @@ static enum err_code delete_filtered(struct deletion *deletion)
         write_next_batch(write);
         rc = delete_chunk(deletion, ids, count);
     }
-    write->wait_searchable = searchable;
+    write->holds_waits = false;
     if (rc == ERR_OK && !deletion->answered)
         rc = write_wait(write, &deletion->answered);
     return write_half_way(write, rc, &deletion->answered);

@@ -33,6 +33,7 @@
 #define INGEST_RESERVE_DEFAULT MIB(16)
 #define SELECTION_PAGE         1000           /* ids that a filter finds at a time */
 #define PLAIN_READ_NS          (2 * NS_PER_S) /* for the 201 or 200 of a plain PUT */
+#define QUORUM_WAITS_MAX       32 /* writes; below the workers, see write_check_quorum */
 
 struct ingest_setup {
     struct env *env;
@@ -93,6 +94,7 @@ struct ingest {
     struct ingest_metrics metrics;
     char url[160];
     atomic_uint writes;         /* of clients, under way */
+    atomic_uint quorum_waits;   /* of those, with a write_quorum of other regions */
     atomic_uint parts;          /* of imports, under way */
     struct import_spare *spare; /* imports.h; NULL: without a blob store */
     bool registered;            /* before the threads start, then the appender's */
@@ -158,8 +160,12 @@ struct write {
     uint64_t generation; /* of the sequencer, when this write began */
     uint64_t deadline_ns;
     bool wait_searchable;
-    bool may_spool; /* it depends on nothing: the spool may take it while the log is away */
-    bool spooled;   /* it has */
+    uint64_t quorum;      /* regions that are to have it, this one included; 0 and 1: this one */
+    bool awaits_quorum;   /* counted in quorum_waits */
+    struct token written; /* of a write with a quorum: what it appended */
+    bool holds_waits;     /* it is not complete yet: write_wait does nothing */
+    bool may_spool;       /* it depends on nothing: the spool may take it while the log is away */
+    bool spooled;         /* it has */
     const char *idempotency_key; /* NULL: none */
     struct err away;             /* why the log takes nothing at present; code ERR_OK: it does */
     bool counted;                /* ingest_admit */
@@ -181,6 +187,11 @@ MUST_CHECK enum err_code write_begin(struct write *write, struct request *req);
 MUST_CHECK enum err_code write_expect_json(struct request *req);
 void write_set_timeout(struct write *write, uint64_t timeout_ms);
 
+/* quorum is given: there are so many regions, and not too many writes wait for others already.
+ * Those who wait hold a worker each, and other regions' records, which make the same wait end over
+ * there, need some.  Errors, at /write_quorum: ERR_INVALID_ARGUMENT; ERR_UNAVAILABLE. */
+MUST_CHECK enum err_code write_check_quorum(struct write *write);
+
 /* Take ids (or, with count 0, the gate in this mode), then make sure that the collection is still
  * the one that was found, and that nothing waits in the spool which this write would have to see.
  */
@@ -191,8 +202,8 @@ MUST_CHECK enum err_code write_take(struct write *write, const struct wire_id *i
  * acknowledged before waits for it.  Part of write_take.  Errors: ERR_UNAVAILABLE … */
 MUST_CHECK enum err_code write_check_spool(struct write *write);
 
-/* Commit what is in the batch, give up the claim, wait until searchable when asked for.  A failure
- * half-way is answered in full here: ERR_OK with *answered true. */
+/* Commit what is in the batch, give up the claim, wait until searchable, and for other regions,
+ * when asked for.  A failure half-way is answered in full here: ERR_OK with *answered true. */
 MUST_CHECK enum err_code write_commit(struct write *write, bool *answered);
 MUST_CHECK enum err_code write_wait(struct write *write, bool *answered);
 

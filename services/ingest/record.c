@@ -1,4 +1,5 @@
 /* PUT, PATCH and DELETE /v1/collections/{c}/records/{id}: one record, with If-Match. */
+#include <stdio.h>
 #include <string.h>
 
 #include "common/base/checked.h"
@@ -10,26 +11,42 @@
 #include "services/ingest/upsert_parse.h"
 #include "services/ingest/upsert_record.h"
 
-/* wait and timeout_ms as query parameters. */
+/* A number among the query parameters; absent: *out stays. */
+static enum err_code query_number(struct request *req, const char *name, uint64_t max,
+                                  uint64_t *out)
+{
+    bool present;
+    const char *value = request_query(req, name, &present);
+    char pointer[32];
+
+    if (!present)
+        return ERR_OK;
+    (void)snprintf(pointer, sizeof(pointer), "/%s", name);
+    if (value == NULL || !text_to_u64(value, strlen(value), out) || *out < 1 || *out > max)
+        return err_set_at(&req->err, ERR_INVALID_ARGUMENT, pointer, "%s has to be 1 to %llu", name,
+                          (unsigned long long)max);
+    return ERR_OK;
+}
+
+/* wait, write_quorum and timeout_ms as query parameters. */
 static enum err_code read_query(struct write *write)
 {
-    static const char *const NAMES[] = {"wait", "timeout_ms", NULL};
+    static const char *const NAMES[] = {"wait", "write_quorum", "timeout_ms", NULL};
     struct request *req = write->req;
     const char *value;
     bool present;
-    uint64_t timeout_ms;
+    uint64_t timeout_ms = WRITE_DEADLINE_MS_DEFAULT;
     enum err_code rc = request_query_only(req, NAMES);
 
+    if (rc == ERR_OK)
+        rc = query_number(req, "timeout_ms", DEADLINE_MS_MAX, &timeout_ms);
+    if (rc == ERR_OK)
+        rc = query_number(req, "write_quorum", REGIONS_MAX + 1, &write->quorum);
+    if (rc == ERR_OK)
+        rc = write_check_quorum(write);
     if (rc != ERR_OK)
         return rc;
-    value = request_query(req, "timeout_ms", &present);
-    if (present) {
-        if (value == NULL || !text_to_u64(value, strlen(value), &timeout_ms) || timeout_ms < 1 ||
-            timeout_ms > DEADLINE_MS_MAX)
-            return err_set(&req->err, ERR_INVALID_ARGUMENT, "timeout_ms has to be 1 to %d",
-                           DEADLINE_MS_MAX);
-        write_set_timeout(write, timeout_ms);
-    }
+    write_set_timeout(write, timeout_ms);
     value = request_query(req, "wait", &present);
     if (!present)
         return ERR_OK;
@@ -155,7 +172,7 @@ enum err_code handle_put_record(struct request *req)
         rc = write_expect_json(req);
     if (rc == ERR_OK)
         rc = parse_one(&write, &id, &record);
-    write.may_spool = !write.wait_searchable && condition(req) == NULL;
+    write.may_spool = !write.wait_searchable && !write.awaits_quorum && condition(req) == NULL;
     if (rc == ERR_OK)
         rc = write_take(&write, &id, 1, BUSY_ALONE);
     if (rc == ERR_OK)

@@ -231,9 +231,12 @@ static enum err_code upsert(struct upsert_work *work, bool *answered)
         return rc;
     plain = work->upsert.on_conflict == CONFLICT_REPLACE;
     write->wait_searchable = work->upsert.wait_searchable;
-    write->may_spool = plain && !write->wait_searchable;
+    write->quorum = work->upsert.write_quorum;
     write_set_timeout(write, work->upsert.timeout_ms);
-    rc = make_ids(work);
+    rc = write_check_quorum(write);
+    write->may_spool = plain && !write->wait_searchable && !write->awaits_quorum;
+    if (rc == ERR_OK)
+        rc = make_ids(work);
     if (rc == ERR_OK)
         rc = keep_last(work);
     if (rc == ERR_OK)

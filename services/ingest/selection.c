@@ -111,6 +111,10 @@ enum err_code selection_read_options(struct write *write, json_t *body)
         rc = json_doc_text(body, "wait", &wait, err);
     if (rc == ERR_OK && wait != NULL)
         rc = write_check_wait(wait, strlen(wait), &write->wait_searchable, err);
+    if (rc == ERR_OK)
+        rc = json_doc_u64(body, "write_quorum", 1, REGIONS_MAX + 1, &write->quorum, err);
+    if (rc == ERR_OK)
+        rc = write_check_quorum(write);
     write_set_timeout(write, timeout_ms);
     return rc;
 }

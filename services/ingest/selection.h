@@ -29,7 +29,8 @@ MUST_CHECK enum err_code selection_read(struct selection *selection, struct writ
                                         json_t *body);
 void selection_free(struct selection *selection); /* zeroed is fine */
 
-/* wait and timeout_ms of a body, into the write.  Errors: ERR_INVALID_ARGUMENT. */
+/* wait, write_quorum and timeout_ms of a body, into the write.
+ * Errors: ERR_INVALID_ARGUMENT, ERR_UNAVAILABLE (many wait for a quorum). */
 MUST_CHECK enum err_code selection_read_options(struct write *write, json_t *body);
 
 /* The next page of ids that match the filter; *count 0: none are left.  The page before it goes:

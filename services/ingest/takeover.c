@@ -299,6 +299,17 @@ static void judge_batch(struct sequencer *s, const struct sequence_batch *batch,
                       committed, wanted);
 }
 
+/* How far a foreign run has come, by what stands in the log: its last word may be a version vector,
+ * which is no record of the batch and in doubt like the others. */
+static void resolve_run(const struct sequencer *s, struct foreign_run *run)
+{
+    const struct version_entry *entry =
+        run->region == 0 ? NULL
+                         : version_vector_find(&s->lines[run->partition].vector, run->region);
+
+    run->position = entry == NULL ? 0 : entry->position;
+}
+
 /* Everything in doubt is known now. */
 static void resolve_doubts(struct sequencer *s)
 {
@@ -320,6 +331,7 @@ static void resolve_doubts(struct sequencer *s)
     for (; batch != NULL; batch = next) {
         next = batch->next;
         judge_batch(s, batch, &outcome);
+        resolve_run(s, &batch->foreign);
         batch_finish(s, batch, &outcome);
     }
 }

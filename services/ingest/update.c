@@ -130,7 +130,8 @@ void update_counts(struct json_writer *w, uint64_t matched, uint64_t updated)
 
 static enum err_code read_body(struct updating *updating)
 {
-    static const char *const NAMES[] = {"ids", "filter", "metadata", "wait", "timeout_ms", NULL};
+    static const char *const NAMES[] = {"ids",          "filter",     "metadata", "wait",
+                                        "write_quorum", "timeout_ms", NULL};
     struct request *req = updating->write.req;
     const struct selection *selection = &updating->selection;
     enum err_code rc = json_doc_parse(&updating->body, req->body, req->body_len, &req->err);
@@ -222,14 +223,13 @@ static enum err_code update_all(struct updating *updating)
 {
     struct write *write = &updating->write;
     const struct selection *selection = &updating->selection;
-    bool searchable = write->wait_searchable;
     enum err_code rc = write_check_spool(write); /* shards do not know what waits there */
 
-    write->wait_searchable = false; /* once, at the end */
+    write->holds_waits = true; /* once, at the end */
     if (rc == ERR_OK)
         rc = selection->ids == NULL ? update_filtered(updating)
                                     : update_ids(updating, selection->ids, selection->id_count);
-    write->wait_searchable = searchable;
+    write->holds_waits = false;
     if (rc == ERR_OK && !updating->answered)
         rc = write_wait(write, &updating->answered);
     return write_half_way(write, rc, &updating->answered);

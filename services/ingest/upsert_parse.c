@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cluster/regions.h"
 #include "common/base/checked.h"
 #include "common/base/json_reader.h"
 #include "common/base/text.h"
@@ -14,7 +15,7 @@
 
 /* Fields that later issues bring: known, and refused as such. */
 static const char *const LATER_RECORD[] = {"sparse_vector", "vectors", "text_fields", NULL};
-static const char *const LATER_BODY[] = {"write_quorum", "idempotency_key", NULL};
+static const char *const LATER_BODY[] = {"idempotency_key", NULL};
 
 struct parse {
     struct json_reader reader;
@@ -356,6 +357,12 @@ static enum err_code parse_wait(struct parse *p, struct upsert *out)
     return ERR_OK;
 }
 
+/* How many regions there are is looked at later. */
+static enum err_code parse_quorum(struct parse *p, struct upsert *out)
+{
+    return json_read_u64(&p->reader, 1, REGIONS_MAX + 1, &out->write_quorum);
+}
+
 static enum err_code parse_timeout(struct parse *p, struct upsert *out)
 {
     return json_read_u64(&p->reader, 1, DEADLINE_MS_MAX, &out->timeout_ms);
@@ -369,9 +376,8 @@ static enum err_code parse_member(struct parse *p, struct json_text key, struct 
         enum err_code (*parse)(struct parse *p, struct upsert *out);
         bool optional; /* null counts as absent */
     } MEMBERS[] = {
-        {"records", parse_records, false},
-        {"on_conflict", parse_conflict, true},
-        {"wait", parse_wait, true},
+        {"records", parse_records, false},   {"on_conflict", parse_conflict, true},
+        {"wait", parse_wait, true},          {"write_quorum", parse_quorum, true},
         {"timeout_ms", parse_timeout, true},
     };
 

@@ -28,6 +28,7 @@ struct upsert {
     size_t count;
     enum on_conflict on_conflict;
     bool wait_searchable;
+    uint64_t write_quorum; /* regions; 0: none was given */
     uint64_t timeout_ms;
 };
 

@@ -116,6 +116,26 @@ enum err_code write_check_wait(const char *text, size_t len, bool *searchable, s
                       "wait has to be \"committed\" or \"searchable\"");
 }
 
+enum err_code write_check_quorum(struct write *write)
+{
+    struct ingest *ingest = write->ingest;
+    struct err *err = &write->req->err;
+    uint32_t regions =
+        ingest->setup.cluster == NULL ? 1 : cluster_region_count(ingest->setup.cluster);
+
+    if (write->quorum > regions)
+        return err_set_at(err, ERR_INVALID_ARGUMENT, "/write_quorum",
+                          regions == 1 ? "there is %u region" : "there are %u regions", regions);
+    if (write->quorum < 2)
+        return ERR_OK;
+    write->awaits_quorum = true;
+    if (atomic_fetch_add(&ingest->quorum_waits, 1) < QUORUM_WAITS_MAX)
+        return ERR_OK;
+    return err_set(err, ERR_UNAVAILABLE,
+                   "%d writes wait for other regions already; nothing was written",
+                   QUORUM_WAITS_MAX);
+}
+
 enum err_code ingest_check_spool(struct ingest *ingest, struct err *err)
 {
     if (ingest->spool == NULL || !spool_waits(ingest->spool))
@@ -240,6 +260,10 @@ static enum err_code raise_token(struct write *write, size_t *committed)
         (*committed)++;
         rc = token_raise(&write->token, write->ingest->sequencer.region, batch->items[i].partition,
                          batch->items[i].offset + 1, &write->req->err);
+        if (rc == ERR_OK && write->awaits_quorum)
+            rc = token_raise(&write->written, write->ingest->sequencer.region,
+                             batch->items[i].partition, batch->items[i].offset + 1,
+                             &write->req->err);
     }
     return rc;
 }
@@ -292,21 +316,38 @@ static void answer_problem(struct write *write, bool with_records)
     buffer_free(&more);
 }
 
+static enum err_code await_searchable(struct write *write)
+{
+    enum err_code rc = decide_wait(write);
+
+    if (rc == ERR_STALENESS_UNMET || rc == ERR_BEHIND || rc == ERR_TIMEOUT)
+        return err_set(&write->req->err, ERR_TIMEOUT,
+                       "committed, but not searchable before the deadline");
+    return rc == ERR_OK ? rc
+                        : err_wrap(&write->req->err, "committed, but not known to be searchable");
+}
+
+static enum err_code await_quorum(struct write *write)
+{
+    return cluster_await_held(write->ingest->setup.cluster, &write->written,
+                              (uint32_t)write->quorum - 1, write->deadline_ns, &write->req->err);
+}
+
 enum err_code write_wait(struct write *write, bool *answered)
 {
-    enum err_code rc;
+    enum err_code rc = ERR_OK;
 
     *answered = false;
-    if (!write->wait_searchable || write->token.count == 0)
+    if (write->holds_waits)
         return ERR_OK;
-    rc = decide_wait(write);
+    /* Its outcome is known: a region that becomes passive does not wait for others. */
+    ingest_leave(write->ingest, &write->counted);
+    if (write->awaits_quorum && write->written.count > 0)
+        rc = await_quorum(write);
+    if (rc == ERR_OK && write->wait_searchable && write->token.count > 0)
+        rc = await_searchable(write);
     if (rc == ERR_OK)
         return ERR_OK;
-    if (rc == ERR_STALENESS_UNMET || rc == ERR_BEHIND || rc == ERR_TIMEOUT)
-        (void)err_set(&write->req->err, ERR_TIMEOUT,
-                      "committed, but not searchable before the deadline");
-    else
-        (void)err_wrap(&write->req->err, "committed, but not known to be searchable");
     answer_problem(write, false);
     *answered = true;
     return ERR_OK;
@@ -455,9 +496,13 @@ enum err_code write_commit_whole(struct write *write)
 void write_end(struct write *write)
 {
     busy_release(&write->claim);
+    if (write->awaits_quorum)
+        atomic_fetch_sub(&write->ingest->quorum_waits, 1);
+    write->awaits_quorum = false;
     ingest_leave(write->ingest, &write->counted);
     write_next_batch(write);
     token_free(&write->token);
+    token_free(&write->written);
 }
 
 enum err_code ingest_embed(struct write *write, const struct embedder_text *texts, size_t count,

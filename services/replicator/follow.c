@@ -57,13 +57,6 @@ enum err_code follow_open(struct peer *peer, struct err *err)
 /* --- one entry ---------------------------------------------------------------------------------
  */
 
-static bool is_data(const struct record *record)
-{
-    return record->op == RECORD_UPSERT || record->op == RECORD_DELETE ||
-           record->op == RECORD_TRUNCATE || record->op == RECORD_COLLECTION ||
-           record->op == RECORD_BULK_MANIFEST;
-}
-
 /* Its place in the log is its origin; after a doubt that its holder resolved, the offset that was
  * written into it may be another one.  Whoever changes it checks it first: a new checksum must not
  * cover up damage. */
@@ -117,6 +110,36 @@ static bool trust_hint(struct line *line, const struct wal_item *item, const str
     return true;
 }
 
+/* What of our own log stands in the peer's: one of our records says so of everything below it, a
+ * version vector by its entry. */
+static enum err_code note_held(struct peer *peer, const struct wal_item *item,
+                               const struct record *peeked, struct err *err)
+{
+    struct line *line = &peer->lines[item->partition];
+    struct version_vector vector;
+    struct buffer scratch = {0};
+    struct record record;
+    const struct version_entry *entry = NULL;
+    enum err_code rc;
+
+    if (record_is_data(peeked->op)) {
+        if (peeked->origin_region == peer->own_number && peeked->origin_offset != OFFSET_NONE)
+            line->held = MAX_OF(line->held, peeked->origin_offset + 1);
+        return ERR_OK;
+    }
+    if (peeked->op != RECORD_VERSION_VECTOR)
+        return ERR_OK;
+    rc = record_decode(&record, item->data, item->len, &scratch, err);
+    if (rc == ERR_OK)
+        rc = version_vector_decode(&vector, record.payload, record.payload_len, err);
+    if (rc == ERR_OK)
+        entry = version_vector_find(&vector, peer->own_number);
+    if (entry != NULL)
+        line->held = MAX_OF(line->held, entry->position);
+    buffer_free(&scratch);
+    return rc == ERR_OK ? rc : err_wrap(err, "region %s", peer->row.name);
+}
+
 static enum err_code take(struct peer *peer, const struct wal_item *item, bool *is_misled,
                           struct err *err)
 {
@@ -135,9 +158,13 @@ static enum err_code take(struct peer *peer, const struct wal_item *item, bool *
         return ERR_OK;
     is_admitted = epoch_admit(&line->epochs, &record, item->offset);
     line->read = item->offset + 1;
-    if (item->offset < line->wanted || !is_admitted || !is_data(&record))
+    if (!is_admitted)
         return ERR_OK;
+    rc = note_held(peer, item, &record, err);
+    if (rc != ERR_OK || item->offset < line->wanted || !record_is_data(record.op))
+        return rc;
     line->has_data = true;
+    line->data = item->offset + 1;
     return record.origin_region == peer->number ? add_to_run(peer, item, &record, err) : ERR_OK;
 }
 

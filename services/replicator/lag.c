@@ -186,6 +186,8 @@ enum err_code lag_write(struct replicator *replicator, struct err *err)
 void replicator_measure(struct replicator *replicator)
 {
     pthread_mutex_lock(&replicator->lock);
+    if (replicator->waiting != NULL)
+        metric_set(replicator->waiting, replicator->waiters);
     for (struct peer *peer = replicator->peers; peer != NULL; peer = peer->next) {
         struct lag_summary summary;
 

@@ -1,5 +1,6 @@
 /* vicinal-replicator: carries the other regions' records into this one. */
 #include <stddef.h>
+#include <string.h>
 
 #include "cluster/cluster.h"
 #include "services/replicator/replicator.h"
@@ -15,7 +16,7 @@ struct process {
 #define ROW(row_name, row_type, row_member)                                                        \
     .name = (row_name), .type = (row_type), .offset = offsetof(struct process, row_member)
 
-static const struct option options[] = {
+static struct option options[] = {
     SERVICE_OPTION_ROWS(struct process),
     {ROW("region", OPTION_TEXT, region), .required = true,
      .help = "Name of the own region: 1 to 32 of a-z, 0-9 and -."},
@@ -110,5 +111,9 @@ int main(int argc, char **argv)
         .measure = process_measure,
     };
 
+    /* A request that waits holds a worker (WAITERS_MAX of them), and others are to get through. */
+    for (struct option *option = options; option->name != NULL; option++)
+        if (strcmp(option->name, "workers") == 0)
+            option->fallback = "128";
     return service_run(&service, &process, argc, argv);
 }

@@ -68,19 +68,30 @@ static void disconnect(struct peer *peer)
 {
     if (peer->reader != NULL)
         wal_reader_close(peer->reader);
-    wal_close(peer->wal);
+    reach_close(peer);
     for (uint32_t i = 0; i < peer->partitions && peer->lines != NULL; i++) {
         buffer_free(&peer->lines[i].run.records);
         buffer_free(&peer->lines[i].run.clocks);
     }
     free(peer->lines);
     peer->reader = NULL;
-    peer->wal = NULL;
     peer->lines = NULL;
     peer->partitions = 0;
     peer->run_bytes = 0;
     peer->item_at = peer->item_count = 0;
     peer->are_ends_told = false;
+}
+
+/* What the peer's log holds of a former log of ours says nothing about this one. */
+static void note_own_number(struct peer *peer, uint32_t number)
+{
+    struct replicator *replicator = peer->replicator;
+
+    pthread_mutex_lock(&replicator->lock);
+    for (uint32_t i = 0; peer->own_number != number && i < peer->view_count; i++)
+        peer->views[i].held = 0;
+    peer->own_number = number;
+    pthread_mutex_unlock(&replicator->lock);
 }
 
 /* Is this a log that we can follow? */
@@ -101,6 +112,7 @@ static enum err_code check_log(struct peer *peer, struct err *err)
                        "region %s has %u partitions and we have %u: regions must have the same "
                        "number, which is fixed when a deployment is made",
                        peer->row.name, wal_partitions(peer->wal), partitions);
+    note_own_number(peer, number);
     return ERR_OK;
 }
 
@@ -108,10 +120,12 @@ static enum err_code make_room(struct peer *peer, struct err *err)
 {
     struct replicator *replicator = peer->replicator;
     struct line_view *views = array_alloc(peer->partitions, sizeof(*views));
+    uint64_t *ends = array_alloc(peer->partitions, sizeof(*ends));
 
     peer->lines = array_alloc(peer->partitions, sizeof(*peer->lines));
-    if (peer->lines == NULL || views == NULL) {
+    if (peer->lines == NULL || views == NULL || ends == NULL) {
         free(views);
+        free(ends);
         return err_set(err, ERR_NO_MEMORY, "no memory for a peer");
     }
     memset(peer->lines, 0, peer->partitions * sizeof(*peer->lines));
@@ -120,14 +134,20 @@ static enum err_code make_room(struct peer *peer, struct err *err)
     /* What was known of this log is known still, while it is away and after. */
     if (peer->view_number == peer->number && peer->view_count == peer->partitions) {
         free(views);
+        free(ends);
     } else {
         free(peer->views);
+        free(peer->round_ends);
         peer->views = views;
+        peer->round_ends = ends;
         peer->view_count = peer->partitions;
         peer->view_number = peer->number;
+        peer->round_err = (struct err){.code = ERR_UNAVAILABLE}; /* the ends were another log's */
     }
-    for (uint32_t i = 0; i < peer->partitions; i++)
+    for (uint32_t i = 0; i < peer->partitions; i++) {
         peer->lines[i].fresh_ns = peer->views[i].fresh_ns;
+        peer->lines[i].held = peer->views[i].held;
+    }
     pthread_mutex_unlock(&replicator->lock);
     return ERR_OK;
 }
@@ -159,7 +179,9 @@ static enum err_code connect_peer(struct peer *peer, struct err *err)
         rc = tell_number(peer, err);
     if (rc == ERR_OK)
         rc = ship_positions(peer, err);
-    return rc == ERR_OK ? follow_open(peer, err) : rc;
+    if (rc == ERR_OK)
+        rc = follow_open(peer, err);
+    return rc == ERR_OK ? reach_open(peer, err) : rc;
 }
 
 /* --- following ---------------------------------------------------------------------------------
@@ -183,14 +205,20 @@ static enum err_code follow(struct peer *peer, uint64_t *pause_ns, struct err *e
 
     while (rc == ERR_OK && !peer_is_stopping(peer)) {
         rc = follow_read(peer, next_duty(peer), err);
+        /* Writes that wait for the peer to have them are not to wait for what we ship: their
+         * waiting takes up the ingest's workers. */
+        reach_publish(peer);
         if (rc == ERR_OK)
             rc = ship_due(peer, err);
+        reach_publish(peer);
         if (rc == ERR_OK)
             rc = lag_poll(peer, err);
         if (rc == ERR_OK) {
             lag_publish(peer);
             *pause_ns = RETRY_MIN_NS;
         }
+        if (rc == ERR_OK && atomic_exchange(&peer->is_outdated, false))
+            rc = err_set(err, ERR_UNAVAILABLE, "our own log was replaced");
     }
     return rc;
 }

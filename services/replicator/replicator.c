@@ -47,10 +47,12 @@ static void register_metrics(struct peer *peer)
     };
 }
 
-static void peer_free(struct peer *peer)
+void peer_put_locked(struct peer *peer)
 {
-    env_thread_join(peer->thread);
+    if (--peer->refs > 0)
+        return;
     free(peer->views);
+    free(peer->round_ends);
     free(peer);
 }
 
@@ -64,6 +66,7 @@ static void peer_start(struct replicator *replicator, const struct region_row *r
     } else {
         peer->replicator = replicator;
         peer->row = *row;
+        peer->refs = 1;
         register_metrics(peer);
         if (env_thread_start(replicator->env, &peer->thread, "peer", peer_run, peer, &err) ==
             ERR_OK) {
@@ -90,7 +93,10 @@ static void peer_end(struct replicator *replicator, struct peer *peer)
     atomic_store(&peer->stopping, true);
     env_cond_broadcast(&replicator->changed);
     pthread_mutex_unlock(&replicator->lock);
-    peer_free(peer);
+    env_thread_join(peer->thread);
+    pthread_mutex_lock(&replicator->lock);
+    peer_put_locked(peer);
+    pthread_mutex_unlock(&replicator->lock);
 }
 
 static struct peer *peer_of(struct replicator *replicator, const char *name)
@@ -211,6 +217,10 @@ enum err_code replicator_open(struct replicator *replicator, const struct replic
                        REGION_NAME_BYTES - 1);
     replicator->setup = *setup;
     replicator->env = setup->env;
+    if (setup->metrics != NULL)
+        replicator->waiting =
+            metrics_gauge(setup->metrics, "replication_waiters", "",
+                          "Reads over all regions, and writes with a quorum, that wait here.");
     pthread_mutex_init(&replicator->lock, NULL);
     env_cond_init(setup->env, &replicator->changed);
     return ERR_OK;
@@ -260,5 +270,7 @@ bool replicator_ready(struct replicator *replicator, struct buffer *why)
 
 const struct route replicator_routes[] = {
     {"GET", "/internal/v1/status", handle_replicator_status, 0, "replicatorStatus"},
+    {"POST", "/internal/v1/reach", handle_reach, REACH_BODY_MAX, "replicatorReach"},
+    {"POST", "/internal/v1/held", handle_held, HELD_BODY_MAX, "replicatorHeld"},
     {0},
 };

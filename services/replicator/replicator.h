@@ -37,6 +37,9 @@
 #define RETRY_MAX_NS     NS_PER_S
 #define SHIP_DEADLINE_NS (15 * NS_PER_S) /* of one POST; above the ingest's own */
 #define SAMPLES          1024            /* of propagation times, for p50 and p99 */
+#define WAITERS_MAX      96              /* requests that wait here; below the workers */
+#define REACH_BODY_MAX   KIB(1)
+#define HELD_BODY_MAX    (TOKEN_BYTES_MAX + KIB(1))
 
 struct replicator;
 
@@ -66,11 +69,13 @@ struct line {
     struct epoch_state epochs;
     uint64_t wanted;        /* what the ingest wants next: everything below is in our log */
     uint64_t read;          /* next offset to read */
-    bool has_data;          /* data of any origin lies in [wanted, read) */
+    bool has_data;          /* data of any origin lies in [wanted, read) … */
+    uint64_t data;          /* … and the newest of it below this */
     uint64_t shipped_ns;    /* boot time of the last run */
     uint64_t asked_ns, end; /* of the poll that is to be reached */
     uint64_t fresh_ns;      /* everything committed there before is here; 0: never */
     bool is_polled;         /* asked_ns and end stand */
+    uint64_t held;          /* of our own log: everything below is in the peer's */
     struct run run;
 };
 
@@ -86,6 +91,14 @@ enum peer_state {
 /* What others may see of a partition. */
 struct line_view {
     uint64_t end, applied, fresh_ns;
+    uint64_t own;  /* what the peer itself wrote below is in our log; 0 while not connected */
+    uint64_t held; /* as in struct line */
+};
+
+/* A peer's log while it is open: the last who leaves closes it. */
+struct peer_log {
+    struct wal *wal;
+    uint32_t refs; /* guarded by the replicator's lock */
 };
 
 struct peer_metrics {
@@ -97,11 +110,12 @@ struct peer {
     struct region_row row;
     struct env_thread *thread;
     atomic_bool stopping;
+    atomic_bool is_outdated; /* our own log is another than when it connected: connect anew */
     struct peer_metrics metrics;
     struct peer *next;
 
     /* the thread's own */
-    struct wal *wal;
+    struct wal *wal; /* log->wal, for short */
     struct wal_reader *reader;
     uint32_t number, partitions;
     struct line *lines;
@@ -117,7 +131,14 @@ struct peer {
     char detail[ERR_MESSAGE_BYTES];
     struct line_view *views; /* view_count of them */
     uint32_t view_count, view_number;
-    uint64_t seen_us; /* wall clock when the ends were told last */
+    uint32_t own_number;  /* of our own log; 0: not known yet */
+    uint32_t refs;        /* the list's, and those of requests that wait for it */
+    struct peer_log *log; /* NULL while not connected */
+    uint64_t rounds_begun, rounds_ended;
+    bool round_is_open;   /* its ends are being asked for those who wait */
+    struct err round_err; /* of the last one; code ERR_OK: round_ends stand */
+    uint64_t *round_ends; /* view_count of them */
+    uint64_t seen_us;     /* wall clock when the ends were told last */
     uint32_t samples_us[SAMPLES];
     uint64_t sampled; /* in all */
 };
@@ -128,9 +149,11 @@ struct replicator {
     struct env_thread *regions;
     atomic_bool stopping;
     pthread_mutex_t lock;
-    struct env_cond changed; /* stopping */
+    struct env_cond changed; /* stopping; for those who wait, all that reach.c tells */
+    struct metric *waiting;
     /* guarded by lock */
     struct peer *peers;
+    uint32_t waiters;
     char trouble[ERR_MESSAGE_BYTES]; /* why the rows are not followed; "": they are */
     bool has_rows;
 };
@@ -149,6 +172,8 @@ extern const struct route replicator_routes[]; /* req->state is a struct replica
  */
 
 enum err_code handle_replicator_status(struct request *req); /* status.c */
+enum err_code handle_reach(struct request *req);             /* reach.c */
+enum err_code handle_held(struct request *req);              /* held.c */
 
 /* peer.c: a peer's thread, from connecting to closing. */
 void peer_run(void *peer);
@@ -181,6 +206,18 @@ void lag_publish(struct peer *peer);
 void lag_sample_locked(struct peer *peer, uint64_t us);
 /* Write the rows of all peers. */
 MUST_CHECK enum err_code lag_write(struct replicator *replicator, struct err *err);
+
+/* reach.c: the log was opened, or is closed as soon as nobody asks it; tell those who wait what is
+ * in our log, and of ours in the peer's.  reach_open: peer->wal is open. */
+MUST_CHECK enum err_code reach_open(struct peer *peer, struct err *err);
+void reach_close(struct peer *peer);
+void reach_publish(struct peer *peer);
+
+/* A place among those who wait.  Errors: ERR_BEHIND (there are too many). */
+MUST_CHECK enum err_code reach_enter_locked(struct replicator *replicator, struct err *err);
+
+/* The last one frees it. */
+void peer_put_locked(struct peer *peer);
 
 /* The worst of a peer's partitions; LAG_NEVER: some have never been reached. */
 struct lag_summary {

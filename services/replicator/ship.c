@@ -36,13 +36,22 @@ static void encode_head(const struct peer *peer, size_t runs, struct buffer *bod
     buffer_append_u32(body, (uint32_t)runs);
 }
 
-static void encode_run(const struct peer *peer, uint32_t partition, struct buffer *body)
+/* Up to where a run goes: behind the newest data, and not as far as has been read.  Tokens hold
+ * what a region knows of the others, and all regions have to come to know the same of a log that is
+ * at rest.  Its first entry, an epoch, counts as data: without any it is known as well. */
+static uint64_t run_end(const struct line *line)
+{
+    return MAX_OF(line->data, (uint64_t)1);
+}
+
+static void encode_run(const struct peer *peer, uint32_t partition, uint64_t to,
+                       struct buffer *body)
 {
     const struct line *line = &peer->lines[partition];
 
     buffer_append_u32(body, partition);
     buffer_append_u64(body, line->wanted);
-    buffer_append_u64(body, line->read);
+    buffer_append_u64(body, to);
     buffer_append_u32(body, line->run.count);
     buffer_append(body, line->run.records.data, line->run.records.len);
 }
@@ -224,7 +233,8 @@ static enum err_code send_left(struct shipping *shipping, struct err *passing, s
     encode_head(shipping->peer, shipping->left, &body);
     for (size_t i = 0; i < shipping->count; i++)
         if (!shipping->shipments[i].is_taken)
-            encode_run(shipping->peer, shipping->shipments[i].partition, &body);
+            encode_run(shipping->peer, shipping->shipments[i].partition, shipping->shipments[i].to,
+                       &body);
     rc = buffer_check(&body, err);
     if (rc == ERR_OK) {
         send_runs(shipping->peer, &body, &call);
@@ -278,7 +288,7 @@ enum err_code ship_due(struct peer *peer, struct err *err)
         if (shipping == NULL && (shipping = calloc(1, sizeof(*shipping))) == NULL)
             return err_set(err, ERR_NO_MEMORY, "no memory to ship");
         shipping->shipments[shipping->count++] =
-            (struct shipment){.partition = i, .to = peer->lines[i].read};
+            (struct shipment){.partition = i, .to = run_end(&peer->lines[i])};
     }
     if (shipping == NULL)
         return ERR_OK;
@@ -302,7 +312,7 @@ enum err_code ship_positions(struct peer *peer, struct err *err)
 
     encode_head(peer, peer->partitions, &body);
     for (uint32_t i = 0; i < peer->partitions; i++)
-        encode_run(peer, i, &body); /* all of the line is zero */
+        encode_run(peer, i, 0, &body); /* all of the line is zero */
     if (rc == ERR_OK)
         rc = buffer_check(&body, err);
     if (rc == ERR_OK) {

@@ -12,7 +12,7 @@
 
 /* Known to the API, built later; a client learns that it is not yet there. */
 static const char *const later_fields[] = {
-    "text", "sparse_vector", "fusion", "write_quorum", "index_version", NULL,
+    "text", "sparse_vector", "fusion", "index_version", NULL,
 };
 
 enum err_code member_failed(struct err *err, enum err_code rc, const char *name)

@@ -77,7 +77,8 @@ bool cached_serves(const struct cached_now *now, const struct token *computed,
     if (token_merge(seen, computed, &ignored) != ERR_OK)
         return false;
     for (uint32_t p = 0; p < now->partitions; p++)
-        if (token_raise(seen, now->region, p, now->known[p].position, &ignored) != ERR_OK)
+        if (now->known[p].data > 0 &&
+            token_raise(seen, now->region, p, now->known[p].data, &ignored) != ERR_OK)
             return false;
     *staleness_ns = staleness;
     return covers(seen, staleness, consistency);

@@ -6,10 +6,12 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/checked.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
 
 #define STALENESS_SECONDS_MAX 1e9
+#define FRESH_WORDS           "must be true, false or \"global\""
 
 void consistency_init(struct consistency *consistency)
 {
@@ -52,6 +54,14 @@ static enum err_code take_token(struct consistency *consistency, struct json_tex
     return token_from_text(&consistency->demands, text.data, text.len, err);
 }
 
+/* "global": false: another word. */
+static bool take_fresh(struct consistency *consistency, struct json_text word)
+{
+    consistency->global = json_text_is(word, "global");
+    consistency->fresh = consistency->global;
+    return consistency->global;
+}
+
 static enum err_code read_fresh(struct consistency *consistency, struct json_reader *reader)
 {
     struct json_text word;
@@ -65,10 +75,9 @@ static enum err_code read_fresh(struct consistency *consistency, struct json_rea
     rc = json_read_string(reader, &word);
     if (rc != ERR_OK)
         return member_failed(reader->err, rc, "fresh");
-    if (json_text_is(word, "global"))
-        return err_set_at(reader->err, ERR_NOT_SUPPORTED, "/fresh",
-                          "\"global\" needs more than one region");
-    return err_set_at(reader->err, ERR_INVALID_ARGUMENT, "/fresh", "must be true or false");
+    if (take_fresh(consistency, word))
+        return ERR_OK;
+    return err_set_at(reader->err, ERR_INVALID_ARGUMENT, "/fresh", FRESH_WORDS);
 }
 
 enum err_code consistency_read(struct consistency *consistency, struct json_reader *reader,
@@ -134,12 +143,11 @@ enum err_code consistency_from_query(struct consistency *consistency, struct req
         (rc = query_text(req, "read_token", &token)) != ERR_OK ||
         (rc = query_text(req, "timeout_ms", &timeout)) != ERR_OK)
         return rc;
-    if (fresh.data != NULL && json_text_is(fresh, "global"))
-        return err_set_at(&req->err, ERR_NOT_SUPPORTED, "/fresh",
-                          "\"global\" needs more than one region");
-    if (fresh.data != NULL && !json_text_is(fresh, "true") && !json_text_is(fresh, "false"))
-        return err_set_at(&req->err, ERR_INVALID_ARGUMENT, "/fresh", "must be true or false");
-    consistency->fresh = fresh.data != NULL && json_text_is(fresh, "true");
+    if (fresh.data != NULL && !take_fresh(consistency, fresh)) {
+        if (!json_text_is(fresh, "true") && !json_text_is(fresh, "false"))
+            return err_set_at(&req->err, ERR_INVALID_ARGUMENT, "/fresh", FRESH_WORDS);
+        consistency->fresh = json_text_is(fresh, "true");
+    }
     if (staleness.data != NULL) {
         if (!text_to_double(staleness.data, staleness.len, &seconds))
             seconds = -1;
@@ -191,18 +199,36 @@ void consistency_apply(const struct consistency *consistency, const struct reque
     };
 }
 
-void read_info_from(struct read_info *info, const struct cluster_answer *answer)
+/* Of a read over all regions: since when something may have been committed anywhere that it does
+ * not show.  What is known of the other regions is known of this region's log, and an answer that
+ * does not show all of that may lack any of it. */
+static uint64_t global_staleness(const struct request *req, const struct consistency *consistency,
+                                 const struct cluster_answer *answer)
+{
+    uint64_t known_ns = consistency->reached.known_ns;
+
+    if (known_ns == NEVER_NS || answer->stale)
+        return NEVER_NS;
+    return cluster_staleness(MIN_OF(answer->known_ns, (int64_t)known_ns), env_boot_ns(req->env));
+}
+
+void read_info_from(struct read_info *info, const struct request *req,
+                    const struct consistency *consistency, const struct cluster_answer *answer)
 {
     assert(answer->served_count <= answer->wanted_count);
     *info = (struct read_info){
         .seen = &answer->seen,
-        .staleness_ns = answer->staleness_ns,
+        .staleness_ns = cluster_staleness(answer->known_ns, env_boot_ns(req->env)),
         .stale = answer->stale,
         .partial = answer->partial,
         .coverage = answer->wanted_count == 0
                         ? 1.0
                         : (double)answer->served_count / (double)answer->wanted_count,
     };
+    if (consistency->global) {
+        info->staleness_ns = global_staleness(req, consistency, answer);
+        info->stale = info->stale || !consistency->reached.is_met;
+    }
 }
 
 void read_info_write(const struct read_info *info, struct json_writer *w)

@@ -24,7 +24,8 @@ static enum err_code count_member(void *context, struct json_reader *reader, str
     return consistency_read(&request->consistency, reader, key, known);
 }
 
-static void write_count(struct request *req, const struct cluster_answer *answer)
+static void write_count(struct request *req, const struct consistency *consistency,
+                        const struct cluster_answer *answer)
 {
     struct read_info info;
     struct json_writer w;
@@ -32,7 +33,7 @@ static void write_count(struct request *req, const struct cluster_answer *answer
 
     for (size_t i = 0; i < answer->count; i++)
         count += answer->parts[i].answer.count;
-    read_info_from(&info, answer);
+    read_info_from(&info, req, consistency, answer);
     json_writer_init(&w, &req->reply.body);
     json_begin_object(&w);
     json_key(&w, "count");
@@ -64,7 +65,7 @@ enum err_code router_count(struct request *req)
     question.filter_len = request.filter.len;
     consistency_apply(&request.consistency, req, &question, &ask);
     if ((rc = router_ask(req, &collection, &ask, &answer)) == ERR_OK)
-        write_count(req, &answer);
+        write_count(req, &request.consistency, &answer);
 out:
     cluster_answer_free(&answer);
     consistency_free(&request.consistency);

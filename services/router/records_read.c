@@ -47,7 +47,8 @@ static const struct wire_row *only_row(const struct cluster_answer *answer)
     return NULL;
 }
 
-static enum err_code write_record(struct request *req, const struct cluster_answer *answer)
+static enum err_code write_record(struct request *req, const struct consistency *consistency,
+                                  const struct cluster_answer *answer)
 {
     const struct wire_row *row = only_row(answer);
     struct read_info info;
@@ -62,7 +63,7 @@ static enum err_code write_record(struct request *req, const struct cluster_answ
         req->reply.status = 304;
         return ERR_OK;
     }
-    read_info_from(&info, answer);
+    read_info_from(&info, req, consistency, answer);
     json_writer_init(&w, &req->reply.body);
     json_begin_object(&w);
     row_write(row, &w);
@@ -98,7 +99,7 @@ enum err_code router_get_record(struct request *req)
         goto out;
     consistency_apply(&consistency, req, &question, &ask);
     if ((rc = router_ask(req, &collection, &ask, &answer)) == ERR_OK)
-        rc = write_record(req, &answer);
+        rc = write_record(req, &consistency, &answer);
 out:
     cluster_answer_free(&answer);
     consistency_free(&consistency);
@@ -211,7 +212,7 @@ static enum err_code write_records(struct request *req, const struct get_request
     written = arena_alloc(&req->arena, count + 1, sizeof(*written));
     if (written == NULL)
         return err_set(&req->err, ERR_NO_MEMORY, "no memory for the records");
-    read_info_from(&info, answer);
+    read_info_from(&info, req, &get->consistency, answer);
     json_writer_init(&w, &req->reply.body);
     json_begin_object(&w);
     json_key(&w, "records");

@@ -110,12 +110,31 @@ static enum err_code find_now(struct request *req, uint64_t timeout_ms, struct c
                                   env_boot_ns(router->env) + wait_ns, out, &req->err);
 }
 
-enum err_code router_read_collection(struct request *req, const struct consistency *consistency,
+/* First everything of the other regions comes into this one's log; a fresh read sees it then.  Who
+ * takes a stale answer too is to have some time left for it. */
+static enum err_code reach_regions(struct request *req, struct consistency *consistency)
+{
+    struct router *router = req->state;
+    uint64_t began_ns = env_boot_ns(router->env), wait_ns = consistency->timeout_ms * NS_PER_MS;
+    uint64_t from_ns = consistency->began_ns == 0 ? req->received_ns : consistency->began_ns;
+
+    if (consistency->serve_stale)
+        wait_ns = wait_ns / 2;
+    cluster_reach(router->cluster, from_ns + wait_ns, &consistency->reached);
+    consistency->reach_ns = env_boot_ns(router->env) - began_ns;
+    if (consistency->reached.is_met || consistency->serve_stale)
+        return ERR_OK;
+    return err_set(&req->err, ERR_STALENESS_UNMET, "%s", consistency->reached.detail);
+}
+
+enum err_code router_read_collection(struct request *req, struct consistency *consistency,
                                      struct collection *out)
 {
-    enum err_code rc = consistency->fresh ? find_now(req, consistency->timeout_ms, out)
-                                          : router_collection(req, false, out);
+    enum err_code rc = consistency->global ? reach_regions(req, consistency) : ERR_OK;
 
+    if (rc == ERR_OK)
+        rc = consistency->fresh ? find_now(req, consistency->timeout_ms, out)
+                                : router_collection(req, false, out);
     if (rc != ERR_COLLECTION_NOT_FOUND || consistency->demands.count == 0)
         return rc;
     err_clear(&req->err);

@@ -61,11 +61,16 @@ MUST_CHECK enum err_code router_collection(struct request *req, bool again, stru
 
 struct consistency {
     bool fresh;
+    bool global; /* fresh too: over all regions */
     bool serve_stale;
     bool allow_partial;
     uint64_t max_staleness_ns; /* NEVER_NS: no demand */
     struct token demands;      /* owned: consistency_free */
     uint64_t timeout_ms;
+    uint64_t began_ns; /* boot time from which timeout_ms counts; 0: the request's arrival */
+    /* of a global one, after router_reach: */
+    struct cluster_reached reached;
+    uint64_t reach_ns; /* how long it took */
 };
 
 void consistency_init(struct consistency *consistency);
@@ -98,7 +103,8 @@ struct read_info {
     bool partial;
     double coverage;
 };
-void read_info_from(struct read_info *info, const struct cluster_answer *answer);
+void read_info_from(struct read_info *info, const struct request *req,
+                    const struct consistency *consistency, const struct cluster_answer *answer);
 void read_info_write(const struct read_info *info, struct json_writer *w);
 
 /* --- reading bodies --------------------------------------------------------------------------- */
@@ -183,11 +189,11 @@ MUST_CHECK enum err_code page_token_check(const struct page_token *token,
 MUST_CHECK enum err_code router_ask(struct request *req, struct collection *collection,
                                     struct cluster_ask *ask, struct cluster_answer *out);
 
-/* A collection to be read with these demands: fresh ones look past the view; one that is not known
- * yet may be in what a token names, which is waited for.  Errors: those of router_collection and,
- * with a token, of cluster_ask. */
+/* A collection to be read with these demands: global ones wait for the other regions; fresh ones
+ * look past the view; one that is not known yet may be in what a token names, which is waited for.
+ * Errors: those of router_collection and, with a token, of cluster_ask; ERR_STALENESS_UNMET. */
 MUST_CHECK enum err_code router_read_collection(struct request *req,
-                                                const struct consistency *consistency,
+                                                struct consistency *consistency,
                                                 struct collection *out);
 
 /* The embedder of a collection.  Errors: ERR_INVALID_ARGUMENT at /embed (it has none),

@@ -138,7 +138,7 @@ static enum err_code run_scroll(struct request *req, const struct scroll_request
         next.last = page.rows[page.count - 1].id;
         next.last_len = page.rows[page.count - 1].id_len;
     }
-    read_info_from(&info, &answer);
+    read_info_from(&info, req, &scroll->consistency, &answer);
     rc = write_page(req, &page, more && page.count > 0 ? &next : NULL, &info);
 out:
     cluster_answer_free(&answer);

@@ -87,7 +87,7 @@ static enum err_code fetch_query(struct search *search)
     ask.allow_partial = false;
     if ((rc = router_ask(search->req, &search->collection, &ask, &answer)) != ERR_OK)
         return rc;
-    search->id_staleness_ns = answer.staleness_ns;
+    search->id_known_ns = answer.known_ns;
     search->id_stale = answer.stale;
     rc = vector_of_answer(search, &answer);
     cluster_answer_free(&answer);
@@ -198,14 +198,19 @@ static enum err_code merge(struct search *search)
 
 static void read_info_of(struct search *search)
 {
+    uint64_t now_ns = env_boot_ns(search->req->env);
+    uint64_t age_ns = now_ns - search->times.resolved_ns; /* the cache was looked into after that */
+
     if (search->cache == CACHE_HIT && !search->request.explain)
         search->read = (struct read_info){.seen = &search->cached.seen,
-                                          .staleness_ns = search->cached.staleness_ns,
+                                          .staleness_ns = search->cached.staleness_ns + age_ns,
                                           .coverage = 1.0};
     else
-        read_info_from(&search->read, &search->answer);
+        read_info_from(&search->read, search->req, &search->request.consistency, &search->answer);
     search->read.stale = search->read.stale || search->id_stale;
-    search->read.staleness_ns = MAX_OF(search->read.staleness_ns, search->id_staleness_ns);
+    if (search->request.kind == QUERY_ID)
+        search->read.staleness_ns =
+            MAX_OF(search->read.staleness_ns, cluster_staleness(search->id_known_ns, now_ns));
 }
 
 /* What does the cache say?  An explained search is told, and asks the shards nevertheless. */
@@ -299,6 +304,7 @@ static enum err_code run_search(struct search *search, struct json_reader *reade
 
     if (rc != ERR_OK)
         return rc;
+    request->consistency.began_ns = search->times.began_ns;
     if (request->consistency.fresh) {
         rc = router_read_collection(search->req, &request->consistency, &search->collection);
         if (rc != ERR_OK)
@@ -328,7 +334,7 @@ static enum err_code find_collection(struct request *req, struct collection *out
         return rc;
     consistency_init(&consistency);
     consistency_from_body(&consistency, req);
-    if (consistency.demands.count > 0) {
+    if (consistency.demands.count > 0 || consistency.global) {
         err_clear(&req->err);
         rc = router_read_collection(req, &consistency, out);
     }

@@ -106,7 +106,7 @@ struct search {
     struct cluster_answer answer;
     struct cached_answer cached;
     struct read_info read;
-    uint64_t id_staleness_ns; /* of the record that gave the vector */
+    int64_t id_known_ns; /* of the record that gave the vector, see cluster_answer */
     bool id_stale;
     uint64_t map_version;
     struct wire_row *rows; /* merged, in the arena */

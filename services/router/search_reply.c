@@ -100,6 +100,7 @@ static void write_explain(const struct search *search, struct json_writer *w)
 {
     const struct cluster_answer *answer = &search->answer;
     const struct search_times *times = &search->times;
+    const struct consistency *consistency = &search->request.consistency;
 
     json_begin_object(w);
     json_key(w, "map_version");
@@ -116,7 +117,9 @@ static void write_explain(const struct search *search, struct json_writer *w)
     json_u64(w, answer->hedges);
     json_key(w, "stages_us");
     json_begin_object(w);
-    write_stage(w, "decode_and_embed", times->began_ns, times->resolved_ns);
+    if (consistency->global)
+        write_stage(w, "reach_regions", 0, consistency->reach_ns);
+    write_stage(w, "decode_and_embed", times->began_ns + consistency->reach_ns, times->resolved_ns);
     write_stage(w, "ask", times->resolved_ns, times->asked_ns);
     write_stage(w, "merge", times->asked_ns, times->merged_ns);
     json_end_object(w);

@@ -479,6 +479,8 @@ enum err_code apply_note(struct apply_partition *partition, uint32_t own_region,
                                    .newest = record->stamp};
 
     partition->applied++;
+    if (record_is_data(record->op))
+        partition->data = partition->position;
     if (stamp_compare(record->stamp, partition->newest) > 0)
         partition->newest = record->stamp;
     if (record->origin_offset != OFFSET_NONE)

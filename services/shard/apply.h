@@ -80,6 +80,7 @@ struct apply_collection {
 struct apply_partition {
     uint32_t partition;
     uint64_t position; /* next offset to read */
+    uint64_t data;     /* behind the newest data record that counted: what tokens name */
     struct epoch_state epoch;
     uint32_t crc;        /* of the record at position - 1: names this log's lineage */
     struct stamp newest; /* of all records that counted */
@@ -235,7 +236,8 @@ MUST_CHECK enum err_code apply_read_live(uint64_t *out, struct store_txn *txn, u
 /* --- for those who compare a store with its log ---------------------------------------------- */
 
 /* What a record that counts says of its partition, whatever it does to a collection: how many
- * counted, the newest stamp, the version vector.  Errors: ERR_CORRUPT. */
+ * counted, the newest data and stamp, the version vector.  The position is behind it already.
+ * Errors: ERR_CORRUPT. */
 MUST_CHECK enum err_code apply_note(struct apply_partition *partition, uint32_t own_region,
                                     const struct record *record, struct err *err);
 

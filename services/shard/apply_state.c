@@ -20,6 +20,7 @@
 #include "services/shard/state_keys.h"
 
 #define STATE_FORMAT     1
+#define ROW_HAS_DATA     2 /* in a partition's row, where older ones have the vector's form, 1 */
 #define INDEX_SIZE_FIRST 64
 
 /* --- collections in memory ------------------------------------------------------------------- */
@@ -172,6 +173,8 @@ static enum err_code flush_partition(struct apply *apply, struct store_txn *txn,
     buffer_append_u64(row, partition->applied);
     buffer_append_u64(row, partition->voided);
     buffer_append_u64(row, partition->parked);
+    buffer_append_byte(row, ROW_HAS_DATA);
+    buffer_append_u64(row, partition->data);
     version_vector_encode(&partition->vector, row);
     return put_row(apply, txn, &key, err);
 }
@@ -327,6 +330,13 @@ static enum err_code load_partition(struct apply *apply, uint32_t number, struct
     partition->applied = read_u64(r);
     partition->voided = read_u64(r);
     partition->parked = read_u64(r);
+    partition->data = partition->position;
+    if (r->at < r->len && r->data[r->at] == ROW_HAS_DATA) {
+        (void)read_u8(r);
+        partition->data = read_u64(r);
+    }
+    if (partition->data > partition->position)
+        return state_damaged(err, "a partition");
     left = r->len - r->at;
     vector = read_bytes(r, left);
     if (!read_done(r))

@@ -207,7 +207,7 @@ static enum err_code note_positions(struct ask *ask, struct err *err)
         partition_set_add(&ask->asked, partition);
         served[ask->answer.served_count++] = (struct wire_served){
             .partition = partition,
-            .position = shard->partitions[slot].position,
+            .position = shard->partitions[slot].data,
         };
         ask->answer.staleness_ns =
             MAX_OF(ask->answer.staleness_ns, freshness_of_locked(shard, slot, now_ns));
@@ -215,6 +215,7 @@ static enum err_code note_positions(struct ask *ask, struct err *err)
     ask->asks_all = ask->answer.served_count == shard->served_count;
     ask->partitions_all = shard->partitions_all;
     ask->generation = shard->generation;
+    ask->noted_ns = now_ns;
     ask->answer.region = shard->region;
     ask->answer.map_version = shard->map_version;
     has_memory = has_memory && note_seen_locked(ask);
@@ -389,6 +390,16 @@ static enum err_code dispatch(struct ask *ask, struct err *err)
     return code;
 }
 
+/* What was found since is as old as it was then, and a process may have stood still meanwhile. */
+static void grow_older(struct ask *ask)
+{
+    uint64_t now_ns = env_boot_ns(ask->shard->env);
+
+    if (ask->answer.staleness_ns != NEVER_NS)
+        ask->answer.staleness_ns += now_ns - ask->noted_ns;
+    ask->answer.took_ns = now_ns - ask->req->received_ns;
+}
+
 enum err_code ask_run(struct ask *ask, struct err *err)
 {
     struct shard *shard = ask->shard;
@@ -409,6 +420,8 @@ enum err_code ask_run(struct ask *ask, struct err *err)
         code = dispatch(ask, err);
     if (code == ERR_OK && question->op != WIRE_COUNT)
         ask->answer.count = ask->answer.row_count;
+    if (code == ERR_OK)
+        grow_older(ask);
     if (code == ERR_OK && question->explain) {
         write_explain(ask);
         code = buffer_check(&ask->explain, err);

@@ -28,6 +28,7 @@ struct ask {
     struct wire_question question;
     struct wire_answer answer;
     uint64_t deadline_ns;
+    uint64_t noted_ns;          /* boot time at which the answer's staleness was that */
     struct partition_set asked; /* those asked that are served */
     bool asks_all;              /* that is all that are served */
     uint32_t partitions_all;

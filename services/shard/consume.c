@@ -189,6 +189,7 @@ static void publish(struct shard *shard)
         if (!from->is_dirty)
             continue;
         to->position = from->position;
+        to->data = from->data;
         to->epoch = from->epoch.epoch;
         to->counts = from->counts;
         memcpy(to->marks, from->marks, sizeof(to->marks));

@@ -73,6 +73,7 @@ struct shard_poll {
 /* A partition as it is published. */
 struct shard_partition {
     uint64_t position;
+    uint64_t data; /* behind the newest data record below it */
     uint64_t epoch;
     struct apply_counts counts;
     struct version_vector vector;

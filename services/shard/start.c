@@ -174,6 +174,7 @@ static void show_state(struct shard *shard, const struct shard_map *map)
         shard->partition_of[slot] = from->partition;
         shard->partitions[slot] = (struct shard_partition){
             .position = from->position,
+            .data = from->data,
             .epoch = from->epoch.epoch,
             .counts = from->counts,
             .vector = from->vector,

@@ -246,6 +246,8 @@ static const char *state_fault(const struct apply_partition *said,
     if (said->epoch.epoch != found->epoch.epoch ||
         said->epoch.epoch_offset != found->epoch.epoch_offset)
         return "the epoch";
+    if (said->data < found->data) /* it may be above: what older versions wrote had none */
+        return "the newest data";
     if (stamp_compare(said->newest, found->newest) != 0)
         return "the newest stamp";
     return vectors_equal(&said->vector, &found->vector) ? NULL : "the version vector";

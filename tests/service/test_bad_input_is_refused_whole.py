@@ -162,14 +162,13 @@ def test_a_recall_that_cannot_be_promised(table, recall):
     assert search(table, params={"recall": 0.9}).status == 200
 
 
-@pytest.mark.parametrize("field,value", [("text", "x"), ("sparse_vector", {}), ("fusion", {}), ("fresh", "global")])
+@pytest.mark.parametrize("field,value", [("text", "x"), ("sparse_vector", {}), ("fusion", {})])
 def test_what_is_not_built_yet_says_so(table, field, value):
     answer = search(table, **{field: value})
     assert answer.status == 400 and answer.body["code"] == "not_supported", answer
 
 
 def test_more_of_what_is_not_built_yet(table):
-    assert write(table, {"id": "b"}, write_quorum=2).body["code"] == "not_supported"
     answer = table.post("/v1/collections/table/imports", {"format": "npy"}, {"Idempotency-Key": "k"})
     assert answer.status == 400 and answer.body["code"] == "not_supported", answer
     answer = table.post("/v1/collections/table/records", json.dumps(GOOD) + "\n",

@@ -125,7 +125,8 @@ struct sim_counts {
         precondition_failed, truncates, drops;
     uint64_t reads, fresh_reads, token_reads, bounded_reads, stale_served, unmet, searches,
         cache_hits;
-    uint64_t regions, cuts, foreign, overtaken, distant_tokens, unknown_tokens;
+    uint64_t regions, cuts, foreign, overtaken, distant_tokens, unknown_tokens, global_reads,
+        quorums, quorums_missed;
 };
 
 /* --- the log ------------------------------------------------------------------------------------

@@ -203,6 +203,40 @@ static size_t choose_ids(struct sim *sim, uint32_t *ids)
     return count;
 }
 
+/* Of how many regions the write waits for the logs. */
+static uint32_t choose_quorum(struct sim *sim)
+{
+    if (sim->region_count == 1 || sim_below(sim, 4) != 0)
+        return 1;
+    return 2 + (uint32_t)sim_below(sim, sim->region_count - 1);
+}
+
+/* It was answered for that quorum: so many regions' logs have it. */
+static void check_quorum(struct sim *sim, uint32_t value, uint32_t quorum)
+{
+    const struct sim_op *op = &sim->truth.ops[value];
+    uint32_t count = 1;
+
+    truth_follow(sim);
+    for (uint32_t i = 0; i < sim->region_count; i++)
+        count += i != op->region && op->is_shipped[i];
+    if (count < quorum)
+        sim_fail(sim, "value %u was answered for %u regions, and %u have it", value, quorum, count);
+    sim->counts.quorums++;
+}
+
+static void settle_quorum(struct sim *sim, const struct sim_reply *reply, const uint32_t *values,
+                          size_t count, uint32_t quorum)
+{
+    if (reply->rc != ERR_OK || quorum == 1)
+        return;
+    if (reply->status == 202)
+        sim_fail(sim, "a write with a quorum was spooled");
+    sim->counts.quorums_missed += reply->status == 504;
+    for (size_t i = 0; i < count && reply->status == 200; i++)
+        check_quorum(sim, values[i], quorum);
+}
+
 static void write_records(struct sim_node *client, enum sim_op_kind kind)
 {
     static const char *const CONFLICT[OP_KINDS] = {"replace", "fail", "skip", ""};
@@ -212,13 +246,18 @@ static void write_records(struct sim_node *client, enum sim_op_kind kind)
     struct sim_ask ask = {.method = "POST",
                           .path = "/v1/collections/" SIM_COLLECTION "/records",
                           .timeout_ns = PATIENCE_NS};
+    uint32_t quorum = choose_quorum(sim);
     struct buffer body = {0};
     struct sim_reply reply;
 
     if (kind != OP_UPSERT)
         ids[0] = (uint32_t)sim_below(sim, SIM_IDS);
-    buffer_append_format(&body, "{\"on_conflict\":\"%s\",%s\"records\":[", CONFLICT[kind],
+    buffer_append_format(&body, "{\"on_conflict\":\"%s\",%s", CONFLICT[kind],
                          sim_below(sim, 8) == 0 ? "\"wait\":\"searchable\"," : "");
+    if (quorum > 1)
+        buffer_append_format(&body, "\"write_quorum\":%u,\"timeout_ms\":%llu,", quorum,
+                             (unsigned long long)(500 + sim_below(sim, 4000)));
+    buffer_append_text(&body, "\"records\":[");
     for (size_t i = 0; i < count; i++) {
         values[i] = truth_new_op(client->region, kind, ids[i], NULL);
         buffer_append_text(&body, i == 0 ? "" : ",");
@@ -241,6 +280,7 @@ static void write_records(struct sim_node *client, enum sim_op_kind kind)
         truth_check_between(client->region, ids[0], reply.sent_ns, true, "skipped");
     } else {
         settle(sim, &reply, values, count);
+        settle_quorum(sim, &reply, values, count, quorum);
         sim->counts.wins += kind == OP_CREATE && sim->truth.ops[values[0]].state == OP_ACKED;
     }
     sim_reply_free(&reply);

@@ -138,6 +138,55 @@ static bool read_last(struct sim_node *client, uint32_t id)
     return answered;
 }
 
+/* A token that was read in one region is honoured in another one, though nothing is written any
+ * more; false: it was not answered. */
+static bool token_travels(struct sim_region *from, struct sim_region *to)
+{
+    struct sim *sim = from->sim;
+    struct sim_ask ask = {.method = "POST",
+                          .path = "/v1/collections/" SIM_COLLECTION "/records/count",
+                          .body = "{\"fresh\":true}",
+                          .timeout_ns = 4 * NS_PER_S};
+    struct sim_reply reply;
+    struct token token = {0};
+    struct buffer body = {0};
+    json_t *document;
+    bool answered;
+
+    sim_call_router(from->clients, &ask, &reply);
+    answered = reply.rc == ERR_OK && reply.status == 200;
+    if (answered) {
+        document = sim_reply_json(sim, &reply);
+        if (!sim_reply_token(sim, json_object_get(document, "read"), &token))
+            sim_fail(sim, "a read's answer has no token");
+        buffer_append_format(
+            &body, "{\"read_token\":\"%s\"}",
+            json_string_value(json_object_get(json_object_get(document, "read"), "read_token")));
+        buffer_append(&body, "", 1);
+        json_decref(document);
+        sim_reply_free(&reply);
+        ask.body = (const char *)body.data;
+        sim_call_router(to->clients, &ask, &reply);
+        answered = reply.rc == ERR_OK && reply.status == 200;
+    }
+    sim_reply_free(&reply);
+    token_free(&token);
+    buffer_free(&body);
+    return answered;
+}
+
+static void check_tokens(struct sim *sim, uint64_t until)
+{
+    for (uint32_t i = 0; i < sim->region_count; i++)
+        for (uint32_t j = 0; j < sim->region_count; j++)
+            while (i != j && !token_travels(&sim->regions[i], &sim->regions[j])) {
+                if (sim->now_ns > until)
+                    sim_fail(sim, "a token of region %s is not honoured in region %s",
+                             sim->regions[i].name, sim->regions[j].name);
+                sim_world_sleep(sim, CHECK_NS);
+            }
+}
+
 static bool spools_are_empty(const struct sim *sim)
 {
     for (uint32_t i = 0; i < sim->node_count; i++)
@@ -217,7 +266,9 @@ void sim_check_end(struct sim *sim)
                     sim_fail(sim, "the cluster does not answer after everything has healed");
                 sim_world_sleep(sim, CHECK_NS);
             }
+    check_tokens(sim, until);
     if (sim->region_count > 1)
         check_echo(sim);
+    check_tokens(sim, sim->now_ns + HEAL_NS); /* behind the version vectors of idle logs too */
     truth_check_ops(sim);
 }

@@ -147,6 +147,9 @@ static void print_counts(const struct sim_counts *c)
            "%llu "
            "reads by a token of another region, %llu before the first contact\n",
            N(regions), N(cuts), N(foreign), N(overtaken), N(distant_tokens), N(unknown_tokens));
+    printf("           %llu reads over all regions, %llu values in a quorum of them, %llu quorums "
+           "missed\n",
+           N(global_reads), N(quorums), N(quorums_missed));
     printf("  baton    handed on %llu times\n", N(switches));
 #undef N
 }

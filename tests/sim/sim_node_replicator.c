@@ -1,4 +1,7 @@
 /* A replicator as an object of the simulation: it reads the other regions' logs. */
+#include <stdio.h>
+
+#include "cluster/cluster.h"
 #include "services/replicator/replicator.h"
 #include "tests/sim/sim.h"
 
@@ -17,8 +20,13 @@ static enum err_code open_replicator(struct sim_node *node, struct err *err)
                                      .region = node->region->name,
                                      .open_wal = open_log,
                                      .open_wal_context = node};
+    char url[64];
     enum err_code code = replicator_open(node->object, &setup, err);
 
+    (void)snprintf(url, sizeof(url), "http://%s", node->name);
+    if (code == ERR_OK)
+        code = cluster_register(&node->meta, &node->life->env, "replicator", node->region->name,
+                                url, err);
     return code == ERR_OK ? replicator_start(node->object, err) : code;
 }
 

@@ -20,13 +20,14 @@ struct reading {
     struct sim_region *region;
     enum read_kind kind;
     uint32_t ids[SIM_IDS];
-    size_t id_count; /* asked for; all: SIM_IDS */
-    bool fresh, serve_stale;
-    double max_staleness; /* below 0: none */
+    size_t id_count;                 /* asked for; all: SIM_IDS */
+    bool fresh, global, serve_stale; /* global ones are fresh too */
+    double max_staleness;            /* below 0: none */
     struct token token;
-    char token_text[SIM_TOKEN_BYTES]; /* "": none */
-    uint64_t from[SIM_PARTITIONS];    /* what the demands say */
-    uint64_t fresh_from[SIM_IDS];     /* and for each id */
+    char token_text[SIM_TOKEN_BYTES];           /* "": none */
+    uint64_t from[SIM_PARTITIONS];              /* what the demands say */
+    uint64_t fresh_from[SIM_IDS];               /* and for each id */
+    uint64_t distant[SIM_REGIONS_MAX][SIM_IDS]; /* the same in the other regions' logs */
     uint64_t timeout_ms;
 };
 
@@ -70,6 +71,7 @@ static void choose(struct reading *reading, const char *own_token)
         choose_token(reading, own_token);
     if (sim_below(sim, 3) == 0)
         reading->fresh = true;
+    reading->global = reading->fresh && sim_below(sim, 3) == 0;
     if (sim_below(sim, 4) == 0)
         reading->max_staleness = (double)sim_below(sim, 2000) / 1000;
     reading->serve_stale = sim_below(sim, 5) == 0;
@@ -94,6 +96,9 @@ static void note_demands(struct reading *reading)
     }
     for (uint32_t id = 0; reading->fresh && id < SIM_IDS; id++)
         reading->fresh_from[id] = reading->region->chronicle.ids[id].acked_position;
+    for (uint32_t r = 0; reading->global && r < sim->region_count; r++)
+        for (uint32_t id = 0; id < SIM_IDS; id++)
+            reading->distant[r][id] = sim->regions[r].chronicle.ids[id].acked_position;
 }
 
 static void append_ids(struct reading *reading, struct buffer *body)
@@ -115,7 +120,7 @@ static void make_body(struct reading *reading, struct buffer *body)
     else
         buffer_append_text(body, "\"limit\":100,");
     if (reading->fresh)
-        buffer_append_text(body, "\"fresh\":true,");
+        buffer_append_text(body, reading->global ? "\"fresh\":\"global\"," : "\"fresh\":true,");
     if (reading->max_staleness >= 0)
         buffer_append_format(body, "\"max_staleness_seconds\":%.3f,", reading->max_staleness);
     if (reading->token_text[0] != '\0')
@@ -137,7 +142,7 @@ static void make_path(const struct reading *reading, struct buffer *path)
         buffer_append_format(path, "%s?timeout_ms=%llu", sim_ids[reading->ids[0]],
                              (unsigned long long)reading->timeout_ms);
         if (reading->fresh)
-            buffer_append_text(path, "&fresh=true");
+            buffer_append_text(path, reading->global ? "&fresh=global" : "&fresh=true");
         if (reading->max_staleness >= 0)
             buffer_append_format(path, "&max_staleness_seconds=%.3f", reading->max_staleness);
         if (reading->token_text[0] != '\0')
@@ -150,6 +155,31 @@ static void make_path(const struct reading *reading, struct buffer *path)
 
 /* --- what came -----------------------------------------------------------------------------------
  */
+
+/* Of another region's log everything below that position is here, and counts from there on. */
+static void raise_arrived(struct reading *reading, uint32_t r, uint32_t partition,
+                          uint64_t position)
+{
+    struct sim *sim = reading->sim;
+    uint64_t from;
+
+    if (r == reading->region->index)
+        return;
+    from = truth_arrived(reading->region, &sim->regions[r], partition, position,
+                         name_of(reading->kind));
+    if (from > reading->from[partition])
+        reading->from[partition] = from;
+}
+
+/* A read over all regions says of all of them how old it is; stale or not. */
+static void raise_global_claims(struct reading *reading, uint64_t before_ns)
+{
+    struct sim *sim = reading->sim;
+
+    for (uint32_t r = 0; r < sim->region_count; r++)
+        for (uint32_t p = 0; p < SIM_PARTITIONS; p++)
+            raise_arrived(reading, r, p, truth_landed_before(&sim->regions[r], p, before_ns));
+}
 
 /* The positions that the answer has to have seen, from the demands and from what it says itself. */
 static void raise_claims(struct reading *reading, json_t *read, const struct sim_reply *reply,
@@ -181,7 +211,27 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
         if (!is_stale)
             reading->from[p] = position > reading->from[p] ? position : reading->from[p];
     }
+    if (reading->global && age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->sent_ns &&
+        reading->id_count == SIM_IDS)
+        raise_global_claims(reading,
+                            reply->sent_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS);
     token_free(&seen);
+}
+
+/* Every write that was answered anywhere before the read began has come, and counts. */
+static void raise_global_demands(struct reading *reading)
+{
+    struct sim *sim = reading->sim;
+
+    truth_follow(sim);
+    for (uint32_t r = 0; reading->global && r < sim->region_count; r++)
+        for (size_t i = 0; i < reading->id_count; i++) {
+            uint32_t id = reading->ids[i];
+
+            if (reading->distant[r][id] > 0)
+                raise_arrived(reading, r, truth_partition(id), reading->distant[r][id]);
+        }
+    sim->counts.global_reads += reading->global && sim->region_count > 1;
 }
 
 /* What a token of another region asks for: everything below its positions has come, and counts. */
@@ -197,14 +247,9 @@ static void raise_distant_demands(struct reading *reading)
         for (size_t j = 0; j < reading->id_count; j++)
             is_asked = is_asked || truth_partition(reading->ids[j]) == entry->partition;
         for (uint32_t r = 0; is_asked && r < sim->region_count; r++) {
-            uint64_t from;
-
             if (sim->regions[r].log.region != entry->region || r == reading->region->index)
                 continue;
-            from = truth_arrived(reading->region, &sim->regions[r], entry->partition,
-                                 entry->position, name_of(reading->kind));
-            if (from > reading->from[entry->partition])
-                reading->from[entry->partition] = from;
+            raise_arrived(reading, r, entry->partition, entry->position);
             sim->counts.distant_tokens++;
         }
     }
@@ -218,7 +263,10 @@ static void check_one(struct reading *reading, uint32_t id, uint32_t value)
     if (reading->fresh_from[id] > from)
         from = reading->fresh_from[id];
     (void)snprintf(what, sizeof(what), "%s%s%s%s", name_of(reading->kind),
-                   reading->fresh ? ", fresh" : "", reading->token_text[0] != '\0' ? ", token" : "",
+                   reading->global  ? ", global"
+                   : reading->fresh ? ", fresh"
+                                    : "",
+                   reading->token_text[0] != '\0' ? ", token" : "",
                    reading->max_staleness >= 0 ? ", bounded" : "");
     truth_check_read(reading->region, id, value, from, what);
 }
@@ -278,8 +326,10 @@ static void check_answer(struct reading *reading, const struct sim_reply *reply,
     }
     if (json_is_true(json_object_get(read, "partial")))
         sim_fail(sim, "a partial answer that was not asked for");
-    if (!json_is_true(json_object_get(read, "stale")))
+    if (!json_is_true(json_object_get(read, "stale"))) {
         raise_distant_demands(reading);
+        raise_global_demands(reading);
+    }
     raise_claims(reading, read, reply, own_token);
     if (reading->kind == READ_ONE)
         check_one(reading, reading->ids[0], value_of_row(reading, document, &id));
@@ -311,6 +361,7 @@ static void take_reply(struct reading *reading, const struct sim_reply *reply, c
         sim->counts.reads++;
         if (!reading->serve_stale) { /* a problem does not say whether it was stale */
             raise_distant_demands(reading);
+            raise_global_demands(reading);
             check_one(reading, reading->ids[0], VALUE_ABSENT);
         }
     } else if (reply->status == 409 && has_distant_token(reading)) {

@@ -614,6 +614,58 @@ static void script_mixed(struct script *script)
     push_change(script, 0, COLLECTION_ALTER, 41);
 }
 
+/* The row of a partition as a release before wrote it: without the position of the newest data. */
+static void make_row_older(struct world *world, uint32_t partition)
+{
+    uint8_t key[5] = {'p'};
+    struct store_value at_key = {.data = key, .len = sizeof(key)}, row;
+    size_t vector_len = 13 + 24 * world->apply.partitions[partition].vector.count;
+    struct store_txn *txn = NULL;
+    struct buffer older = {0};
+    struct err err = {0};
+
+    key[4] = (uint8_t)partition; /* big-endian */
+    must(store_begin(&txn, world->store, true, &err), &err);
+    must(store_get(txn, STORE_META, at_key, &row, &err), &err);
+    buffer_append(&older, row.data, row.len - vector_len - 9);
+    buffer_append(&older, (const uint8_t *)row.data + row.len - vector_len, vector_len);
+    must(store_put(txn, STORE_META, at_key,
+                   (struct store_value){.data = older.data, .len = older.len}, &err),
+         &err);
+    must(store_commit(txn, &err), &err);
+    buffer_free(&older);
+}
+
+static void the_newest_data_is_remembered(void **state)
+{
+    struct script *script = calloc(1, sizeof(*script));
+    const struct apply_partition *partition;
+    struct world world;
+    struct err err = {0};
+
+    (void)state;
+    script_mixed(script);
+    world_open(&world, NULL);
+    world_apply(&world, script->records, script->count);
+    for (int round = 0; round < 2; round++) {
+        /* An epoch and a version vector came behind it. */
+        partition = &world.apply.partitions[2];
+        assert_int_equal(partition->data, partition->position - 2);
+        assert_int_equal(world.apply.partitions[0].data, world.apply.partitions[0].position);
+        apply_free(&world.apply);
+        must(apply_load(&world.apply, world.store, &err), &err);
+    }
+    make_row_older(&world, 2);
+    apply_free(&world.apply);
+    must(apply_load(&world.apply, world.store, &err), &err);
+    partition = &world.apply.partitions[2];
+    assert_int_equal(partition->data, partition->position);
+    assert_int_equal(version_vector_find(&partition->vector, 12)->position, 99);
+    world_close(&world);
+    script_free(script);
+    free(script);
+}
+
 static void a_restart_after_any_record_changes_nothing(void **state)
 {
     struct script *script = calloc(1, sizeof(*script));
@@ -759,6 +811,7 @@ int main(void)
         cmocka_unit_test(a_large_truncation_takes_its_partition_only),
         cmocka_unit_test(a_drop_is_final_for_its_incarnation),
         cmocka_unit_test(a_drop_before_the_create_wins_too),
+        cmocka_unit_test(the_newest_data_is_remembered),
         cmocka_unit_test(a_restart_after_any_record_changes_nothing),
         cmocka_unit_test(a_store_that_fails_at_any_call_leaves_a_prefix),
         cmocka_unit_test(damaged_records_are_refused),

@@ -65,6 +65,7 @@ static void an_entry_serves_exactly_when_the_rule_says_so(void **state)
         consistency_init(&consistency);
         now->known[0] = (struct cluster_known){
             .position = rows[i].known,
+            .data = rows[i].known,
             .last_change = rows[i].last_change,
             .staleness_ns = rows[i].staleness_ms * NS_PER_MS,
             .heard = rows[i].heard,

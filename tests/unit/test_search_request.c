@@ -221,9 +221,9 @@ static void what_is_not_built_is_told_from_what_nobody_knows(void **state)
     refuses("{" V ",\"text\":\"a\"}", ERR_NOT_SUPPORTED, "/text");
     refuses("{" V ",\"sparse_vector\":{}}", ERR_NOT_SUPPORTED, "/sparse_vector");
     refuses("{" V ",\"fusion\":{}}", ERR_NOT_SUPPORTED, "/fusion");
-    refuses("{" V ",\"fresh\":\"global\"}", ERR_NOT_SUPPORTED, "/fresh");
     refuses("{" V ",\"embed\":\"a\"}", ERR_NOT_SUPPORTED, "/embed");
     refuses("{\"id\":\"a\"," V "}", ERR_NOT_SUPPORTED, "/vector");
+    refuses("{" V ",\"write_quorum\":2}", ERR_UNKNOWN_FIELD, "/write_quorum");
     refuses("{" V ",\"topk\":5}", ERR_UNKNOWN_FIELD, "/topk");
     refuses("{" V ",\"params\":{\"efs\":5}}", ERR_UNKNOWN_FIELD, "/params/efs");
     refuses("{" V ",\"mmr\":{\"k\":5}}", ERR_UNKNOWN_FIELD, "/mmr/k");
@@ -236,6 +236,7 @@ static void other_members_are_checked(void **state)
     (void)state;
     refuses("{" V ",\"fresh\":1}", ERR_INVALID_ARGUMENT, "/fresh");
     refuses("{" V ",\"fresh\":\"yes\"}", ERR_INVALID_ARGUMENT, "/fresh");
+    takes("{" V ",\"fresh\":\"global\"}");
     refuses("{" V ",\"on_stale\":\"maybe\"}", ERR_INVALID_ARGUMENT, "/on_stale");
     refuses("{" V ",\"read_token\":\"rt1.x\"}", ERR_INVALID_ARGUMENT, "/read_token");
     refuses("{" V ",\"include\":[\"id\"]}", ERR_INVALID_ARGUMENT, "/include");

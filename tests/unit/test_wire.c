@@ -225,6 +225,7 @@ static struct wire_answer full_answer(void)
                                 .served = served,
                                 .served_count = 2,
                                 .staleness_ns = 12345,
+                                .took_ns = 678,
                                 .stale = true,
                                 .seen = {demands, 2, 2},
                                 .map_version = 4,
@@ -263,6 +264,7 @@ static void answers_come_as_they_were(void **state)
     assert_memory_equal(&read.served[0], &served[0], sizeof(served[0]));
     assert_memory_equal(&read.served[1], &served[1], sizeof(served[1]));
     assert_int_equal(read.staleness_ns, 12345);
+    assert_int_equal(read.took_ns, 678);
     assert_true(read.stale);
     assert_true(read.more);
     same_token(&read.seen, &answer.seen);
