@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
@@ -53,14 +52,8 @@ struct report *report_get(struct cluster *cluster, uint32_t shard, uint32_t repl
 bool report_digest(const json_t *text, struct hash128 *out)
 {
     const char *digits = json_string_value(text);
-    uint8_t bytes[16];
 
-    if (digits == NULL || strlen(digits) != 2 * sizeof(bytes) ||
-        !text_hex_decode(bytes, sizeof(bytes), digits, 2 * sizeof(bytes)))
-        return false;
-    out->high = (uint64_t)load_be32(bytes) << 32 | load_be32(bytes + 4);
-    out->low = (uint64_t)load_be32(bytes + 8) << 32 | load_be32(bytes + 12);
-    return true;
+    return digits != NULL && hash128_from_text(out, digits, strlen(digits));
 }
 
 /* What cannot be read is not compared. */

@@ -9,6 +9,7 @@
 #include <xxhash.h>
 
 #include "common/base/bytes.h"
+#include "common/base/text.h"
 
 static uint32_t rotate_left(uint32_t value, unsigned bits)
 {
@@ -111,6 +112,32 @@ struct hash128 hash_xxh128(const void *data, size_t len)
     XXH128_hash_t hash = XXH3_128bits(data, len);
 
     return (struct hash128){.low = hash.low64, .high = hash.high64};
+}
+
+static uint64_t load_be64(const uint8_t *bytes)
+{
+    return (uint64_t)load_be32(bytes) << 32 | load_be32(bytes + 4);
+}
+
+void hash128_to_text(char out[HASH128_TEXT_BYTES], struct hash128 hash)
+{
+    uint8_t bytes[16];
+
+    store_be32(bytes, (uint32_t)(hash.high >> 32));
+    store_be32(bytes + 4, (uint32_t)hash.high);
+    store_be32(bytes + 8, (uint32_t)(hash.low >> 32));
+    store_be32(bytes + 12, (uint32_t)hash.low);
+    text_hex_encode(out, bytes, sizeof(bytes));
+}
+
+bool hash128_from_text(struct hash128 *out, const char *text, size_t len)
+{
+    uint8_t bytes[16];
+
+    if (len != 2 * sizeof(bytes) || !text_hex_decode(bytes, sizeof(bytes), text, len))
+        return false;
+    *out = (struct hash128){.high = load_be64(bytes), .low = load_be64(bytes + 8)};
+    return true;
 }
 
 /* The default provider always has these: a failure means a broken installation. */

@@ -31,6 +31,12 @@ static inline bool hash128_equal(struct hash128 a, struct hash128 b)
     return a.low == b.low && a.high == b.high;
 }
 
+#define HASH128_TEXT_BYTES 33 /* 32 digits and a NUL */
+
+/* Hexadecimal, the high half first.  false: that is no such text. */
+void hash128_to_text(char out[HASH128_TEXT_BYTES], struct hash128 hash);
+bool hash128_from_text(struct hash128 *out, const char *text, size_t len);
+
 /* MurmurHash3_x86_32 of Austin Appleby (public domain). */
 uint32_t hash_murmur3_32(const void *data, size_t len, uint32_t seed);
 

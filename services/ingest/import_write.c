@@ -358,7 +358,7 @@ static enum err_code put_object(struct import_work *work)
     struct import_object *object = &job->objects[job->object_count];
     struct err *err = &work->write->req->err;
     char name[sizeof(object->name)];
-    struct hash128 hash;
+    char hash[HASH128_TEXT_BYTES];
     uint32_t count = 0;
     enum err_code rc;
 
@@ -372,10 +372,9 @@ static enum err_code put_object(struct import_work *work)
         return rc;
     /* What it holds is part of its name (the head has the hashes of all): nobody who was overtaken
      * can replace it by something else. */
-    hash = hash_xxh128(work->object.data, bulk_head_bytes(count));
-    (void)snprintf(name, sizeof(name), "imports/%s/%llu.%zu-%016llx%016llx", job->id,
-                   (unsigned long long)job->done.offset, job->object_count,
-                   (unsigned long long)hash.high, (unsigned long long)hash.low);
+    hash128_to_text(hash, hash_xxh128(work->object.data, bulk_head_bytes(count)));
+    (void)snprintf(name, sizeof(name), "imports/%s/%llu.%zu-%s", job->id,
+                   (unsigned long long)job->done.offset, job->object_count, hash);
     memcpy(object->name, name, sizeof(name));
     rc = blob_put(ingest->setup.blob, object->name, work->object.data, work->object.len, err);
     if (rc != ERR_OK)

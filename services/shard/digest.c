@@ -4,7 +4,6 @@
  * Who compares replicas asks for it when their digests differ, to learn where; and from time to
  * time of every partition, because a store that was altered behind our back keeps its old sums.  It
  * reads every id of the partition: one such call at a time. */
-#include <stdio.h>
 #include <string.h>
 
 #include "common/base/json_writer.h"
@@ -25,10 +24,9 @@ struct scan {
 
 void digest_write(struct json_writer *w, struct hash128 digest)
 {
-    char text[33];
+    char text[HASH128_TEXT_BYTES];
 
-    (void)snprintf(text, sizeof(text), "%016llx%016llx", (unsigned long long)digest.high,
-                   (unsigned long long)digest.low);
+    hash128_to_text(text, digest);
     json_text(w, text);
 }
 

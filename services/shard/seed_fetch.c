@@ -15,9 +15,7 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "common/base/bytes.h"
 #include "common/base/checked.h"
-#include "common/base/text.h"
 #include "common/http/json_doc.h"
 #include "services/shard/copy.h"
 
@@ -97,16 +95,13 @@ static enum err_code read_file(const json_t *entry, struct copy_file *out, struc
     const char *name = json_string_value(json_object_get(entry, "name"));
     const char *digest = json_string_value(json_object_get(entry, "digest"));
     json_int_t bytes = json_integer_value(json_object_get(entry, "bytes"));
-    uint8_t raw[16];
+    struct hash128 hash;
 
     if (name == NULL || digest == NULL || bytes < 0 || !copy_name_is_valid(name) ||
-        strlen(digest) != 2 * sizeof(raw) ||
-        !text_hex_decode(raw, sizeof(raw), digest, 2 * sizeof(raw)))
+        !hash128_from_text(&hash, digest, strlen(digest)))
         return err_set(err, ERR_CORRUPT, "the copy has a file that cannot be one");
-    *out = (struct copy_file){.bytes = (uint64_t)bytes};
+    *out = (struct copy_file){.bytes = (uint64_t)bytes, .digest = hash};
     (void)snprintf(out->name, sizeof(out->name), "%s", name);
-    out->digest.high = (uint64_t)load_be32(raw) << 32 | load_be32(raw + 4);
-    out->digest.low = (uint64_t)load_be32(raw + 8) << 32 | load_be32(raw + 12);
     return ERR_OK;
 }
 

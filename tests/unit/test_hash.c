@@ -71,6 +71,21 @@ static void xxh3_has_its_known_values(void **state)
     assert_true(hash_xxh64("a", 1, 0) != hash_xxh64("a", 1, 1));
 }
 
+static void a_hash_as_text_is_read_back_and_nothing_else_is(void **state)
+{
+    struct hash128 hash = hash_xxh128("", 0), back;
+    char text[HASH128_TEXT_BYTES];
+
+    (void)state;
+    hash128_to_text(text, hash);
+    assert_string_equal(text, "99aa06d3014798d86001c324468d497f");
+    assert_true(hash128_from_text(&back, text, strlen(text)));
+    assert_true(hash128_equal(back, hash));
+    assert_false(hash128_from_text(&back, text, strlen(text) - 2));
+    text[31] = 'g';
+    assert_false(hash128_from_text(&back, text, strlen(text)));
+}
+
 static void sha256_has_its_known_values(void **state)
 {
     uint8_t hash[32];
@@ -92,6 +107,7 @@ int main(void)
         cmocka_unit_test(crc32c_has_its_known_values),
         cmocka_unit_test(crc32c_is_the_same_without_instructions),
         cmocka_unit_test(xxh3_has_its_known_values),
+        cmocka_unit_test(a_hash_as_text_is_read_back_and_nothing_else_is),
         cmocka_unit_test(sha256_has_its_known_values),
     };
 

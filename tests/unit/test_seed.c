@@ -94,10 +94,9 @@ static enum err_code say_status(struct request *req)
 static void write_file(struct json_writer *w, const char *name, uint64_t bytes,
                        struct hash128 digest)
 {
-    char text[33];
+    char text[HASH128_TEXT_BYTES];
 
-    (void)snprintf(text, sizeof(text), "%016llx%016llx", (unsigned long long)digest.high,
-                   (unsigned long long)digest.low);
+    hash128_to_text(text, digest);
     json_begin_object(w);
     json_key(w, "name");
     json_text(w, name);
