@@ -62,6 +62,13 @@ def test_every_kind_of_write_takes_it(three):
     a.upsert("c", [{"id": f"k{i}", "vector": [1, 2, 3], "metadata": {"k": i}} for i in range(9)], write_quorum=3,
              wait="searchable", on_conflict="skip")
     assert all(is_in(b, f"k{i}") for i in range(9))
+    changed = a.request("PATCH", f"{PATH}/k0?write_quorum=3", {"metadata": {"new": 1}})
+    assert changed.status == 200, changed
+    for body in ({"ids": ["k1", "k2"]}, {"filter": {"k": {"$gt": 2}}}):
+        changed = a.post(f"{PATH}/update", {**body, "metadata": {"new": 1}, "write_quorum": 3})
+        assert changed.status == 200, changed
+    found = b.post(f"{PATH}/get", {"ids": [f"k{i}" for i in range(9)], "fresh": True, "timeout_ms": 20000})
+    assert [record["metadata"]["new"] for record in found.body["records"]] == [1] * 9, found
     # Skipped, all of them: nothing to wait for.
     skipped = a.upsert("c", [{"id": "k1", "vector": [3, 2, 1]}], write_quorum=3, on_conflict="skip")
     assert skipped["skipped_count"] == 1

@@ -1,8 +1,10 @@
 """An import into one region is found in the other, like any write, and conflicts end alike."""
 import json
 
+import engines
 from imports import Upload, binary_row
 from suite import Suite
+from vicinal_cli import verify
 
 
 def count(region, **more):
@@ -28,3 +30,9 @@ def test_an_import_reaches_the_other_region():
         for region in (a, b):
             answer = region.post("/v1/collections/c/records/get", {"ids": ["1", "2", "3", "4", "20000"], "fresh": True})
             assert [r["text"] for r in answer.body["records"]] == ["a", "b after", "b import", "a", "b import"]
+        suite.stop()
+        if not engines.wanted():
+            # Of one blob store for both.
+            shards = [thing["counts"] for thing in verify(suite.data / "suite", 0)["things"]
+                      if thing["kind"] == "shard"]
+            assert [counts["as in the log"] for counts in shards] == [11001, 11001], shards
