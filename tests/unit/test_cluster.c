@@ -383,13 +383,13 @@ static void a_demand_that_nobody_meets_is_staleness_unmet(void **state)
 
     set_modes(world, 1, FAKE_BEHIND, FAKE_BEHIND);
     for (int partial = 0; partial < 2; partial++) {
-        count_init(&count, 100);
+        count_init(&count, 500);
         count.question.fresh = true;
         count.ask.allow_partial = partial == 1;
         assert_int_equal(run(world, &count), ERR_STALENESS_UNMET);
     }
     set_modes(world, 1, FAKE_HANGS, FAKE_HANGS);
-    count_init(&count, 100);
+    count_init(&count, 500);
     count.question.fresh = true;
     assert_int_equal(run(world, &count), ERR_STALENESS_UNMET);
 }
