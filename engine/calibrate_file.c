@@ -13,7 +13,7 @@
 #include "common/base/hash.h"
 #include "engine/memory.h"
 #include "engine/new_file.h"
-#include "engine/segment_file.h"
+#include "engine/sections.h"
 
 enum { SIZE_AT = 12 };
 
@@ -81,7 +81,7 @@ enum err_code calibrate_write(const char *path, const struct graph *graph, uint3
     if (code == ERR_OK)
         code = new_file_rename(&file, err);
     new_file_close(&file);
-    return code == ERR_OK ? ERR_OK : err_wrap(err, "calibration %.100s", segment_file_name(path));
+    return code == ERR_OK ? ERR_OK : err_wrap(err, "calibration %.100s", file_name_of(path));
 }
 
 /* --- reading ---------------------------------------------------------------------------------- */
@@ -152,7 +152,7 @@ static enum err_code read_file(int fd, uint8_t out[CALIBRATE_FILE_BYTES], struct
         return err_set_errno(err, errno, "open");
     if (!S_ISREG(about.st_mode) || about.st_size != CALIBRATE_FILE_BYTES)
         return err_set(err, ERR_CORRUPT, "this is no file of %d bytes", CALIBRATE_FILE_BYTES);
-    return segment_read_bytes(fd, out, CALIBRATE_FILE_BYTES, 0, err);
+    return file_read_at(fd, out, CALIBRATE_FILE_BYTES, 0, err);
 }
 
 static enum err_code read_path(const char *path, uint8_t out[CALIBRATE_FILE_BYTES], struct err *err)
@@ -183,7 +183,7 @@ enum err_code calibrate_read(struct calibration **out, const char *path, const s
     }
     if (code != ERR_OK) {
         memory_free(found);
-        return err_wrap(err, "calibration %.100s", segment_file_name(path));
+        return err_wrap(err, "calibration %.100s", file_name_of(path));
     }
     *out = found;
     return ERR_OK;

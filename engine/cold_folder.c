@@ -88,18 +88,17 @@ static bool is_damage(enum err_code code)
 static enum err_code add_file(struct choice *choice, uint32_t number, struct err *err)
 {
     struct cold_numbers numbers;
-    struct cold_layout layout;
+    struct section_file file;
     struct err why = {0};
     char path[PATH_MAX];
-    int fd;
 
     if (choice->count == FILES_MAX)
         return err_set(err, ERR_CONFIG, "there are more than %d cold parts", FILES_MAX);
     if (!cold_path(path, sizeof(path), choice->folder->dir, number))
         return err_set(err, ERR_INVALID_ARGUMENT, "the folder's path is too long");
-    enum err_code code = cold_header_read(&fd, path, &numbers, &layout, &why);
+    enum err_code code = cold_header_read(&file, path, &numbers, &why);
     if (code == ERR_OK) {
-        (void)close(fd);
+        sections_close(&file);
         choice->files[choice->count++] =
             (struct candidate){.number = number, .from = numbers.from, .to = numbers.to};
         return ERR_OK;
@@ -108,7 +107,7 @@ static enum err_code add_file(struct choice *choice, uint32_t number, struct err
         *err = why;
         return code;
     }
-    (void)err_wrap(&why, "cold part %.100s", segment_file_name(path));
+    (void)err_wrap(&why, "cold part %.100s", file_name_of(path));
     choice->files[choice->count++] = (struct candidate){.number = number};
     return set_aside(choice, choice->count - 1, &why, err);
 }

@@ -9,6 +9,13 @@
 
 #include "common/base/checked.h"
 
+const char *file_name_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+
+    return slash == NULL ? path : slash + 1;
+}
+
 /* A file that may not grow (EFBIG) is no room as well. */
 static enum err_code write_errno(struct err *err, const char *what)
 {
@@ -19,7 +26,7 @@ static enum err_code write_errno(struct err *err, const char *what)
 static enum err_code open_folder(struct new_file *file, const char *path, struct err *err)
 {
     const char *slash = strrchr(path, '/');
-    const char *name = slash == NULL ? path : slash + 1;
+    const char *name = file_name_of(path);
     char folder[PATH_MAX] = ".";
 
     if (slash != NULL && (size_t)(slash - path) + 2 > sizeof(folder))

@@ -22,6 +22,9 @@ struct new_file {
     char unfinished[NAME_MAX + sizeof(NEW_FILE_SUFFIX)];
 };
 
+/* The last part of a path: what errors name, so that a long path does not push the reason out. */
+const char *file_name_of(const char *path);
+
 /* Closing is needed after an error as well.
  * Errors: ERR_INVALID_ARGUMENT (the path), ERR_INSUFFICIENT_STORAGE, ERR_IO. */
 MUST_CHECK enum err_code new_file_open(struct new_file *file, const char *path, uint64_t bytes,

@@ -16,7 +16,7 @@
 
 static void give_plane(struct segment *segment, enum segment_section section, struct plane *plane)
 {
-    size_t bytes = segment->layout.places[section].length;
+    size_t bytes = segment->file.layout.places[section].length;
 
     if (bytes == 0)
         return;
@@ -30,18 +30,18 @@ static void give_plane(struct segment *segment, enum segment_section section, st
 static enum err_code give_rows(const struct segment *segment, enum segment_section section,
                                struct plane *plane, uint32_t *lent, struct err *err)
 {
-    const struct segment_place *place = &segment->layout.places[section];
+    const struct section_place *place = &segment->file.layout.places[section];
     size_t bytes = plane_run_bytes(plane->stride, place->length);
     unsigned char *memory = memory_map(bytes);
 
     if (memory == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for %llu bytes of section %s",
-                       (unsigned long long)bytes, segment_section_name(section));
+                       (unsigned long long)bytes, segment_form.names[section]);
     plane_adopt(plane, memory, bytes);
-    size_t done = plane_lend(plane, segment->fd, place->offset, place->length);
+    size_t done = plane_lend(plane, segment->file.fd, place->offset, place->length);
     *lent = (uint32_t)(done / plane->stride);
-    return segment_read_bytes(segment->fd, memory + done, place->length - done,
-                              place->offset + done, err);
+    return file_read_at(segment->file.fd, memory + done, place->length - done, place->offset + done,
+                        err);
 }
 
 static enum err_code give_seldom_read(const struct segment *segment, struct graph *graph,
@@ -102,7 +102,7 @@ uint32_t segment_filed(const struct engine_options *options)
     return UINT32_C(1) << SEGMENT_VECTORS | (uint32_t)has_fine << (uint32_t)SEGMENT_FINE;
 }
 
-static enum err_code lend_rows(int fd, const struct segment_place *place, struct plane *plane,
+static enum err_code lend_rows(int fd, const struct section_place *place, struct plane *plane,
                                uint32_t *lent, struct err *err)
 {
     size_t whole = place->length / MEMORY_PAGE_BYTES * MEMORY_PAGE_BYTES;
@@ -115,12 +115,12 @@ static enum err_code lend_rows(int fd, const struct segment_place *place, struct
 enum err_code segment_lend(const char *path, const struct segment_parts *parts, struct graph *graph,
                            struct err *err)
 {
-    struct segment_layout layout = segment_layout_of(parts);
+    struct section_layout layout = segment_layout_of(parts);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     uint32_t vectors, fine;
 
     if (fd < 0)
-        return err_set_errno(err, errno, "segment %.100s", segment_file_name(path));
+        return err_set_errno(err, errno, "segment %.100s", file_name_of(path));
     enum err_code code =
         lend_rows(fd, &layout.places[SEGMENT_VECTORS], &graph->vectors, &vectors, err);
     fine = vectors;

@@ -7,9 +7,6 @@
  * is NULL. */
 #include <assert.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "engine/graph.h"
 #include "engine/memory.h"
@@ -22,29 +19,12 @@ static bool is_copied(const struct segment *segment, enum segment_section sectio
 
 static enum err_code open_file(struct segment *segment, const char *path, struct err *err)
 {
-    uint8_t header[SEGMENT_HEADER_BYTES];
-    struct stat about;
+    uint8_t header[SECTIONS_HEADER_BYTES];
+    enum err_code code = sections_open(&segment->file, &segment_form, path, header, err);
 
-    segment->fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (segment->fd < 0 && errno == ENOENT)
-        return err_set(err, ERR_NOT_FOUND, "there is no such file");
-    if (segment->fd < 0 || fstat(segment->fd, &about) != 0)
-        return err_set_errno(err, errno, "open");
-    if (!S_ISREG(about.st_mode))
-        return err_set(err, ERR_CORRUPT, "this is no regular file");
-    if ((uint64_t)about.st_size < sizeof(header))
-        return err_set(err, ERR_CORRUPT, "the file has %llu bytes, less than a header",
-                       (unsigned long long)about.st_size);
-    enum err_code code = segment_read_bytes(segment->fd, header, sizeof(header), 0, err);
     if (code == ERR_OK)
-        code = segment_header_decode(&segment->parts, &segment->layout, header, err);
-    if (code != ERR_OK)
-        return code;
-    if ((uint64_t)about.st_size != segment->layout.bytes)
-        return err_set(err, ERR_CORRUPT, "the file has %llu bytes instead of %llu",
-                       (unsigned long long)about.st_size,
-                       (unsigned long long)segment->layout.bytes);
-    return ERR_OK;
+        code = segment_header_decode(&segment->parts, &segment->file.layout, header, err);
+    return code == ERR_OK ? sections_check_size(&segment->file, err) : code;
 }
 
 static enum err_code check_expected(const struct engine_options *found,
@@ -72,7 +52,7 @@ static enum err_code check_expected(const struct engine_options *found,
 static enum err_code load_section(struct segment *segment, enum segment_section section,
                                   struct err *err)
 {
-    const struct segment_place *place = &segment->layout.places[section];
+    const struct section_place *place = &segment->file.layout.places[section];
     unsigned char *copy = NULL;
 
     if (place->length == 0)
@@ -81,7 +61,7 @@ static enum err_code load_section(struct segment *segment, enum segment_section 
         copy = memory_map(plane_run_bytes(segment_stride(&segment->parts, section), place->length));
         if (copy == NULL)
             return err_set(err, ERR_NO_MEMORY, "no memory for section %s",
-                           segment_section_name(section));
+                           segment_form.names[section]);
         memory_want_huge(copy, place->length);
         segment->bases[section] = copy;
     } else {
@@ -91,7 +71,8 @@ static enum err_code load_section(struct segment *segment, enum segment_section 
             return ERR_OK;
         }
     }
-    return segment_read_blocks(segment, section, 0, segment_block_count(place->length), copy, err);
+    return sections_read_blocks(&segment->file, section, 0, section_block_count(place->length),
+                                copy, err);
 }
 
 static enum err_code load_sections(struct segment *segment, struct err *err)
@@ -99,7 +80,7 @@ static enum err_code load_sections(struct segment *segment, struct err *err)
     enum err_code code = ERR_OK;
 
     if ((segment->copied & SEGMENT_COPY_ALL) != SEGMENT_COPY_ALL) {
-        segment->mapping = memory_map_file(segment->fd, segment->layout.bytes);
+        segment->mapping = memory_map_file(segment->file.fd, segment->file.layout.bytes);
         if (segment->mapping == NULL)
             return err_set_errno(err, errno, "mapping");
     }
@@ -153,7 +134,7 @@ static enum err_code open_all(struct segment *segment, const char *path,
     if (code == ERR_OK && how != NULL)
         code = check_expected(&segment->parts.options, how->expected, err);
     if (code == ERR_OK)
-        code = segment_read_checks(segment, err);
+        code = sections_read_checks(&segment->file, err);
     if (code == ERR_OK)
         code = load_sections(segment, err);
     if (code != ERR_OK)
@@ -171,13 +152,13 @@ enum err_code segment_open(struct segment **out, const char *path, const struct 
 
     *out = NULL;
     if (segment == NULL)
-        return err_set(err, ERR_NO_MEMORY, "segment %.100s: no memory", segment_file_name(path));
-    segment->fd = -1;
+        return err_set(err, ERR_NO_MEMORY, "segment %.100s: no memory", file_name_of(path));
+    segment->file.fd = -1;
     segment->copied = how == NULL ? 0 : how->copied & SEGMENT_COPY_ALL;
     code = open_all(segment, path, how, err);
     if (code != ERR_OK) {
         segment_close(segment);
-        return err_wrap(err, "segment %.100s", segment_file_name(path));
+        return err_wrap(err, "segment %.100s", file_name_of(path));
     }
     *out = segment;
     return ERR_OK;
@@ -190,11 +171,9 @@ void segment_close(struct segment *segment)
     for (enum segment_section i = 0; i < SEGMENT_CHECKS; i++)
         if (is_copied(segment, i) && segment->bases[i] != NULL)
             memory_unmap(segment->bases[i], plane_run_bytes(segment_stride(&segment->parts, i),
-                                                            segment->layout.places[i].length));
-    memory_unmap(segment->mapping, segment->layout.bytes);
-    memory_free(segment->checks);
-    if (segment->fd >= 0)
-        (void)close(segment->fd);
+                                                            segment->file.layout.places[i].length));
+    memory_unmap(segment->mapping, segment->file.layout.bytes);
+    sections_close(&segment->file);
     memory_free(segment);
 }
 
@@ -203,17 +182,28 @@ const struct segment_parts *segment_parts(const struct segment *segment)
     return &segment->parts;
 }
 
+uint64_t segment_blocks(const struct segment *segment)
+{
+    return segment->file.layout.blocks;
+}
+
+enum err_code segment_verify(const struct segment *segment, uint64_t first, uint64_t count,
+                             struct err *err)
+{
+    return sections_scrub(&segment->file, first, count, err);
+}
+
 uint64_t segment_bytes(const struct segment *segment)
 {
-    return segment->layout.bytes;
+    return segment->file.layout.bytes;
 }
 
 uint64_t segment_memory(const struct segment *segment)
 {
-    uint64_t bytes = sizeof(*segment) + segment->layout.places[SEGMENT_CHECKS].length;
+    uint64_t bytes = sizeof(*segment) + segment->file.layout.places[SEGMENT_CHECKS].length;
 
     for (enum segment_section i = 0; i < SEGMENT_CHECKS; i++)
         if (is_copied(segment, i))
-            bytes += segment->layout.places[i].length;
+            bytes += segment->file.layout.places[i].length;
     return bytes;
 }

@@ -1,28 +1,17 @@
-/* Writing a segment: see segment.h.
- *
- * The planes are copied out a megabyte at a time, so that what is summed up is what is written even
- * while somebody sets a dead bit, and memory stays bounded.  The header comes last; then the file
- * gets its name (new_file.h).
- * Failure: the unfinished file is removed; what stood under the name stays. */
+/* Writing a segment: see segment.h.  The planes are copied out while somebody may set a dead bit
+ * (sections_write.c).  Failure: the unfinished file is removed; what stood under the name stays. */
 #include <assert.h>
 #include <string.h>
 
 #include "common/base/checked.h"
-#include "common/base/hash.h"
 #include "engine/cold.h"
 #include "engine/graph.h"
-#include "engine/memory.h"
-#include "engine/new_file.h"
 #include "engine/segment_file.h"
 
 struct writer {
     const struct segment_parts *parts;
     const struct segment_progress *progress;
-    struct segment_layout layout;
-    struct new_file file;
-    unsigned char *chunk; /* SEGMENT_CHUNK_BYTES */
-    uint32_t *checks;
-    uint64_t bytes_done;
+    struct section_writer sections;
     uint64_t live; /* slots written that are not dead */
 };
 
@@ -82,99 +71,69 @@ static void copy_slots(struct writer *writer, uint64_t at, size_t len, unsigned 
     }
 }
 
-static void copy_bytes(struct writer *writer, enum segment_section section, uint64_t at, size_t len)
+static void copy_bytes(void *state, unsigned section, uint64_t at, size_t len, unsigned char *out)
 {
+    struct writer *writer = state;
     const struct segment_parts *parts = writer->parts;
 
-    switch (section) {
+    switch ((enum segment_section)section) {
     case SEGMENT_CENTRE:
-        memcpy(writer->chunk, (const unsigned char *)parts->centre + at, len);
+        memcpy(out, (const unsigned char *)parts->centre + at, len);
         return;
     case SEGMENT_SLOTS:
-        copy_slots(writer, at, len, writer->chunk);
+        copy_slots(writer, at, len, out);
         return;
     case SEGMENT_GROUND:
-        copy_plane(&parts->ground, at, len, writer->chunk);
+        copy_plane(&parts->ground, at, len, out);
         return;
     case SEGMENT_UPPER:
-        copy_plane(&parts->upper, at, len, writer->chunk);
+        copy_plane(&parts->upper, at, len, out);
         return;
     case SEGMENT_CODES:
-        copy_plane(&parts->codes, at, len, writer->chunk);
+        copy_plane(&parts->codes, at, len, out);
         return;
     case SEGMENT_FINE:
-        copy_plane(&parts->fine, at, len, writer->chunk);
+        copy_plane(&parts->fine, at, len, out);
         return;
     case SEGMENT_VECTORS:
-        copy_plane(&parts->vectors, at, len, writer->chunk);
+        copy_plane(&parts->vectors, at, len, out);
         return;
     default:
-        memcpy(writer->chunk, (const unsigned char *)writer->checks + at, len);
+        assert(!"a section of planes");
     }
 }
 
 /* --- the file -------------------------------------------------------------------------------- */
 
-static enum err_code go_on(const struct writer *writer, struct err *err)
+static enum err_code go_on(void *state, struct err *err)
 {
+    const struct writer *writer = state;
     const struct segment_progress *progress = writer->progress;
+    uint64_t done = writer->sections.bytes_done, bytes = writer->sections.layout.bytes;
 
     if (progress == NULL || progress->go_on == NULL ||
-        progress->go_on(progress->state, writer->bytes_done, writer->layout.bytes))
+        progress->go_on(progress->state, done, bytes))
         return ERR_OK;
-    return err_set(err, ERR_DEAD, "stopped after %llu of %llu bytes",
-                   (unsigned long long)writer->bytes_done,
-                   (unsigned long long)writer->layout.bytes);
+    return err_set(err, ERR_DEAD, "stopped after %llu of %llu bytes", (unsigned long long)done,
+                   (unsigned long long)bytes);
 }
 
-static enum err_code write_section(struct writer *writer, enum segment_section section,
-                                   struct err *err)
+static enum err_code before_rename(void *state, struct err *err)
 {
-    struct segment_place *place = &writer->layout.places[section];
-    uint32_t *checks = writer->checks + place->first_block;
-    size_t len;
+    const struct segment_progress *progress = ((const struct writer *)state)->progress;
 
-    for (uint64_t at = 0; at < place->length; at += len) {
-        enum err_code code = go_on(writer, err);
-
-        if (code != ERR_OK)
-            return code;
-        len = (size_t)MIN_OF(place->length - at, (uint64_t)SEGMENT_CHUNK_BYTES);
-        copy_bytes(writer, section, at, len);
-        for (size_t i = 0; i < len && section != SEGMENT_CHECKS; i += SEGMENT_BLOCK_BYTES)
-            checks[(at + i) / SEGMENT_BLOCK_BYTES] =
-                hash_crc32c(0, writer->chunk + i, MIN_OF(len - i, SEGMENT_BLOCK_BYTES));
-        code = new_file_write(&writer->file, writer->chunk, len, place->offset + at, err);
-        if (code != ERR_OK)
-            return err_wrap(err, "section %s", segment_section_name(section));
-        writer->bytes_done += len;
-    }
-    if (section == SEGMENT_CHECKS)
-        place->checksum = hash_crc32c(0, writer->checks, place->length);
-    else
-        place->checksum =
-            hash_crc32c(0, checks, segment_block_count(place->length) * sizeof(*checks));
-    return ERR_OK;
-}
-
-static enum err_code write_header(struct writer *writer, struct err *err)
-{
-    struct segment_parts parts = *writer->parts;
-
-    parts.live = writer->live;
-    segment_header_encode(&parts, &writer->layout, writer->chunk);
-    return new_file_write(&writer->file, writer->chunk, SEGMENT_HEADER_BYTES, 0, err);
+    if (progress == NULL || progress->before_rename == NULL)
+        return ERR_OK;
+    return progress->before_rename(progress->state, err);
 }
 
 static enum err_code publish(struct writer *writer, struct err *err)
 {
-    enum err_code code = go_on(writer, err);
+    struct segment_parts parts = *writer->parts;
 
-    if (code == ERR_OK)
-        code = new_file_sync(&writer->file, err);
-    if (code == ERR_OK && writer->progress != NULL && writer->progress->before_rename != NULL)
-        code = writer->progress->before_rename(writer->progress->state, err);
-    return code == ERR_OK ? new_file_rename(&writer->file, err) : code;
+    parts.live = writer->live;
+    segment_header_encode(&parts, &writer->sections.layout, writer->sections.chunk);
+    return sections_publish(&writer->sections, err);
 }
 
 /* The sections behind are of rows that never change. */
@@ -187,40 +146,35 @@ static void tell_links_written(const struct writer *writer)
 
 static enum err_code write_all(struct writer *writer, const char *path, struct err *err)
 {
-    enum err_code code = new_file_open(&writer->file, path, writer->layout.bytes, err);
+    enum err_code code = sections_write_open(&writer->sections, path, err);
 
-    writer->chunk = memory_alloc(1, SEGMENT_CHUNK_BYTES);
-    writer->checks = memory_alloc(writer->layout.blocks, sizeof(*writer->checks));
-    if (code == ERR_OK && (writer->chunk == NULL || writer->checks == NULL))
-        code = err_set(err, ERR_NO_MEMORY, "no memory to write");
     for (enum segment_section i = 0; code == ERR_OK && i < SEGMENT_SECTIONS; i++) {
-        code = write_section(writer, i, err);
+        code = sections_write(&writer->sections, i, err);
         if (code == ERR_OK && i == SEGMENT_UPPER)
             tell_links_written(writer);
     }
-    if (code == ERR_OK)
-        code = write_header(writer, err);
-    if (code == ERR_OK)
-        code = publish(writer, err);
-    return code;
+    return code == ERR_OK ? publish(writer, err) : code;
 }
 
 enum err_code segment_write(const char *path, const struct segment_parts *parts,
                             const struct segment_progress *progress, struct err *err)
 {
-    struct writer writer = {.parts = parts, .progress = progress, .file = {.dir_fd = -1, .fd = -1}};
+    struct writer writer = {.parts = parts, .progress = progress};
     enum err_code code;
 
     if (parts->count == 0)
         return err_set(err, ERR_INVALID_ARGUMENT, "segment %.100s: the graph is empty",
-                       segment_file_name(path));
+                       file_name_of(path));
     code = segment_check(parts, err);
     if (code == ERR_OK) {
-        writer.layout = segment_layout_of(parts);
+        writer.sections = (struct section_writer){.form = &segment_form,
+                                                  .layout = segment_layout_of(parts),
+                                                  .copy = copy_bytes,
+                                                  .go_on = go_on,
+                                                  .before_rename = before_rename,
+                                                  .state = &writer};
         code = write_all(&writer, path, err);
+        sections_write_close(&writer.sections);
     }
-    new_file_close(&writer.file);
-    memory_free(writer.chunk);
-    memory_free(writer.checks);
-    return code == ERR_OK ? code : err_wrap(err, "segment %.100s", segment_file_name(path));
+    return code == ERR_OK ? code : err_wrap(err, "segment %.100s", file_name_of(path));
 }

@@ -25,7 +25,7 @@ static const struct cold_recipe recipes[SOUND] = {
 
 static unsigned char *files[SOUND];
 static size_t sizes[SOUND];
-static struct cold_layout layouts[SOUND];
+static struct section_layout layouts[SOUND];
 static const struct kernels *kernels;
 static int fd = -1;
 static char path[64];
@@ -154,7 +154,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(bytes, files[which], sizes[which]);
         change(&input, which, bytes);
         if (kind < 240)
-            cold_file_seal(bytes, &layouts[which]);
+            sections_seal(bytes, &cold_form, &layouts[which]);
         put_file(bytes, sizes[which] - (kind % 32 == 7 ? cut % sizes[which] : 0));
         free(bytes);
     }

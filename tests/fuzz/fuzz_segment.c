@@ -17,7 +17,7 @@
 
 static unsigned char *files[SOUND];
 static size_t sizes[SOUND];
-static struct segment_layout layouts[SOUND];
+static struct section_layout layouts[SOUND];
 static int fd = -1;
 static char path[64];
 
@@ -154,7 +154,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         memcpy(bytes, files[which], sizes[which]);
         change(&input, which, bytes);
         if (kind < 240)
-            segment_file_seal(bytes, &layouts[which]);
+            sections_seal(bytes, &segment_form, &layouts[which]);
         put_file(bytes, sizes[which] - (kind % 32 < SOUND ? cut % sizes[which] : 0));
         free(bytes);
     }

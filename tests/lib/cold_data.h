@@ -41,27 +41,4 @@ static inline void cold_data_write(const char *path, const struct cold_recipe *r
     data_free(&data);
 }
 
-/* All checksums of a file of this layout, of its bytes as they are. */
-static inline void cold_file_seal(unsigned char *bytes, const struct cold_layout *layout)
-{
-    unsigned char *checks = bytes + layout->places[COLD_CHECKS].offset;
-
-    for (unsigned i = 0; i < COLD_SECTIONS; i++) {
-        const struct segment_place *place = &layout->places[i];
-        unsigned char *own = checks + place->first_block * sizeof(uint32_t);
-        uint64_t blocks = segment_block_count(place->length);
-        uint64_t own_bytes = i == COLD_CHECKS ? place->length : blocks * sizeof(uint32_t);
-
-        for (uint64_t b = 0; b < blocks && i != COLD_CHECKS; b++) {
-            uint64_t at = b * SEGMENT_BLOCK_BYTES;
-            size_t len = (size_t)MIN_OF(place->length - at, SEGMENT_BLOCK_BYTES);
-
-            store_u32(own + b * sizeof(uint32_t), hash_crc32c(0, bytes + place->offset + at, len));
-        }
-        store_u32(bytes + SEGMENT_TABLE_AT + i * SEGMENT_TABLE_ROW + 24,
-                  hash_crc32c(0, i == COLD_CHECKS ? checks : own, own_bytes));
-    }
-    segment_header_seal(bytes);
-}
-
 #endif

@@ -121,28 +121,30 @@ static inline void segment_file_write(const char *path, const void *bytes, size_
 
 static inline void segment_header_seal(unsigned char *bytes)
 {
-    store_u32(bytes + SEGMENT_CHECKSUM_AT, hash_crc32c(0, bytes, SEGMENT_CHECKSUM_AT));
+    store_u32(bytes + SECTIONS_CHECKSUM_AT, hash_crc32c(0, bytes, SECTIONS_CHECKSUM_AT));
 }
 
-/* All checksums of a file of this layout, of its bytes as they are. */
-static inline void segment_file_seal(unsigned char *bytes, const struct segment_layout *layout)
+/* All checksums of a file of sections of this layout, of its bytes as they are. */
+static inline void sections_seal(unsigned char *bytes, const struct section_form *form,
+                                 const struct section_layout *layout)
 {
-    unsigned char *checks = bytes + layout->places[SEGMENT_CHECKS].offset;
+    uint32_t last = form->count - 1;
+    unsigned char *checks = bytes + layout->places[last].offset;
 
-    for (size_t i = 0; i < SEGMENT_SECTIONS; i++) {
-        const struct segment_place *place = &layout->places[i];
+    for (uint32_t i = 0; i < form->count; i++) {
+        const struct section_place *place = &layout->places[i];
         unsigned char *own = checks + place->first_block * sizeof(uint32_t);
-        uint64_t blocks = segment_block_count(place->length);
-        uint64_t own_bytes = i == SEGMENT_CHECKS ? place->length : blocks * sizeof(uint32_t);
+        uint64_t blocks = section_block_count(place->length);
+        uint64_t own_bytes = i == last ? place->length : blocks * sizeof(uint32_t);
 
-        for (uint64_t b = 0; b < blocks && i != SEGMENT_CHECKS; b++) {
-            uint64_t at = b * SEGMENT_BLOCK_BYTES;
-            size_t len = (size_t)MIN_OF(place->length - at, SEGMENT_BLOCK_BYTES);
+        for (uint64_t b = 0; b < blocks && i != last; b++) {
+            uint64_t at = b * SECTIONS_BLOCK_BYTES;
+            size_t len = (size_t)MIN_OF(place->length - at, SECTIONS_BLOCK_BYTES);
 
             store_u32(own + b * sizeof(uint32_t), hash_crc32c(0, bytes + place->offset + at, len));
         }
-        store_u32(bytes + SEGMENT_TABLE_AT + i * SEGMENT_TABLE_ROW + 24,
-                  hash_crc32c(0, i == SEGMENT_CHECKS ? checks : own, own_bytes));
+        store_u32(bytes + SECTIONS_TABLE_AT + i * SECTIONS_TABLE_ROW + 24,
+                  hash_crc32c(0, i == last ? checks : own, own_bytes));
     }
     segment_header_seal(bytes);
 }

@@ -26,7 +26,7 @@ static unsigned char *sound;
 static unsigned char *bytes;
 static size_t size;
 static struct cold_numbers numbers;
-static struct cold_layout layout;
+static struct section_layout layout;
 
 static int make_sound(void **state)
 {
@@ -115,16 +115,16 @@ static void a_flipped_byte_is_noticed(void **state)
 {
     (void)state;
     for (unsigned i = 0; i < COLD_SECTIONS; i++) {
-        const struct segment_place *place = &layout.places[i];
+        const struct section_place *place = &layout.places[i];
 
         for (uint64_t at = 0; at < place->length && i != COLD_VECTORS;
              at += 1 + place->length / 7) {
             bytes[place->offset + at] ^= 0x10;
-            assert_refused(size, cold_section_name(i));
+            assert_refused(size, cold_form.names[i]);
             bytes[place->offset + at] ^= 0x10;
         }
     }
-    for (size_t at = 0; at < SEGMENT_HEADER_BYTES; at += 37) {
+    for (size_t at = 0; at < SECTIONS_HEADER_BYTES; at += 37) {
         bytes[at] ^= 0x01;
         assert_refused(size, "header");
         bytes[at] ^= 0x01;
@@ -140,7 +140,7 @@ static bool never(void *state)
 
 static void the_scrub_looks_at_the_vectors_too(void **state)
 {
-    const struct segment_place *place = &layout.places[COLD_VECTORS];
+    const struct section_place *place = &layout.places[COLD_VECTORS];
     const struct engine_hooks hooks = {.go_on = never};
     struct cold *cold;
     struct err err = {0};
@@ -157,7 +157,7 @@ static void the_scrub_looks_at_the_vectors_too(void **state)
             bytes[layout.places[i].offset + at] ^= 0x10;
             segment_file_write(path, bytes, size);
             assert_int_equal(cold_verify(path, NULL, &err), ERR_CORRUPT);
-            assert_non_null(strstr(err.message, cold_section_name(i)));
+            assert_non_null(strstr(err.message, cold_form.names[i]));
             snprintf(byte, sizeof(byte), "block %llu", (unsigned long long)(at >> 16));
             assert_true(i == COLD_CHECKS || strstr(err.message, byte) != NULL);
             bytes[layout.places[i].offset + at] ^= 0x10;
@@ -170,12 +170,12 @@ static void the_scrub_looks_at_the_vectors_too(void **state)
 
 static void a_file_of_another_size_is_refused(void **state)
 {
-    const struct segment_place *last = &layout.places[COLD_CHECKS];
+    const struct section_place *last = &layout.places[COLD_CHECKS];
 
     (void)state;
     assert_refused(0, "less than a header");
-    assert_refused(SEGMENT_HEADER_BYTES - 1, "less than a header");
-    assert_refused(SEGMENT_HEADER_BYTES, "instead of");
+    assert_refused(SECTIONS_HEADER_BYTES - 1, "less than a header");
+    assert_refused(SECTIONS_HEADER_BYTES, "instead of");
     assert_refused((size_t)last->offset, "instead of");
     assert_refused(size - 1, "instead of");
     bytes[size] = 0;
@@ -189,7 +189,7 @@ static void a_newer_version_and_other_options_are_told_apart(void **state)
     struct err err;
 
     (void)state;
-    store_u32(bytes + SEGMENT_VERSION_AT, COLD_VERSION + 1);
+    store_u32(bytes + SECTIONS_VERSION_AT, COLD_VERSION + 1);
     segment_header_seal(bytes);
     assert_int_equal(open_bytes(size, &cold, &err), ERR_CONFIG);
     memcpy(bytes, sound, size);
@@ -267,7 +267,7 @@ static void lists_that_lead_astray_are_refused(void **state)
 
     for (size_t i = 0; i < ARRAY_COUNT(lies); i++) {
         store_u32(at_section(lies[i].section) + 4 * lies[i].word, lies[i].value);
-        cold_file_seal(bytes, &layout);
+        sections_seal(bytes, &cold_form, &layout);
         assert_refused(size, lies[i].reason);
         memcpy(bytes, sound, size);
     }

@@ -211,7 +211,7 @@ static void every_width_of_codes_comes_back(void **state)
                 .count = 1472, .dim = 70, .metric = metric, .bits = bits, .twin_every = 30});
         unsigned char *bytes = segment_file_read(path, &size);
         uint64_t length =
-            load_u64(bytes + SEGMENT_TABLE_AT + SEGMENT_FINE * SEGMENT_TABLE_ROW + 16);
+            load_u64(bytes + SECTIONS_TABLE_AT + SEGMENT_FINE * SECTIONS_TABLE_ROW + 16);
         assert_true(length == (bits == 8 ? 0 : 1472 * codes_stride(70, 8)));
         free(bytes);
     }
@@ -449,7 +449,7 @@ static void a_newer_version_is_refused_by_name(void **state)
     (void)state;
     must_write(engine, path);
     unsigned char *bytes = segment_file_read(path, &size);
-    store_u32(bytes + SEGMENT_VERSION_AT, 7);
+    store_u32(bytes + SECTIONS_VERSION_AT, 7);
     segment_header_seal(bytes);
     segment_file_write(path, bytes, size);
     assert_int_equal(segment_open(&segment, path, NULL, &err), ERR_CONFIG);

@@ -23,7 +23,7 @@ static unsigned char *sound;
 static unsigned char *bytes;
 static size_t size;
 static struct segment_parts parts;
-static struct segment_layout layout;
+static struct section_layout layout;
 
 static const float origin[DIM];
 
@@ -94,7 +94,7 @@ static void assert_refused(size_t len, uint32_t copied, const char *reason)
 static void any_byte_of_the_header(void **state)
 {
     (void)state;
-    for (size_t at = 0; at < SEGMENT_HEADER_BYTES; at += at < 512 || at > 4000 ? 1 : 37) {
+    for (size_t at = 0; at < SECTIONS_HEADER_BYTES; at += at < 512 || at > 4000 ? 1 : 37) {
         bytes[at] ^= (unsigned char)(1u << at % 8);
         assert_refused(size, 0, "header");
         bytes[at] = sound[at];
@@ -104,7 +104,7 @@ static void any_byte_of_the_header(void **state)
 /* The vectors are not read when they are mapped: the scrub finds it, and so does copying. */
 static void flip_in_section(enum segment_section section, uint64_t at)
 {
-    const char *name = segment_section_name(section);
+    const char *name = segment_form.names[section];
     size_t byte = (size_t)(layout.places[section].offset + at);
     struct segment *segment;
     struct err err = {0};
@@ -144,7 +144,7 @@ static void the_scrub_names_the_block(void **state)
 
     (void)state;
     assert_true(block < layout.blocks);
-    bytes[layout.places[SEGMENT_VECTORS].offset + SEGMENT_BLOCK_BYTES + 5] ^= 4;
+    bytes[layout.places[SEGMENT_VECTORS].offset + SECTIONS_BLOCK_BYTES + 5] ^= 4;
     assert_int_equal(open_bytes(size, 0, &segment, &err), ERR_OK);
     assert_true(segment_blocks(segment) == layout.blocks);
     for (uint64_t i = 0; i < layout.blocks; i++)
@@ -159,15 +159,15 @@ static void any_edge_that_a_file_is_cut_at(void **state)
     (void)state;
     assert_refused(0, 0, "less than a header");
     assert_refused(1, 0, "less than a header");
-    assert_refused(SEGMENT_HEADER_BYTES - 1, 0, "less than a header");
-    assert_refused(SEGMENT_HEADER_BYTES, 0, "instead of");
+    assert_refused(SECTIONS_HEADER_BYTES - 1, 0, "less than a header");
+    assert_refused(SECTIONS_HEADER_BYTES, 0, "instead of");
     for (size_t i = 0; i < SEGMENT_SECTIONS; i++) {
         size_t from = (size_t)layout.places[i].offset;
         size_t to = from + (size_t)layout.places[i].length;
         const size_t edges[] = {from - 1, from, from + 1, to - 1, to, to + 1};
 
         for (size_t j = 0; j < ARRAY_COUNT(edges); j++)
-            if (edges[j] != size && edges[j] > SEGMENT_HEADER_BYTES)
+            if (edges[j] != size && edges[j] > SECTIONS_HEADER_BYTES)
                 assert_refused(edges[j], 0, "instead of");
     }
     bytes[size] = 0;
@@ -177,8 +177,8 @@ static void any_edge_that_a_file_is_cut_at(void **state)
 /* Checksums vouch for the section they stand by: two sections' cannot be swapped. */
 static void a_checksum_of_another_section(void **state)
 {
-    unsigned char *ground = bytes + SEGMENT_TABLE_AT + SEGMENT_GROUND * SEGMENT_TABLE_ROW + 24;
-    unsigned char *codes = bytes + SEGMENT_TABLE_AT + SEGMENT_CODES * SEGMENT_TABLE_ROW + 24;
+    unsigned char *ground = bytes + SECTIONS_TABLE_AT + SEGMENT_GROUND * SECTIONS_TABLE_ROW + 24;
+    unsigned char *codes = bytes + SECTIONS_TABLE_AT + SEGMENT_CODES * SECTIONS_TABLE_ROW + 24;
 
     (void)state;
     memcpy(ground, codes, sizeof(uint32_t));
@@ -190,7 +190,7 @@ static void a_checksum_of_another_section(void **state)
 
 static void assert_lie(const char *reason)
 {
-    segment_file_seal(bytes, &layout);
+    sections_seal(bytes, &segment_form, &layout);
     assert_refused(size, 0, reason);
     memcpy(bytes, sound, size);
 }
@@ -202,7 +202,7 @@ static void numbers_of_the_header_that_cannot_be(void **state)
         uint32_t value;
         const char *reason;
     } lies[] = {
-        {SEGMENT_VERSION_AT, 0, "version 0"},
+        {SECTIONS_VERSION_AT, 0, "version 0"},
         {12, 0x04030201, "another form"}, /* endian tag */
         {16, 8192, "another form"},       /* size of the header */
         {20, 7, "another form"},          /* sections */
@@ -230,12 +230,13 @@ static void numbers_of_the_header_that_cannot_be(void **state)
         {88, 0x7fc00000, "a length that is no number"},
         {88, 0xbf800000, "a length that is no number"},
         {92, 5, "below the floor"},
-        {SEGMENT_TABLE_AT, 2, "section centre is not where it should be"},
-        {SEGMENT_TABLE_AT + 8, 0, "section centre is not where it should be"},
-        {SEGMENT_TABLE_AT + SEGMENT_FINE * SEGMENT_TABLE_ROW + 16, 0, "section fine is not where"},
-        {SEGMENT_TABLE_AT + SEGMENT_VECTORS * SEGMENT_TABLE_ROW + 8, 1 << 30,
+        {SECTIONS_TABLE_AT, 2, "section centre is not where it should be"},
+        {SECTIONS_TABLE_AT + 8, 0, "section centre is not where it should be"},
+        {SECTIONS_TABLE_AT + SEGMENT_FINE * SECTIONS_TABLE_ROW + 16, 0,
+         "section fine is not where"},
+        {SECTIONS_TABLE_AT + SEGMENT_VECTORS * SECTIONS_TABLE_ROW + 8, 1 << 30,
          "section vectors is not where"},
-        {SEGMENT_TABLE_AT + SEGMENT_VECTORS * SEGMENT_TABLE_ROW + 20, 1,
+        {SECTIONS_TABLE_AT + SEGMENT_VECTORS * SECTIONS_TABLE_ROW + 20, 1,
          "section vectors is not where"},
     };
 
@@ -406,7 +407,7 @@ static void lies_about_the_rest(void **state)
 }
 
 /* The tail of slot 17 in codes of so many bits. */
-static unsigned char *tail_at(unsigned char *file, const struct segment_layout *places,
+static unsigned char *tail_at(unsigned char *file, const struct section_layout *places,
                               enum segment_section section, uint32_t bits)
 {
     return file + places->places[section].offset + 17 * codes_stride(DIM, bits) +
@@ -445,7 +446,7 @@ static void lies_about_codes(void **state)
     }
 }
 
-static void try_tail_lie(unsigned char *file, size_t len, const struct segment_layout *places,
+static void try_tail_lie(unsigned char *file, size_t len, const struct section_layout *places,
                          const struct tail_lie *lie)
 {
     unsigned char *tail = tail_at(file, places, SEGMENT_CODES, 8) + lie->at;
@@ -454,7 +455,7 @@ static void try_tail_lie(unsigned char *file, size_t len, const struct segment_l
     struct err err = {0};
 
     store_u32(tail, lie->value);
-    segment_file_seal(file, places);
+    sections_seal(file, &segment_form, places);
     segment_file_write(path, file, len);
     assert_int_equal(segment_open(&segment, path, NULL, &err), ERR_CORRUPT);
     assert_non_null(strstr(err.message, "the 8-bit code of slot 17 is no number"));
@@ -467,7 +468,7 @@ static void lies_about_codes_of_8_bits(void **state)
     struct segment_recipe recipe = {.count = 64, .dim = DIM, .metric = ENGINE_L2, .bits = 8};
     struct engine *engine = segment_engine(&recipe);
     struct segment_parts made = segment_parts_of(graph_of(engine));
-    struct segment_layout places = segment_layout_of(&made);
+    struct section_layout places = segment_layout_of(&made);
     struct segment *segment;
     struct err err;
     size_t len;
@@ -479,7 +480,7 @@ static void lies_about_codes_of_8_bits(void **state)
         try_tail_lie(file, len, &places, &tail_lies[i]);
     for (size_t i = 0; i < ARRAY_COUNT(pair_lies); i++)
         try_tail_lie(file, len, &places, &pair_lies[i]);
-    segment_file_seal(file, &places);
+    sections_seal(file, &segment_form, &places);
     segment_file_write(path, file, len);
     assert_int_equal(segment_open(&segment, path, NULL, &err), ERR_OK);
     segment_close(segment);
@@ -496,14 +497,14 @@ static void random_lies_do_no_harm(void **state)
 
     (void)state;
     for (uint32_t i = 0; i < ROUNDS; i++) {
-        const struct segment_place *place = &layout.places[data_random(&random) % SEGMENT_CHECKS];
+        const struct section_place *place = &layout.places[data_random(&random) % SEGMENT_CHECKS];
         struct segment *segment;
         struct err err = {0};
 
         for (uint64_t j = data_random(&random) % 3 + 1; j > 0; j--)
             bytes[place->offset + data_random(&random) % place->length] ^=
                 (unsigned char)data_random(&random);
-        segment_file_seal(bytes, &layout);
+        sections_seal(bytes, &segment_form, &layout);
         if (open_bytes(size, i % 2 == 0 ? 0 : SEGMENT_COPY_ALL, &segment, &err) == ERR_OK) {
             struct engine *engine = segment_attach(segment_parts(segment));
             struct engine_query query = {.vector = origin, .k = 10, .bound = INFINITY};

@@ -342,19 +342,19 @@ static void a_store_that_is_cut_is_found(void **state)
 
 /* --- the segment ----------------------------------------------------------------------------- */
 
-static bool is_of_a_section(const struct segment_layout *layout, size_t at)
+static bool is_of_a_section(const struct section_layout *layout, size_t at)
 {
     for (size_t i = 0; i < SEGMENT_SECTIONS; i++)
         if (at >= layout->places[i].offset &&
             at < layout->places[i].offset + layout->places[i].length)
             return true;
-    return at < SEGMENT_HEADER_BYTES;
+    return at < SECTIONS_HEADER_BYTES;
 }
 
 static void a_flipped_byte_of_a_segment_is_found(void **state)
 {
     struct segment_parts parts;
-    struct segment_layout layout;
+    struct section_layout layout;
     struct err err = {0};
 
     (void)state;
