@@ -50,6 +50,19 @@ void store_close(struct store *store)
     store->ops->close(store);
 }
 
+bool store_is_damaged(const struct store *store)
+{
+    return atomic_load_explicit(&store->is_damaged, memory_order_relaxed);
+}
+
+/* What a back end answered, on its way to the caller. */
+static enum err_code heard(struct store *store, enum err_code code)
+{
+    if (code == ERR_CORRUPT)
+        atomic_store_explicit(&store->is_damaged, true, memory_order_relaxed);
+    return code;
+}
+
 static enum err_code check_alive(struct store *store, struct err *err)
 {
     if (env_yield(store->env) != ERR_OK)
@@ -82,7 +95,7 @@ enum err_code store_begin(struct store_txn **out, struct store *store, bool writ
         return code;
     if (write)
         enter_writer(store);
-    code = store->ops->begin(out, store, write, err);
+    code = heard(store, store->ops->begin(out, store, write, err));
     assert((code == ERR_OK) == (*out != NULL));
     if (code != ERR_OK) {
         if (write)
@@ -122,7 +135,7 @@ enum err_code store_commit(struct store_txn *txn, struct err *err)
         return code;
     }
     count_out(txn);
-    code = store->ops->commit(txn, err);
+    code = heard(store, store->ops->commit(txn, err));
     leave_writer(store);
     return code;
 }
@@ -157,7 +170,7 @@ enum err_code store_get(struct store_txn *txn, enum store_table table, struct st
 
     assert(table < STORE_TABLES);
     assert(is_key(table, key));
-    code = txn->store->ops->get(txn, table, key, &got, err);
+    code = heard(txn->store, txn->store->ops->get(txn, table, key, &got, err));
     if (code == ERR_OK)
         *value = got;
     return code;
@@ -167,7 +180,7 @@ static enum err_code note_failure(struct store_txn *txn, enum err_code code)
 {
     if (code != ERR_OK && txn->failed == ERR_OK)
         txn->failed = code;
-    return code;
+    return heard(txn->store, code);
 }
 
 enum err_code store_put(struct store_txn *txn, enum store_table table, struct store_value key,
@@ -201,7 +214,7 @@ enum err_code store_cursor_open(struct store_cursor **out, struct store_txn *txn
     assert(table < STORE_TABLES);
     assert(from.len <= STORE_KEY_BYTES_MAX);
     *out = NULL;
-    code = txn->store->ops->cursor_open(out, txn, table, from, err);
+    code = heard(txn->store, txn->store->ops->cursor_open(out, txn, table, from, err));
     assert((code == ERR_OK) == (*out != NULL));
     if (code != ERR_OK)
         return code;
@@ -214,7 +227,8 @@ enum err_code store_cursor_next(struct store_cursor *cursor, struct store_value 
                                 struct store_value *value, bool *more, struct err *err)
 {
     bool found = false;
-    enum err_code code = cursor->txn->store->ops->cursor_next(cursor, key, value, &found, err);
+    struct store *store = cursor->txn->store;
+    enum err_code code = heard(store, store->ops->cursor_next(cursor, key, value, &found, err));
 
     if (code != ERR_OK)
         return code;
@@ -236,7 +250,7 @@ enum err_code store_sync(struct store *store, struct err *err)
 {
     enum err_code code = check_alive(store, err);
 
-    return code == ERR_OK ? store->ops->sync(store, err) : code;
+    return code == ERR_OK ? heard(store, store->ops->sync(store, err)) : code;
 }
 
 enum err_code store_copy(struct store *store, store_take_fn *take, void *context, struct err *err)
@@ -248,7 +262,7 @@ enum err_code store_copy(struct store *store, store_take_fn *take, void *context
         return code;
     if (store->ops->copy == NULL)
         return err_set(err, ERR_NOT_SUPPORTED, "store: it cannot be copied");
-    return store->ops->copy(store, take, context, err);
+    return heard(store, store->ops->copy(store, take, context, err));
 }
 
 enum err_code store_clear(struct store *store, struct err *err)
@@ -258,7 +272,7 @@ enum err_code store_clear(struct store *store, struct err *err)
     if (code != ERR_OK)
         return code;
     enter_writer(store);
-    code = store->ops->clear(store, err);
+    code = heard(store, store->ops->clear(store, err));
     leave_writer(store);
     return code;
 }

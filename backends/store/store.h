@@ -109,6 +109,9 @@ MUST_CHECK enum err_code store_clear(struct store *store, struct err *err);
 
 uint64_t store_bytes(struct store *store); /* on disk, or in memory */
 
+/* Has any call since the store was opened found it damaged (ERR_CORRUPT)?  Any thread. */
+bool store_is_damaged(const struct store *store);
+
 /* memory: only: as after a power cut that loses the last `lost` unsynced commits (at most all
  * unsynced).  No transaction may be open. */
 void store_memory_crash(struct store *store, uint32_t lost);
@@ -148,6 +151,7 @@ struct store {
     struct env *env;
     atomic_bool is_writing; /* a write transaction is open */
     atomic_uint open_txns;  /* of both kinds */
+    atomic_bool is_damaged; /* a call has said so */
 };
 
 struct store_txn {

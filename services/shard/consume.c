@@ -425,6 +425,9 @@ static enum err_code follow(struct shard *shard, struct start *start, struct wal
         size_t count = 0;
         enum err_code code;
 
+        if (store_is_damaged(shard->setup.store)) /* searches find that too */
+            return err_set(err, ERR_CORRUPT, "the store is damaged");
+
         if (!is_ready) {
             note_progress(shard, start);
             is_ready = shard->state == SHARD_READY;
@@ -463,6 +466,8 @@ static bool pause_after(struct shard *shard, const struct err *err)
                     err->code == ERR_UNAVAILABLE && shard->state == SHARD_STARTING ? SHARD_STARTING
                                                                                    : SHARD_FAILED,
                     err);
+    if (shard->setup.on_damage != NULL && store_is_damaged(shard->setup.store))
+        shard->setup.on_damage(err);
     code = env_sleep_until(shard->env, env_boot_ns(shard->env) + RETRY_NS);
     return code != ERR_DEAD;
 }

@@ -18,6 +18,7 @@
 #include "common/http/service.h"
 #include "services/shard/ask.h"
 #include "services/shard/seed.h"
+#include "services/shard/sound.h"
 
 #define URL_BYTES_MAX    4096
 #define PATH_BYTES_MAX   4096
@@ -56,6 +57,8 @@ static enum err_code process_open(void *state, struct err *err)
         return err_set(err, ERR_CONFIG, "--cold-above is below %d, and not 0", COLD_ABOVE_LEAST);
     if (mkdir(process->data, 0777) != 0 && errno != EEXIST)
         return err_set_errno(err, errno, "--data %s", process->data);
+    if ((code = sound_watch(process->data, err)) != ERR_OK)
+        return code;
     if (snprintf(process->segments, sizeof(process->segments), "%s/segments", process->data) >=
             (int)sizeof(process->segments) ||
         snprintf(process->copies, sizeof(process->copies), "%s/copies", process->data) >=
@@ -126,6 +129,35 @@ static uint32_t link_threads(const struct process *process)
     return processors > 1 ? (uint32_t)MIN_OF(processors, LINK_THREADS_MAX) - 1 : 0;
 }
 
+/* The next process looks at the store, and sets it aside. */
+static void on_damage(const struct err *why)
+{
+    sound_suspect();
+    service_give_up(why);
+}
+
+/* A store that is damaged is set aside; the replica is a new one then. */
+static enum err_code begin_with_store(struct process *process, struct shard_setup *setup,
+                                      struct err *err)
+{
+    struct err why = {0};
+    enum err_code code = sound_begin(process->data, &setup->was_set_aside, err);
+
+    if (code == ERR_OK)
+        code = begin(process, &setup->copied_bytes, err);
+    if (code == ERR_OK)
+        code = open_store(process, err);
+    if (code != ERR_CORRUPT)
+        return code;
+    why = *err;
+    err_clear(err);
+    setup->was_set_aside = true;
+    code = sound_set_aside(process->data, &why, err);
+    if (code == ERR_OK)
+        code = begin(process, &setup->copied_bytes, err);
+    return code == ERR_OK ? open_store(process, err) : code;
+}
+
 static enum err_code process_start(void *state, struct err *err)
 {
     struct process *process = state;
@@ -144,13 +176,12 @@ static enum err_code process_start(void *state, struct err *err)
         .memory_bytes = process->memory_bytes,
         .cold_above = (uint32_t)process->cold_above,
         .link_threads = link_threads(process),
+        .on_damage = on_damage,
     };
     char name[32];
     enum err_code code;
 
-    code = begin(process, &setup.copied_bytes, err);
-    if (code == ERR_OK)
-        code = open_store(process, err);
+    code = begin_with_store(process, &setup, err);
     setup.store = process->store;
     cluster_replica_name(name, setup.shard, setup.replica);
     if (code == ERR_OK)

@@ -134,6 +134,9 @@ static void open_metrics(struct shard *shard)
     metric_set(metrics_gauge(all, "shard_copied_bytes", labels,
                              "Bytes of another replica's copy that this process began with."),
                (double)shard->setup.copied_bytes);
+    metric_set(metrics_gauge(all, "shard_store_set_aside", labels,
+                             "1: a damaged store was in the place of this process's."),
+               shard->setup.was_set_aside ? 1 : 0);
     m->applied = metrics_gauge(all, "shard_applied_records", labels,
                                "Records of the log that counted, since the store was made.");
     m->voided = metrics_gauge(all, "shard_void_records", labels,

@@ -46,10 +46,13 @@ struct shard_setup {
     struct blob *blob; /* what bulk manifests name; NULL: they cannot be applied */
     struct wal *wal;   /* NULL: opened from wal_url, once there is a log */
     const char *wal_url;
-    const char *segments;    /* folder of the engines' segments; NULL: none are kept */
-    const char *copies;      /* folder where copies for others are made; NULL: none are */
-    uint64_t copy_rate;      /* of making and handing out copies, bytes per second; 0: no bound */
-    uint64_t copied_bytes;   /* with which this replica has begun, for the metrics */
+    const char *segments;  /* folder of the engines' segments; NULL: none are kept */
+    const char *copies;    /* folder where copies for others are made; NULL: none are */
+    uint64_t copy_rate;    /* of making and handing out copies, bytes per second; 0: no bound */
+    uint64_t copied_bytes; /* with which this replica has begun, for the metrics */
+    bool was_set_aside;    /* a damaged store was in its place, for the metrics */
+    /* The store was found damaged: this replica can do nothing more with it.  NULL: it tries on. */
+    void (*on_damage)(const struct err *why);
     struct metrics *metrics; /* NULL: none */
     uint32_t shard;
     uint32_t replica;
