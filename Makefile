@@ -43,7 +43,8 @@ TEST_LIBS    := $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,service
 
 BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/wal-bench
 
-.PHONY: all help deps deps-test run test bench bench-engine bench-distributed bench-imports format clean
+.PHONY: all help deps deps-test run test bench bench-engine bench-distributed bench-imports bench-fresh bench-recovery \
+        format clean
 all: $(BINARIES)
 
 help:
@@ -53,6 +54,8 @@ help:
 	@echo "make bench      the table of the README (DATA=folder with docs-100k.npy)"
 	@echo "make bench-engine       the engine beside public libraries (SETS='--make 100000x384')"
 	@echo "make bench-distributed  writes into Kafka, two regions, the cache in Redis"
+	@echo "make bench-fresh        how soon what is written is found, and what it costs searches"
+	@echo "make bench-recovery     a killed shard of a million vectors comes back"
 	@echo "make bench-imports      imports from a file to durable, beside record by record"
 	@echo "make nightly    long fuzzing, 5,000 simulation seeds, a long kill loop"
 	@echo "make format     clang-format over all sources"
@@ -181,6 +184,12 @@ bench-engine: all $(BUILD)/venv-engine/ready
 # The same suite on Kafka, Redis and Postgres, and in two regions; servers of its own, of the tests.
 bench-distributed: all build/kafka/ready
 	@VICINAL_BIN=$(abspath $(BIN)) python3 bench/distributed.py $(BENCH)
+
+# What is written is found; a killed shard comes back.
+bench-fresh: all $(BUILD)/venv-engine/ready
+	@VICINAL_BIN=$(abspath $(BIN)) $(BUILD)/venv-engine/bin/python bench/fresh.py $(BENCH)
+bench-recovery: all $(BUILD)/venv-engine/ready
+	@VICINAL_BIN=$(abspath $(BIN)) $(BUILD)/venv-engine/bin/python bench/recovery.py $(BENCH)
 
 # Imports beside record by record.
 bench-imports: all
