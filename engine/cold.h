@@ -121,6 +121,16 @@ MUST_CHECK bool cold_path(char *out, size_t size, const char *dir, uint32_t numb
 /* Is this the name of a part's file, or of one that is not finished? */
 bool cold_name_parse(const char *name, uint32_t *number, bool *is_finished);
 
+/* The ordinals that a part stands for, [from, to), and the number of its file. */
+struct cold_span {
+    uint32_t from, to, number;
+};
+
+/* Which of them follow one another from ordinal 0 on, and end at the floor or before; their places.
+ * What makes a choice right is said in cold_folder.c. */
+uint32_t cold_chain(const struct cold_span *spans, uint32_t count, uint32_t floor,
+                    uint32_t chain[COLD_PARTS_MAX]);
+
 struct cold_folder {
     const char *dir;
     uint32_t floor; /* the parts end here, or before; UINT32_MAX: wherever they end */

@@ -23,14 +23,10 @@
 
 enum { FILES_MAX = 256 };
 
-struct candidate {
-    uint32_t number, from, to;
-    struct cold *cold; /* once it is open */
-};
-
 struct choice {
     const struct cold_folder *folder;
-    struct candidate files[FILES_MAX];
+    struct cold_span files[FILES_MAX];
+    struct cold *opened[FILES_MAX]; /* NULL: not yet */
     uint32_t count;
     uint32_t chain[COLD_PARTS_MAX]; /* places of files */
     uint32_t chained;
@@ -58,8 +54,10 @@ bool cold_name_parse(const char *name, uint32_t *number, bool *is_finished)
 
 static void drop(struct choice *choice, uint32_t at)
 {
-    cold_close(choice->files[at].cold);
-    choice->files[at] = choice->files[--choice->count];
+    cold_close(choice->opened[at]);
+    choice->count--;
+    choice->files[at] = choice->files[choice->count];
+    choice->opened[at] = choice->opened[choice->count];
 }
 
 static enum err_code set_aside(struct choice *choice, uint32_t at, const struct err *why,
@@ -100,7 +98,7 @@ static enum err_code add_file(struct choice *choice, uint32_t number, struct err
     if (code == ERR_OK) {
         sections_close(&file);
         choice->files[choice->count++] =
-            (struct candidate){.number = number, .from = numbers.from, .to = numbers.to};
+            (struct cold_span){.from = numbers.from, .to = numbers.to, .number = number};
         return ERR_OK;
     }
     if (!is_damage(code)) {
@@ -108,7 +106,7 @@ static enum err_code add_file(struct choice *choice, uint32_t number, struct err
         return code;
     }
     (void)err_wrap(&why, "cold part %.100s", file_name_of(path));
-    choice->files[choice->count++] = (struct candidate){.number = number};
+    choice->files[choice->count++] = (struct cold_span){.number = number};
     return set_aside(choice, choice->count - 1, &why, err);
 }
 
@@ -131,35 +129,34 @@ static enum err_code list_files(struct choice *choice, struct err *err)
     return code;
 }
 
-/* The best file that begins at this ordinal; false: there is none. */
-static bool next_of(const struct choice *choice, uint32_t from, uint32_t *place)
+/* The longest that begins at this ordinal, the newest of such; false: there is none. */
+static bool next_of(const struct cold_span *spans, uint32_t count, uint32_t from, uint32_t floor,
+                    uint32_t *place)
 {
-    const struct candidate *best = NULL;
+    const struct cold_span *best = NULL;
 
-    for (uint32_t i = 0; i < choice->count; i++) {
-        const struct candidate *file = &choice->files[i];
+    for (uint32_t i = 0; i < count; i++) {
+        const struct cold_span *span = &spans[i];
 
-        if (file->from != from || file->to > choice->folder->floor)
+        if (span->from != from || span->to > floor)
             continue;
-        if (best == NULL || file->to > best->to ||
-            (file->to == best->to && file->number > best->number)) {
-            best = file;
+        if (best == NULL || span->to > best->to ||
+            (span->to == best->to && span->number > best->number)) {
+            best = span;
             *place = i;
         }
     }
     return best != NULL;
 }
 
-static void choose(struct choice *choice)
+uint32_t cold_chain(const struct cold_span *spans, uint32_t count, uint32_t floor,
+                    uint32_t chain[COLD_PARTS_MAX])
 {
-    uint32_t end = 0;
+    uint32_t end = 0, chained = 0;
 
-    choice->chained = 0;
-    while (choice->chained < COLD_PARTS_MAX &&
-           next_of(choice, end, &choice->chain[choice->chained])) {
-        end = choice->files[choice->chain[choice->chained]].to;
-        choice->chained++;
-    }
+    while (chained < COLD_PARTS_MAX && next_of(spans, count, end, floor, &chain[chained]))
+        end = spans[chain[chained++]].to;
+    return chained;
 }
 
 /* Sets *again when a file had to be set aside. */
@@ -167,18 +164,18 @@ static enum err_code open_chain(struct choice *choice, bool *again, struct err *
 {
     *again = false;
     for (uint32_t i = 0; i < choice->chained; i++) {
-        struct candidate *file = &choice->files[choice->chain[i]];
+        uint32_t at = choice->chain[i], number = choice->files[at].number;
         char path[PATH_MAX];
         struct err why = {0};
 
-        if (file->cold != NULL)
+        if (choice->opened[at] != NULL)
             continue;
-        if (!cold_path(path, sizeof(path), choice->folder->dir, file->number))
+        if (!cold_path(path, sizeof(path), choice->folder->dir, number))
             return err_set(err, ERR_INVALID_ARGUMENT, "the folder's path is too long");
-        enum err_code code =
-            cold_open(&file->cold, path, choice->folder->expected, choice->folder->kernels, &why);
+        enum err_code code = cold_open(&choice->opened[at], path, choice->folder->expected,
+                                       choice->folder->kernels, &why);
         if (code == ERR_OK) {
-            file->cold->number = file->number;
+            choice->opened[at]->number = number;
             continue;
         }
         if (!is_damage(code)) {
@@ -186,7 +183,7 @@ static enum err_code open_chain(struct choice *choice, bool *again, struct err *
             return code;
         }
         *again = true;
-        return set_aside(choice, choice->chain[i], &why, err);
+        return set_aside(choice, at, &why, err);
     }
     return ERR_OK;
 }
@@ -202,10 +199,10 @@ static enum err_code give(struct choice *choice, struct colds **out, struct err 
     if (colds == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for cold parts");
     for (uint32_t i = 0; i < choice->chained; i++) {
-        struct candidate *file = &choice->files[choice->chain[i]];
+        uint32_t at = choice->chain[i];
 
-        colds->parts[colds->count++] = file->cold;
-        file->cold = NULL;
+        colds->parts[colds->count++] = choice->opened[at];
+        choice->opened[at] = NULL;
     }
     *out = colds;
     return ERR_OK;
@@ -223,13 +220,13 @@ enum err_code colds_open(struct colds **out, const struct cold_folder *folder, s
     choice->folder = folder;
     code = list_files(choice, err);
     while (code == ERR_OK && again) {
-        choose(choice);
+        choice->chained = cold_chain(choice->files, choice->count, folder->floor, choice->chain);
         code = open_chain(choice, &again, err);
     }
     if (code == ERR_OK)
         code = give(choice, out, err);
     for (uint32_t i = 0; i < choice->count; i++)
-        cold_close(choice->files[i].cold);
+        cold_close(choice->opened[i]);
     memory_free(choice);
     return code;
 }

@@ -38,6 +38,7 @@ struct look {
     struct engine_verified *out;
     struct segment *segment; /* NULL: none, or of no use */
     struct cold *parts[PARTS_MAX];
+    struct cold_span spans[PARTS_MAX];
     uint32_t part_count;
     const struct cold *chain[COLD_PARTS_MAX]; /* those that count: out->parts of them */
     uint32_t floor;                           /* … end here */
@@ -155,6 +156,8 @@ static enum err_code look_at_part(struct look *look, const char *name, uint32_t 
     code = cold_open(&cold, look->path, &look->options, look->kernels, &why);
     if (code == ERR_OK) {
         cold->number = number;
+        look->spans[look->part_count] =
+            (struct cold_span){.from = cold->from, .to = cold->to, .number = number};
         look->parts[look->part_count++] = cold;
         look->out->bytes += cold->mapping_bytes;
         code = cold_verify(look->path, &hooks, &why);
@@ -184,23 +187,6 @@ static enum err_code look_at_parts(struct look *look, struct err *err)
     return code;
 }
 
-/* The best part that begins at this ordinal; NULL: there is none. */
-static const struct cold *part_from(const struct look *look, uint32_t from)
-{
-    uint32_t floor = look->segment == NULL ? UINT32_MAX : segment_parts(look->segment)->floor;
-    const struct cold *best = NULL;
-
-    for (uint32_t i = 0; i < look->part_count; i++) {
-        const struct cold *part = look->parts[i];
-
-        if (part->from == from && part->to <= floor &&
-            (best == NULL || part->to > best->to ||
-             (part->to == best->to && part->number > best->number)))
-            best = part;
-    }
-    return best;
-}
-
 /* The segment cannot be used beside these parts, or is not what it says. */
 static enum err_code drop_segment(struct look *look, const char *why, struct err *err)
 {
@@ -215,14 +201,16 @@ static enum err_code drop_segment(struct look *look, const char *why, struct err
 /* Where the parts that count end, and how far all reaches. */
 static enum err_code join(struct look *look, struct err *err)
 {
+    uint32_t floor = look->segment == NULL ? UINT32_MAX : segment_parts(look->segment)->floor;
     const struct segment_parts *parts;
-    const struct cold *part;
+    uint32_t chain[COLD_PARTS_MAX];
     char why[120];
 
-    while (look->out->parts < COLD_PARTS_MAX && (part = part_from(look, look->floor)) != NULL) {
-        look->floor = part->to;
-        look->chain[look->out->parts++] = part;
-        look->out->vectors += part->ivf->rows.count;
+    look->out->parts = cold_chain(look->spans, look->part_count, floor, chain);
+    for (uint32_t i = 0; i < look->out->parts; i++) {
+        look->chain[i] = look->parts[chain[i]];
+        look->floor = look->chain[i]->to;
+        look->out->vectors += look->chain[i]->ivf->rows.count;
     }
     look->out->covered = look->floor;
     if (look->segment == NULL)
