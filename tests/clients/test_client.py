@@ -381,9 +381,11 @@ def test_consistency(kind):
     client.count("c", consistency="fresh", timeout_ms=5)
     client.count("c", read_token="mine", max_staleness_seconds=0, on_stale="serve")
     client.count("other")
+    client.count("c", consistency="fresh_global")
     assert server.bodies()[1:] == [
         {"read_token": token}, {}, {"read_token": token, "fresh": True, "timeout_ms": 5},
-        {"read_token": "mine", "max_staleness_seconds": 0, "on_stale": "serve"}, {}]
+        {"read_token": "mine", "max_staleness_seconds": 0, "on_stale": "serve"}, {},
+        {"read_token": token, "fresh": "global"}]
     client.delete_collection("c")
     client.count("c")
     assert server.bodies()[-1] == {}
@@ -405,6 +407,15 @@ def test_a_half_committed_write_leaves_its_token(kind):
     with pytest.raises(vicinal.Unavailable) as caught:
         server.client.upsert("c", [{"id": "x"}])
     assert caught.value.committed is True and server.client.session.token("c") == token
+
+
+def test_a_write_that_misses_its_quorum_is_written(kind):
+    token = encode({(1, 2): 3})
+    server = Server(kind, problem(504, "quorum_unmet", read_token=token, committed=True))
+    with pytest.raises(vicinal.QuorumUnmet) as caught:
+        server.client.upsert("c", [{"id": "x"}], write_quorum=2, timeout_ms=5)
+    assert caught.value.committed is True and server.client.session.token("c") == token
+    assert server.bodies() == [{"records": [{"id": "x"}], "write_quorum": 2, "timeout_ms": 5}]
 
 
 def test_a_reply_that_is_no_problem_json(kind):

@@ -60,7 +60,7 @@ class VicinalVectorStore(VectorStore):
     url, api_key, timeout: of the server, unless client (and async_client) are given.
     metric: cosine, ip or l2; None takes an existing collection's, or cosine for a new one.
     index: {"kind", "m", "ef_construction", "code_bits"} of a new collection.
-    consistency: "eventual", "read_your_writes" or "fresh", for every read.
+    consistency: "eventual", "read_your_writes", "fresh" or "fresh_global", for every read.
     batch_size: records of one request, at most 1000.
     relevance_score_fn: from a score to [0, 1]; the default depends on the metric.
 

@@ -18,6 +18,7 @@ from vicinal.errors import (
     InvalidRequest,
     PreconditionFailed,
     ProblemDetail,
+    QuorumUnmet,
     RateLimited,
     RecordExists,
     RecordNotFound,
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ApiError", "AsyncClient", "Client", "CollectionExists", "CollectionNotFound",
-    "DimensionMismatch", "InvalidRequest", "PreconditionFailed", "ProblemDetail", "RateLimited",
-    "RecordExists", "RecordNotFound", "Session", "StalenessUnmet", "TransportError", "Unavailable",
-    "VicinalError",
+    "DimensionMismatch", "InvalidRequest", "PreconditionFailed", "ProblemDetail", "QuorumUnmet",
+    "RateLimited", "RecordExists", "RecordNotFound", "Session", "StalenessUnmet", "TransportError",
+    "Unavailable", "VicinalError",
 ]

@@ -31,8 +31,8 @@ from vicinal.session import Session
 from vicinal.vectors import encode_record, encode_vector
 
 Json = Dict[str, Any]
-Consistency = str  # "eventual", "read_your_writes" or "fresh"
-CONSISTENCIES = ("eventual", "read_your_writes", "fresh")
+Consistency = str  # one of these
+CONSISTENCIES = ("eventual", "read_your_writes", "fresh", "fresh_global")
 
 RETRY_PAUSE_MAX = 30.0  # a longer Retry-After is the caller's to wait for
 
@@ -75,8 +75,12 @@ class _Operations(Generic[_J, _L, _I, _N]):
 
     Options of reads, all optional: consistency ("eventual": whatever a replica has;
     "read_your_writes": at least what this session wrote and read, the default; "fresh": every write
-    answered before), max_staleness_seconds, on_stale ("fail" or "serve"), read_token (instead of
-    the session's), timeout_ms, allow_partial.
+    answered before; "fresh_global": in whichever region), max_staleness_seconds, on_stale ("fail" or
+    "serve"), read_token (instead of the session's), timeout_ms, allow_partial.
+
+    Options of writes: wait ("committed" or "searchable": a search finds it when this returns),
+    write_quorum (so many regions have it in their logs; not in time: QuorumUnmet, and it stays
+    written), timeout_ms.
     """
 
     def __init__(self, url: str, *, api_key: Optional[str], consistency: Consistency,
@@ -123,7 +127,8 @@ class _Operations(Generic[_J, _L, _I, _N]):
 
     def upsert(self, collection: str, records: Sequence[Mapping[str, Any]], *,
                on_conflict: Optional[str] = None, wait: Optional[str] = None,
-               timeout_ms: Optional[int] = None, idempotency_key: Optional[str] = None) -> _J:
+               write_quorum: Optional[int] = None, timeout_ms: Optional[int] = None,
+               idempotency_key: Optional[str] = None) -> _J:
         """Write 1 to 1000 records {id, vector, text, metadata}, all of them or none.
 
         Records without an id get one here, so that a repeated request writes the same ones; with an
@@ -134,7 +139,8 @@ class _Operations(Generic[_J, _L, _I, _N]):
         for row in rows:
             if row.get("id") is None and idempotency_key is None:
                 row["id"] = str(uuid.uuid4())
-        body = _given(records=rows, on_conflict=on_conflict, wait=wait, timeout_ms=timeout_ms)
+        body = _given(records=rows, on_conflict=on_conflict, wait=wait, write_quorum=write_quorum,
+                      timeout_ms=timeout_ms)
         return cast(_J, self._run(Call("POST", _path(collection, "records"), body,
                                        headers=_given(**{"Idempotency-Key": idempotency_key}),
                                        collection=collection,
@@ -156,13 +162,14 @@ class _Operations(Generic[_J, _L, _I, _N]):
     def delete(self, collection: str, ids: Optional[Sequence[str]] = None, *,
                filter: Optional[Mapping[str, Any]] = None, delete_all: bool = False,
                count: Optional[bool] = None, wait: Optional[str] = None,
-               timeout_ms: Optional[int] = None) -> _J:
+               write_quorum: Optional[int] = None, timeout_ms: Optional[int] = None) -> _J:
         """By exactly one of ids, filter and delete_all; {"deleted_count": …}.
 
         A repeated delete by ids (after a 503) counts only what the last run found.
         """
         body = _given(ids=None if ids is None else list(ids), filter=filter,
-                      delete_all=delete_all or None, count=count, wait=wait, timeout_ms=timeout_ms)
+                      delete_all=delete_all or None, count=count, wait=wait,
+                      write_quorum=write_quorum, timeout_ms=timeout_ms)
         return cast(_J, self._run(Call("POST", _path(collection, "records", "delete"), body,
                                        collection=collection, repeatable=ids is not None,
                                        timeout=_patience(timeout_ms))))
@@ -179,13 +186,14 @@ class _Operations(Generic[_J, _L, _I, _N]):
 
     def update(self, collection: str, metadata: Mapping[str, Any], *,
                ids: Optional[Sequence[str]] = None, filter: Optional[Mapping[str, Any]] = None,
-               wait: Optional[str] = None, timeout_ms: Optional[int] = None) -> _J:
+               wait: Optional[str] = None, write_quorum: Optional[int] = None,
+               timeout_ms: Optional[int] = None) -> _J:
         """patch_record for many, by ids or by a filter: {"matched_count", "updated_count", …}.
 
         A repeated update by ids (after a 503) counts as updated only what the last run changed.
         """
         body = _given(ids=None if ids is None else list(ids), filter=filter, wait=wait,
-                      timeout_ms=timeout_ms)
+                      write_quorum=write_quorum, timeout_ms=timeout_ms)
         body["metadata"] = metadata
         return cast(_J, self._run(Call("POST", _path(collection, "records", "update"), body,
                                        collection=collection, repeatable=ids is not None,
@@ -257,8 +265,9 @@ class _Operations(Generic[_J, _L, _I, _N]):
         if consistency == "eventual":
             return {}
         known = self.session.known(collection)
+        fresh: Any = True if known.fresh or consistency == "fresh" else None
         return _given(read_token=known.token,
-                      fresh=True if known.fresh or consistency == "fresh" else None)
+                      fresh="global" if consistency == "fresh_global" else fresh)
 
     def _read(self, collection: str, what: str, body: Json, options: Dict[str, Any]) -> Call:
         options = dict(options)

@@ -88,6 +88,10 @@ class StalenessUnmet(ApiError):
     """No replica was fresh enough in time."""
 
 
+class QuorumUnmet(ApiError):
+    """Written, but not in the logs of as many regions in time; it goes on to the others."""
+
+
 class Unavailable(ApiError):
     """503: try again later."""
 
@@ -101,6 +105,7 @@ _BY_CODE: Dict[str, Type[ApiError]] = {
     "dimension_mismatch": DimensionMismatch,
     "rate_limited": RateLimited,
     "staleness_unmet": StalenessUnmet,
+    "quorum_unmet": QuorumUnmet,
 }
 _BY_STATUS: Dict[int, Type[ApiError]] = {400: InvalidRequest, 429: RateLimited, 503: Unavailable}
 
