@@ -2,9 +2,11 @@
  *
  *   url                kept in
  *   file:DIR           files; a put is synced under another name and renamed
- *   s3://BUCKET/PREFIX any S3-compatible store, requests signed (SigV4).  Options: endpoint=URL
- * (its address, buckets in the path; default that of AWS), region=NAME (default us-east-1).
- * Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment
+ *   s3://BUCKET/PREFIX any S3-compatible store, requests signed (SigV4)
+ *
+ * Options of s3: endpoint=URL (its address, buckets in the path; default that of AWS), region=NAME
+ * (default us-east-1).  Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the
+ * environment.
  *
  * An object is there whole or not at all, at every moment and after every crash.  A put that has
  * returned survives a power cut.  Who refers to an object keeps its size and a hash of its bytes:
@@ -26,11 +28,10 @@
 #include "common/base/err.h"
 #include "common/base/limits.h"
 
-#define BLOB_NAME_BYTES_MAX                                                                        \
-    200 /* [a-z0-9._-] in parts with '/' between; no part begins with '.'                          \
-         */
-#define BLOB_BYTES_MAX MIB(64)
-#define BLOB_CALL_NS   (30 * NS_PER_S)
+/* Of a name: [a-z0-9._-] in parts with '/' between; no part begins with '.'. */
+#define BLOB_NAME_BYTES_MAX 200
+#define BLOB_BYTES_MAX      MIB(64)
+#define BLOB_CALL_NS        (30 * NS_PER_S)
 
 struct blob;
 

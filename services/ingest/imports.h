@@ -2,13 +2,14 @@
  *
  *   POST …/imports: a row in the metadata store (import_job.h)
  *   PUT …/imports/{id}/data?offset=N: rows of the part are checked (import_parse.h) and put into
- *   objects of at most 10,000 (import_objects.h), each durable; parts are read side by side → in
- * its turn, with the collection's gate: the row says "pending": objects, stamps → one manifest for
- *   each object and partition is appended, all in one append → the row says "done" → answer
+ *   objects of at most 10,000 (import_objects.h), each durable; parts are read side by side
+ *   → in its turn, with the collection's gate: the row says "pending": objects, stamps
+ *   → one manifest for each object and partition is appended, all in one append
+ *   → the row says "done" → answer
  *
  * Who dies in between leaves a row that is pending, or objects that nobody names.  The next part,
  * or the end, of the import appends what is pending before anything else; GET tells only what is
- * done. Objects that the log names are kept for ever: the log is not trimmed. */
+ * done.  Objects that the log names are kept for ever: the log is not trimmed. */
 #ifndef VICINAL_INGEST_IMPORTS_H
 #define VICINAL_INGEST_IMPORTS_H
 
