@@ -1,7 +1,8 @@
 /* The consumer: reads the log, applies, commits, publishes.
  *
  * A batch is whatever the reader has at hand, cut after 5 ms; what a bulk manifest in it names is
- * fetched first (bulk.c).  Its steps, in this order:
+ * fetched first (bulk.c).  A commit costs a sync, so records that come one by one are gathered for
+ * 5 ms after each, unless somebody waits for a position.  The steps of a batch, in this order:
  *   1. apply the records in one write transaction; insert each new vector into its engine: searches
  *      meet it, but find no row for it in their snapshots and pass over it;
  *   2. commit: new snapshots show the new rows and no longer the replaced ones;
@@ -29,7 +30,8 @@
 
 #define BATCH_RECORDS 1000
 #define BATCH_NS      (5 * NS_PER_MS)
-#define CLOCK_EVERY   16 /* records between two looks at the clock */
+#define GATHER_NS     (5 * NS_PER_MS) /* after a commit, for the next */
+#define CLOCK_EVERY   16              /* records between two looks at the clock */
 #define IDLE_NS       (50 * NS_PER_MS)
 #define RETIRE_NS     (2 * NS_PER_MS) /* while ordinals wait for searches */
 #define RETRY_NS      (100 * NS_PER_MS)
@@ -415,6 +417,18 @@ static bool should_reload(struct shard *shard)
     return should;
 }
 
+/* What comes meanwhile shares the next commit. */
+static void gather(struct shard *shard)
+{
+    uint64_t until_ns = env_boot_ns(shard->env) + GATHER_NS;
+    enum err_code code = ERR_OK;
+
+    pthread_mutex_lock(&shard->lock);
+    while (code == ERR_OK && shard->waiters == 0 && !shard_is_stopping(shard))
+        code = env_cond_wait(&shard->wanted, &shard->lock, until_ns);
+    pthread_mutex_unlock(&shard->lock);
+}
+
 static enum err_code follow(struct shard *shard, struct start *start, struct wal_item *items,
                             struct err *err)
 {
@@ -440,6 +454,8 @@ static enum err_code follow(struct shard *shard, struct start *start, struct wal
             code = handle_items(shard, start, items, count, err);
         if (code != ERR_OK)
             return code;
+        if (count > 0 && count < BATCH_RECORDS)
+            gather(shard);
         release_retired(shard);
     }
     return ERR_OK;

@@ -285,6 +285,7 @@ static enum err_code wait_locked(struct shard *shard, const struct waiting *wait
     if (shard->waiters >= shard->setup.waiters_max)
         return err_set(err, ERR_BEHIND, "behind, and %u questions wait already", shard->waiters);
     shard->waiters++;
+    env_cond_signal(&shard->wanted);
     while (code == ERR_OK && !is_met_locked(shard, waiting)) {
         code = env_cond_wait(&shard->changed, &shard->lock, waiting->demand->deadline_ns);
         if (code == ERR_TIMEOUT)

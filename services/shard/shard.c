@@ -255,6 +255,7 @@ enum err_code shard_open(struct shard *shard, const struct shard_setup *setup, s
     pthread_mutex_init(&shard->lock, NULL);
     env_cond_init(shard->env, &shard->changed);
     env_cond_init(shard->env, &shard->errand);
+    env_cond_init(shard->env, &shard->wanted);
     grace_init(&shard->grace);
     atomic_init(&shard->is_stopping, false);
     atomic_init(&shard->commits, 0);
@@ -287,6 +288,7 @@ void shard_stop(struct shard *shard)
     atomic_store_explicit(&shard->is_stopping, true, memory_order_release);
     env_cond_broadcast(&shard->changed);
     env_cond_broadcast(&shard->errand);
+    env_cond_broadcast(&shard->wanted);
     pthread_mutex_unlock(&shard->lock);
     copier_stop(shard->copier);
 }
@@ -315,6 +317,7 @@ void shard_close(struct shard *shard)
     free(shard->round_ends);
     env_cond_free(&shard->changed);
     env_cond_free(&shard->errand);
+    env_cond_free(&shard->wanted);
     pthread_mutex_destroy(&shard->lock);
     *shard = (struct shard){0};
 }

@@ -156,6 +156,7 @@ struct shard {
     pthread_mutex_t lock;
     struct env_cond changed; /* of anything below */
     struct env_cond errand;  /* for the maintainer: `gone`, or the end */
+    struct env_cond wanted;  /* for the consumer: a waiter has come, or the end */
     /* below: guarded by lock */
     enum shard_state state;
     bool is_open;                   /* questions are answered */
@@ -178,8 +179,8 @@ struct shard {
     uint32_t index_size;
     struct shard_collection *gone;    /* dropped, to be freed with their segments */
     uint64_t applied, voided, parked; /* records, over all partitions */
-    uint32_t waiters;
-    bool should_reload; /* the map changed: start anew */
+    uint32_t waiters;                 /* for positions */
+    bool should_reload;               /* the map changed: start anew */
     /* rounds of asking the log's end */
     bool round_is_open; /* one is under way */
     uint64_t rounds_begun, rounds_ended;
