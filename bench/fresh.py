@@ -88,32 +88,35 @@ def search_requests(suite, vectors):
 
 
 class Inserting:
-    """A process that writes records at a steady rate, one a request; .written tells how many."""
+    """A process that writes records at a steady rate, `each` a request; .written tells how many."""
 
-    def __init__(self, suite, vectors, per_second):
+    def __init__(self, suite, vectors, per_second, each):
         context = multiprocessing.get_context("fork")
         self.ends, self.written = context.Event(), context.Value("L", 0)
-        self.process = context.Process(target=self.run, args=(suite.url, vectors.inserted, per_second), daemon=True)
+        self.process = context.Process(target=self.run, args=(suite.url, vectors.inserted, per_second, each),
+                                       daemon=True)
 
-    def run(self, url, inserted, per_second):
+    def run(self, url, inserted, per_second, each):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        threads = [threading.Thread(target=self.write, args=(url, inserted, per_second, number), daemon=True)
+        threads = [threading.Thread(target=self.write, args=(url, inserted, per_second, each, number),
+                                    daemon=True)
                    for number in range(WRITERS)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
-    def write(self, url, inserted, per_second, number):
+    def write(self, url, inserted, per_second, each, number):
         door, due = Door(url), time.perf_counter()
         while not self.ends.is_set():
-            record = {"id": f"i{number}", "vector_base64": inserted[number % len(inserted)]}
-            door.send(door.prepare(RECORDS, {"records": [record]}))
-            number += WRITERS
+            records = [{"id": f"i{at}", "vector_base64": inserted[at % len(inserted)]}
+                       for at in range(number, number + each * WRITERS, WRITERS)]
+            door.send(door.prepare(RECORDS, {"records": records}))
+            number += each * WRITERS
             with self.written.get_lock():
-                self.written.value += 1
-            due += WRITERS / per_second
+                self.written.value += each
+            due += each * WRITERS / per_second
             time.sleep(max(0, due - time.perf_counter()))
 
     def __enter__(self):
@@ -132,7 +135,7 @@ class Inserting:
 
 def measure_found(suite, vectors, options, rows):
     door, found, answered = Door(suite.url), [], []
-    with Inserting(suite, vectors, options.per_second) as inserting:
+    with Inserting(suite, vectors, options.per_second, 1) as inserting:
         end, number = time.perf_counter() + options.seconds * options.rounds, 0
         while time.perf_counter() < end:
             number += 1
@@ -162,19 +165,19 @@ def spread(values, form="{:,.0f}"):
     return (f"{form} ({form}–{form})").format(statistics.median(values), min(values), max(values))
 
 
-def measure_searching(suite, vectors, options, rows):
+def measure_searching(suite, vectors, options, each, rows):
     requests = search_requests(suite, vectors)
     quiet, busy, rates = [], [], []
     searches(suite, requests, 1)
     for _ in range(options.rounds):
         quiet.append(searches(suite, requests, options.seconds))
-        with Inserting(suite, vectors, options.per_second) as inserting:
+        with Inserting(suite, vectors, options.per_second, each) as inserting:
             time.sleep(0.5)
             busy.append(searches(suite, requests, options.seconds))
         rates.append(inserting.rate)
     quiet.append(searches(suite, requests, options.seconds))
     rows.append((f"searches/s quiet, {SEARCHERS} connections", spread([qps for qps, _ in quiet])))
-    rows.append((f"searches/s while {statistics.median(rates):,.0f} records/s are inserted",
+    rows.append((f"searches/s while {statistics.median(rates):,.0f} records/s are inserted, {each} a request",
                  spread([qps for qps, _ in busy])))
     shares = [2 * busy[i][0] / (quiet[i][0] + quiet[i + 1][0]) for i in range(len(busy))]
     rows.append(("… share of quiet", spread([100 * share for share in shares], "{:.0f} %")))
@@ -251,7 +254,8 @@ def main():
                     measure_token(suite, vectors, rows)
                 if "searching" in parts:
                     say("searching while inserting")
-                    measure_searching(suite, vectors, options, rows)
+                    for each in (1, 10):
+                        measure_searching(suite, vectors, options, each, rows)
                 if "found" in parts:
                     say("written and found")
                     measure_found(suite, vectors, options, rows)
