@@ -178,7 +178,7 @@ def test_threads_share_a_client(url, name):
             except Exception as error:  # reported by the main thread
                 failures.append(error)
 
-        threads = [threading.Thread(target=work, args=(me,)) for me in range(8)]
+        threads = [threading.Thread(daemon=True, target=work, args=(me,)) for me in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:

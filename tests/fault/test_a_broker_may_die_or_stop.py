@@ -32,7 +32,7 @@ class Writer:
         self.tried = 0
         self.acknowledged = self.spooled = self.failed = 0
         self.slowest, self.wrong = 0.0, []
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(daemon=True, target=self.run)
         self.thread.start()
 
     def run(self):
@@ -80,7 +80,7 @@ class Reader:
     def __init__(self, suite):
         self.suite, self.ends = suite, threading.Event()
         self.asked, self.failures, self.slowest = 0, [], 0.0
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(daemon=True, target=self.run)
         self.thread.start()
 
     def run(self):

@@ -41,7 +41,7 @@ class Worker:
     def __init__(self, suite, step):
         self.client, self.step, self.ends = Client(suite.url, 20), step, threading.Event()
         self.asked, self.slowest, self.wrong = 0, 0.0, []
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(daemon=True, target=self.run)
         self.thread.start()
 
     def run(self):

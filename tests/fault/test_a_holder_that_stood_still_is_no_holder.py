@@ -23,7 +23,7 @@ class Writer:
     def __init__(self, suite, number):
         self.suite, self.number, self.ends = suite, number, threading.Event()
         self.acknowledged, self.refused, self.unknown = [], [], 0
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(daemon=True, target=self.run)
         self.thread.start()
 
     def run(self):

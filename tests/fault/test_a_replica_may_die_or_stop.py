@@ -16,7 +16,7 @@ class Reader(threading.Thread):
     """Searches and reads what was acknowledged, without a pause and without a second try."""
 
     def __init__(self, suite, number, written, stop):
-        super().__init__()
+        super().__init__(daemon=True)
         self.suite, self.number, self.written, self.stop_event = suite, number, written, stop
         self.chance = random.Random(number)
         self.failed, self.took, self.explained = [], [], {}
@@ -81,7 +81,7 @@ def test_no_request_fails():
     with Suite(shards=2, replicas=2) as suite:
         suite.create("c", 8)
         written, stop = [], threading.Event()
-        writer = threading.Thread(target=write_on, args=(suite, written, stop))
+        writer = threading.Thread(daemon=True, target=write_on, args=(suite, written, stop))
         writer.start()
         poll("something is written", lambda: len(written) > 1000, 20)
         poll("all are in use", lambda: healths(suite) == ["in"] * 4, 20)

@@ -91,7 +91,7 @@ def test_bytes_that_are_not_synced_reach_no_reader():
         poll("strace is there", lambda: is_traced(pid))
         import threading
         answers = []
-        client = threading.Thread(target=lambda: answers.append(suite.post(
+        client = threading.Thread(daemon=True, target=lambda: answers.append(suite.post(
             "/v1/collections/c/records", {"records": [{"id": "pending"}], "timeout_ms": 30000})))
         client.start()
         end, looks = time.monotonic() + 1.5, 0

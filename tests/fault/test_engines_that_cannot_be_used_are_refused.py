@@ -147,7 +147,7 @@ def test_a_log_that_comes_later(kafka):
     kafka.kill()
     suite = Suite(wal=kafka.url("later"), partitions=4)
     try:
-        starter = threading.Thread(target=kafka.start)
+        starter = threading.Thread(daemon=True, target=kafka.start)
         starter.start()
         try:
             suite.start()

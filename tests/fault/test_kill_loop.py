@@ -18,7 +18,7 @@ class Writer(threading.Thread):
     """Owns its ids; knows for each what was acknowledged last, and what may have happened since."""
 
     def __init__(self, suite, number, stop):
-        super().__init__()
+        super().__init__(daemon=True)
         self.suite, self.number, self.stop_event = suite, number, stop
         self.chance = random.Random(number)
         self.known, self.possible = {}, {}  # id -> newest acknowledged value; values that may be there

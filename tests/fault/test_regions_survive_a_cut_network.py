@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, region):
         self.region, self.ends = region, threading.Event()
         self.acknowledged, self.asked, self.failed = [], 0, 0
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(daemon=True, target=self.run)
         self.thread.start()
 
     def run(self):

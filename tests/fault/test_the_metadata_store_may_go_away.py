@@ -29,7 +29,7 @@ class Worker(threading.Thread):
     """Does its steps until it is stopped."""
 
     def __init__(self, suite, number):
-        super().__init__()
+        super().__init__(daemon=True)
         self.number, self.client, self.ends = number, Client(suite.url, 60), threading.Event()
         self.chance = random.Random(number)
         self.asked, self.slowest, self.wrong = 0, 0.0, []
@@ -137,7 +137,7 @@ def again_and_again(step):
         while not ends.is_set():
             step(ends)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(daemon=True, target=run)
     thread.start()
     try:
         yield

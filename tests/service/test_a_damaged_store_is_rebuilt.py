@@ -97,7 +97,7 @@ def test_from_another_replica_while_it_is_used():
                 if answer.status != 200 or len(answer.body["records"]) != 1:
                     failed.append(answer)
 
-        reader = threading.Thread(target=read)
+        reader = threading.Thread(daemon=True, target=read)
         reader.start()
         try:
             cut(store_of(suite, 1) / "data.mdb")

@@ -118,7 +118,7 @@ def loaded():
 def test_it_reads_only_what_came_after(loaded):
     suite, stop = loaded, threading.Event()
     before = sum(position for position, _ in suite.digests()[0, 0].values())
-    writer = threading.Thread(target=keep_writing, args=(suite, stop))
+    writer = threading.Thread(daemon=True, target=keep_writing, args=(suite, stop))
     writer.start()
     replica = None
     try:

@@ -123,7 +123,7 @@ def test_many_wait_at_once(three):
                 answers.append((f"m{number}-{turn}", answer))
         client.close()
 
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(45)]
+    threads = [threading.Thread(daemon=True, target=write, args=(number,)) for number in range(45)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -175,7 +175,7 @@ def test_it_outlives_the_loss_of_a_region():
                 if answer.status == 200:
                     answered.append(f"w{number}-{turn}")
 
-        threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+        threads = [threading.Thread(daemon=True, target=write, args=(number,)) for number in range(8)]
         for thread in threads:
             thread.start()
         poll("many are answered", lambda: len(answered) > 300, 30)

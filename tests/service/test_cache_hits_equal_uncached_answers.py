@@ -33,7 +33,7 @@ def test_cache():
                 stop.wait(0.002)
             client.close()
 
-        writer = threading.Thread(target=write)
+        writer = threading.Thread(daemon=True, target=write)
         writer.start()
         try:
             for query in queries:

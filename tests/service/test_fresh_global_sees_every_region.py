@@ -104,7 +104,7 @@ def test_many_at_once_while_all_write(three):
         client.close()
         other.close()
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+    threads = [threading.Thread(daemon=True, target=work, args=(number,)) for number in range(12)]
     for thread in threads:
         thread.start()
     time.sleep(3)
@@ -220,7 +220,7 @@ def test_who_waits_does_not_hold_up_the_end():
             except OSError:
                 answers.append(0)
 
-        waiting = [threading.Thread(target=wait, args=args) for args in (
+        waiting = [threading.Thread(daemon=True, target=wait, args=args) for args in (
             ("/v1/collections/c/records/count", {"fresh": "global"}),
             ("/v1/collections/c/records", {"records": [{"id": "x", "vector": [1, 2, 3]}], "write_quorum": 3}))]
         for thread in waiting:

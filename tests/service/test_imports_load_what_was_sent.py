@@ -222,7 +222,7 @@ def test_of_two_requests_for_one_offset_one_is_taken(shared, c):
     def send(n):
         answers.append(upload.part(('{"id":"%d"}\n' % n).encode(), offset=0).status)
 
-    threads = [threading.Thread(target=send, args=(n,)) for n in range(8)]
+    threads = [threading.Thread(daemon=True, target=send, args=(n,)) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -235,7 +235,7 @@ def test_conditional_writes_and_imports_take_turns(shared, c):
     """on_conflict=fail creates an id only if no import has it, and an import that comes later wins."""
     for n in range(60):
         upload, made = Upload(shared, c, format="ndjson"), []
-        thread = threading.Thread(target=lambda: made.append(
+        thread = threading.Thread(daemon=True, target=lambda: made.append(
             shared.post(f"/v1/collections/{c}/records",
                         {"records": [{"id": f"{n}", "text": "single"}], "on_conflict": "fail"}).status))
         thread.start()
@@ -311,7 +311,7 @@ def test_parts_may_be_sent_side_by_side(shared, c):
                 break
         answers[number] = answer
 
-    threads = [threading.Thread(target=send, args=(number,)) for number in (3, 1, 5, 0, 2, 4)]
+    threads = [threading.Thread(daemon=True, target=send, args=(number,)) for number in (3, 1, 5, 0, 2, 4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -49,7 +49,7 @@ def post(client, path, body):
 
 class Killer(threading.Thread):
     def __init__(self, suite, seed):
-        super().__init__()
+        super().__init__(daemon=True)
         self.suite, self.chance, self.done, self.kills = suite, random.Random(seed), threading.Event(), 0
 
     def run(self):

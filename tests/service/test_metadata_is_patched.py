@@ -126,7 +126,7 @@ def test_patches_that_race_are_all_there(shared, c):
             if answer.status != 200 or answer.body["updated_count"] != 1:
                 failures.append(answer)
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    threads = [threading.Thread(daemon=True, target=work, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

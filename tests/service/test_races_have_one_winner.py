@@ -23,7 +23,7 @@ def together(count, work):
         except Exception as error:  # told below
             failures.append(error)
 
-    threads = [threading.Thread(target=run, args=(i,)) for i in range(count)]
+    threads = [threading.Thread(daemon=True, target=run, args=(i,)) for i in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -49,7 +49,7 @@ def check_races(suite, rounds):
                     absent.append(answer)
         client.close()
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(daemon=True, target=watch)
     watcher.start()
     try:
         for round_ in range(rounds):

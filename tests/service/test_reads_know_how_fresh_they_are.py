@@ -56,7 +56,7 @@ def test_reads_are_monotonic_with_the_reads_token(pair):
             pair.upsert("c", [{"id": f"m{i % 50}", "vector": [1, 0, 0], "metadata": {"n": i}}])
             i += 1
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(daemon=True, target=write)
     writer.start()
     try:
         newest, token = -1, None

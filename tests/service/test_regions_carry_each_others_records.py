@@ -103,7 +103,7 @@ def test_the_same_ids_written_at_once_end_in_the_same_winners(three, name):
                 versions.append((identity, written.headers["ETag"].strip('"')))
         client.close()
 
-    threads = [threading.Thread(target=write, args=(region, random.Random(f"{seed}{region}"))) for region in NAMES]
+    threads = [threading.Thread(daemon=True, target=write, args=(region, random.Random(f"{seed}{region}"))) for region in NAMES]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -210,7 +210,7 @@ def at_once(suite, name, definitions):
         answers[region] = client.put(f"/v1/collections/{name}", definition)
         client.close()
 
-    threads = [threading.Thread(target=create, args=item) for item in definitions.items()]
+    threads = [threading.Thread(daemon=True, target=create, args=item) for item in definitions.items()]
     for thread in threads:
         thread.start()
     for thread in threads:

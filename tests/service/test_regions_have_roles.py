@@ -115,7 +115,7 @@ def test_promotion_under_writes_loses_nothing(two, name):
                 break
         client.close()
 
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    writers = [threading.Thread(daemon=True, target=write, args=(number,)) for number in range(4)]
     for writer in writers:
         writer.start()
     poll("writes are under way", lambda: len(acknowledged) > 100, 20)

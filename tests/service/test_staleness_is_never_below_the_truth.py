@@ -33,7 +33,7 @@ class Writer:
     def __init__(self, url, pause=0.01):
         self.url, self.pause, self.answered, self.number = url, pause, [], 0  # [(time, number)]
         self.ends = threading.Event()
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(daemon=True, target=self.run)
 
     def run(self):
         client = Client(self.url, 30)
@@ -72,7 +72,7 @@ class Reader:
         self.url, self.writer, self.fresh = url, writer, fresh
         self.lies, self.told, self.slowest, self.refused = [], [], 0, 0
         self.ends = threading.Event()
-        self.thread = threading.Thread(target=self.run)
+        self.thread = threading.Thread(daemon=True, target=self.run)
 
     def run(self):
         client, turn = Client(self.url, 60), 0

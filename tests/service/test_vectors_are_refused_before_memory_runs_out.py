@@ -68,7 +68,7 @@ def test_what_does_not_fit_is_refused_and_the_shard_goes_on(tight):
         with lock:
             taken.append((mine, refusal))
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    threads = [threading.Thread(daemon=True, target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -130,7 +130,7 @@ def test_regions_that_were_killed_while_both_write_are_sound():
         suite.create("c", 8)
         suite.region("b").wait_for("the collection is in b", "/v1/collections/c")
         stop = threading.Event()
-        writers = [threading.Thread(target=write_anything, args=(suite.region(name), seed + i, stop))
+        writers = [threading.Thread(daemon=True, target=write_anything, args=(suite.region(name), seed + i, stop))
                    for i, name in enumerate("abab")]
         for writer in writers:
             writer.start()
