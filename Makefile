@@ -54,7 +54,7 @@ help:
 	@echo "make bench-engine       the engine beside public libraries (SETS='--make 100000x384')"
 	@echo "make bench-distributed  writes into Kafka, two regions, the cache in Redis"
 	@echo "make bench-imports      imports from a file to durable, beside record by record"
-	@echo "make nightly    long fuzzing, 5,000 simulation seeds, a long kill loop"
+	@echo "make nightly    long fuzzing, 100,000 simulation seeds, a long kill loop"
 	@echo "make format     clang-format over all sources"
 
 define library

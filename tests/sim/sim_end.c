@@ -76,6 +76,7 @@ static bool check_replicas(struct sim_region *region, struct seen_region *seen)
         if (sim->nodes[i].service == &sim_shard_service && sim->nodes[i].region == region &&
             !look_at(&sim->nodes[i], seen))
             return false;
+    sim->counts.checks[CHECK_END] += (uint64_t)SIM_PARTITIONS * region->replicas;
     for (uint32_t p = 0; p < SIM_PARTITIONS; p++) {
         const struct seen_partition *first = &seen->parts[0][p];
 

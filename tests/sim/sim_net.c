@@ -53,6 +53,8 @@ struct flight {
     char query[PATH_BYTES];
     char content_type[64];
     char if_match[64];
+    char idempotency[64];
+    uint64_t number; /* of those from there to there */
     char request_id[REQUEST_ID_BYTES];
     uint8_t *body;
     size_t body_len;
@@ -113,10 +115,11 @@ static void fails(struct flight *flight, enum err_code rc, const char *text)
 static const char *header_of(const struct request *req, const char *name)
 {
     const struct flight *flight = req->transport;
-    const char *value = strcasecmp(name, "Content-Type") == 0   ? flight->content_type
-                        : strcasecmp(name, "If-Match") == 0     ? flight->if_match
-                        : strcasecmp(name, "X-Request-Id") == 0 ? flight->request_id
-                                                                : "";
+    const char *value = strcasecmp(name, "Content-Type") == 0      ? flight->content_type
+                        : strcasecmp(name, "If-Match") == 0        ? flight->if_match
+                        : strcasecmp(name, "Idempotency-Key") == 0 ? flight->idempotency
+                        : strcasecmp(name, "X-Request-Id") == 0    ? flight->request_id
+                                                                   : "";
 
     return value[0] == '\0' ? NULL : value;
 }
@@ -171,9 +174,25 @@ static bool visit(struct flight *flight)
     return !life->dead;
 }
 
-static bool is_cut(const struct flight *flight)
+/* Is there no way for what goes there (or comes back)? */
+static bool is_cut(const struct flight *flight, bool back)
 {
-    return flight->from->isolated || flight->to == NULL || flight->to->isolated;
+    struct sim *sim = flight->group->sim;
+    const struct sim_node *from = back ? flight->to : flight->from;
+    const struct sim_node *to = back ? flight->from : flight->to;
+
+    return flight->to == NULL || from->isolated || to->isolated ||
+           sim->links_cut[from->number][to->number];
+}
+
+/* Has a later one come there before? */
+static void count_order(const struct flight *flight)
+{
+    struct sim *sim = flight->group->sim;
+    uint64_t *arrived = &sim->arrived[flight->from->number][flight->to->number];
+
+    sim->counts.reordered += flight->number < *arrived;
+    *arrived = flight->number > *arrived ? flight->number : *arrived;
 }
 
 static uint64_t trip(struct sim *sim)
@@ -187,7 +206,7 @@ static bool travel_there(struct flight *flight)
     struct sim *sim = flight->group->sim;
 
     sim_world_sleep(sim, trip(sim));
-    if (is_cut(flight)) {
+    if (is_cut(flight, false)) {
         sim_world_sleep(sim, CONNECT_NS);
         fails(flight, ERR_UNAVAILABLE, "no connection");
         return false;
@@ -202,6 +221,7 @@ static bool travel_there(struct flight *flight)
         fails(flight, ERR_UNAVAILABLE, "connection refused");
         return false;
     }
+    count_order(flight);
     return true;
 }
 
@@ -221,7 +241,7 @@ static void travel(void *argument)
         sim->counts.broken++;
         buffer_free(&flight->result.reply);
         fails(flight, ERR_IO, "the connection broke");
-    } else if (is_cut(flight) || sim_percent(sim, sim->net_drop)) {
+    } else if (is_cut(flight, true) || sim_percent(sim, sim->net_drop)) {
         sim->counts.dropped++;
     } else {
         deliver(flight);
@@ -253,17 +273,21 @@ static void launch(struct sim_node *from, struct group *group, const struct http
     flight->attempt = group->slots[index].attempt;
     flight->from = from;
     flight->to = sim_find_node(group->sim, call->base);
+    if (flight->to != NULL)
+        flight->number = ++group->sim->sent[from->number][flight->to->number];
     copy_text(flight->method, sizeof(flight->method), call->method);
     assert(path_len < sizeof(flight->path));
     memcpy(flight->path, call->path, path_len);
     copy_text(flight->query, sizeof(flight->query), query[0] == '?' ? query + 1 : "");
     copy_text(flight->content_type, sizeof(flight->content_type), call->content_type);
     copy_text(flight->if_match, sizeof(flight->if_match), call->if_match);
+    copy_text(flight->idempotency, sizeof(flight->idempotency), call->idempotency);
     copy_text(flight->request_id, sizeof(flight->request_id), call->request_id);
     if (call->body_len > 0)
         memcpy(flight->body, call->body, call->body_len);
     flight->body_len = call->body_len;
     group->sim->counts.calls++;
+    group->sim->counts.handovers += strcmp(flight->path, "/internal/v1/replay") == 0;
     sim_spawn(group->sim, "call", travel, flight);
 }
 
