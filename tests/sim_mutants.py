@@ -161,7 +161,8 @@ def run_mutant(mutant, options):
         program = make_mutant(mutant, options)
     except (LookupError, subprocess.CalledProcessError) as error:
         return False, f"cannot be made: {error}"
-    command = [str(program), "--seeds", f"1:{SEEDS}", "--first", *shlex.split(mutant.options)]
+    command = [str(program), "--seeds", f"1:{SEEDS}", "--first", *shlex.split(mutant.options),
+               *shlex.split(options.options)]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               timeout=SECONDS, check=False)
@@ -183,6 +184,7 @@ def main():
     for name in ("build", "compile", "link", "main", "libs", "system-libs"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--options", default="", help="more for the simulation")
     parser.add_argument("names", nargs="*", help="all of them when there is none")
     options = parser.parse_args()
     chosen = [m for m in MUTANTS if not options.names or m.name in options.names]

@@ -342,6 +342,18 @@ static void take_record(struct sim_region *region, uint32_t partition, const str
     }
 }
 
+static void tell(const struct sim_region *region, uint32_t partition, const struct record *record,
+                 uint64_t offset, bool is_admitted)
+{
+    if (region->sim->options.verbose)
+        printf("           log %s: partition %u offset %llu: op %d, epoch %llu, stamp %llu-%u, "
+               "origin %u-%lld%s\n",
+               region->name, partition, (unsigned long long)offset, (int)record->op,
+               (unsigned long long)record->epoch, (unsigned long long)record->stamp.clock,
+               record->stamp.region, record->origin_region, (long long)record->origin_offset,
+               is_admitted ? "" : ", void");
+}
+
 static void follow_region(struct sim_region *region)
 {
     struct sim *sim = region->sim;
@@ -355,11 +367,14 @@ static void follow_region(struct sim_region *region)
             struct sim_event event = {.offset = chronicle->read[p], .landed_ns = entry->landed_ns};
             struct record record;
             struct err err = {0};
+            bool is_admitted;
 
             if (record_decode(&record, entry->data, entry->len, &sim->truth.scratch, &err) !=
                 ERR_OK)
                 sim_fail(sim, "the log holds what cannot be read: %s", err.message);
-            if (epoch_admit(&chronicle->admitted[p], &record, event.offset))
+            is_admitted = epoch_admit(&chronicle->admitted[p], &record, event.offset);
+            tell(region, p, &record, event.offset, is_admitted);
+            if (is_admitted)
                 take_record(region, p, &record, event);
             else
                 sim->counts.voided++;

@@ -356,6 +356,7 @@ static void check_answer(struct reading *reading, const struct sim_reply *reply,
              json_is_true(json_object_get(read, "stale")) ? " (served)" : "",
              (unsigned long long)reading->from[0], (unsigned long long)reading->from[1],
              (unsigned long long)reading->from[2], (unsigned long long)reading->from[3]);
+    truth_follow(sim);
     sim->counts.reads++;
     sim->counts.fresh_reads += reading->fresh;
     sim->counts.token_reads += reading->token_text[0] != '\0';
