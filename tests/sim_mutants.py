@@ -20,7 +20,7 @@ import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SEEDS = 300
+SEEDS = 600
 SECONDS = 240  # for the seeds of one mutant
 
 

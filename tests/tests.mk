@@ -93,7 +93,7 @@ sim: $(BIN)/sim
 sim-mutants: $(BIN)/sim
 	@python3 tests/sim_mutants.py --build=$(BUILD) --jobs=$(JOBS) --compile='$(CC) $(CPPFLAGS) $(CFLAGS)' \
 	    --link='$(CC) $(LDFLAGS)' --main=$(BUILD)/tests/sim/sim_main.o \
-	    --libs='$(call lib,tests/sim) $(TEST_LIBS)' --system-libs='$(SIM_FLAGS) $(SYSTEM_LIBS)' $(MUTANTS)
+	    --libs='$(call lib,tests/sim) $(TEST_LIBS)' --system-libs='$(SIM_FLAGS) $(SYSTEM_LIBS)' --options='$(MUTANT_OPTIONS)' $(MUTANTS)
 
 fuzz:
 	@$(MAKE) --no-print-directory $(FUZZ) fuzz-run

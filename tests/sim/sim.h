@@ -229,6 +229,7 @@ struct sim_op {
     uint64_t began_ns;
     struct stamp spooled; /* its provisional stamp, where it was met in a spool: */
     const struct sim_node *spool;
+    uint64_t spooled_ns; /* answered; 0: not by the holder of the log */
     uint64_t spool_number;
     uint32_t times;                           /* it was admitted into that region's log */
     uint64_t first_offset, offset;            /* the last one */
@@ -281,6 +282,7 @@ struct sim_chronicle {
     struct sim_marks marks[SIM_PARTITIONS];
     struct sim_places origins[SIM_PARTITIONS][SIM_REGIONS_MAX];
     uint8_t holder[HOLDER_BYTES]; /* of partition 0 */
+    uint64_t held_ns;             /* since when */
 };
 
 struct sim_truth {
@@ -471,6 +473,8 @@ struct sim_service {
     void *(*state)(struct sim_node *node); /* what handlers get */
 };
 
+struct ingest;
+struct ingest *sim_ingest_of(struct sim_node *node); /* the object's */
 struct shard;
 struct shard *sim_shard_of(struct sim_node *node); /* the object's */
 

@@ -187,6 +187,18 @@ static void trouble_log(struct sim *sim)
     undo_later(sim, sim_delay(sim, 500 * NS_PER_MS, 5 * NS_PER_S), calm_log, region->index);
 }
 
+/* One of the ingests is to die while writes go into its spool. */
+static void crash_ingest(struct sim_region *region)
+{
+    struct sim *sim = region->sim;
+    struct sim_node *node;
+
+    do
+        node = any_service(sim);
+    while (node->service != &sim_ingest_service || node->region != region);
+    node->crash_in = 50 + (uint32_t)sim_below(sim, 400);
+}
+
 /* As when the brokers are gone: nothing lands, or late, and nothing is read. */
 static void lose_log(struct sim *sim)
 {
@@ -197,6 +209,8 @@ static void lose_log(struct sim *sim)
     log->late = (uint32_t)sim_below(sim, 60);
     sim->counts.log_outages++;
     sim_note(sim, "the log of region %s is away", region->name);
+    if (sim_below(sim, 2) == 0)
+        crash_ingest(region);
     undo_later(sim, sim_delay(sim, NS_PER_S, 12 * NS_PER_S), calm_log, region->index);
 }
 

@@ -164,6 +164,22 @@ static void take_place(struct sim_region *region, struct sim_op *op, uint32_t va
     }
 }
 
+/* What waits in the holder's spool is older than whatever was asked for after it was answered. */
+static void check_spooled(struct sim_region *region, const struct sim_op *op, uint32_t value)
+{
+    const struct sim_event *before = truth_last_event(&region->chronicle.ids[op->id]);
+    const struct sim_op *newer;
+
+    if (op->state != OP_SPOOLED || op->region != region->index || !truth_is_live(before) ||
+        op->spooled_ns == 0 || op->spooled_ns <= region->chronicle.held_ns)
+        return;
+    newer = &region->sim->truth.ops[before->value];
+    if (newer != op && newer->region == op->region && newer->began_ns > op->spooled_ns)
+        sim_fail(region->sim,
+                 "value %u was spooled before value %u was asked for, and goes over it", value,
+                 before->value);
+}
+
 static void take_upsert(struct sim_region *region, const struct record *record,
                         struct sim_event event)
 {
@@ -177,6 +193,7 @@ static void take_upsert(struct sim_region *region, const struct record *record,
     if (id < 0 || op->id != (uint32_t)id)
         sim_fail(sim, "value %u is in the log under another id", event.value);
     take_base(sim, op, event.value, record);
+    check_spooled(region, op, event.value);
     take_place(region, op, event.value, record, event.offset);
     push_event(region, (uint32_t)id, event);
 }
@@ -300,15 +317,18 @@ static void check_stamp(struct sim_region *region, uint32_t partition, const str
                  record->stamp.region, (unsigned long long)newest->clock, newest->region);
 }
 
-static void note_holder(struct sim_region *region, uint32_t partition, const struct record *record)
+static void note_holder(struct sim_region *region, uint32_t partition, const struct record *record,
+                        uint64_t landed_ns)
 {
     struct sim_chronicle *chronicle = &region->chronicle;
 
     region->sim->counts.epochs++;
-    if (partition != 0 || record->payload_len != HOLDER_BYTES)
+    if (partition != 0 || record->payload_len != HOLDER_BYTES ||
+        memcmp(chronicle->holder, record->payload, HOLDER_BYTES) == 0)
         return;
-    region->sim->counts.takeovers += memcmp(chronicle->holder, record->payload, HOLDER_BYTES) != 0;
+    region->sim->counts.takeovers++;
     memcpy(chronicle->holder, record->payload, HOLDER_BYTES);
+    chronicle->held_ns = landed_ns;
 }
 
 static void take_record(struct sim_region *region, uint32_t partition, const struct record *record,
@@ -318,7 +338,7 @@ static void take_record(struct sim_region *region, uint32_t partition, const str
     int id;
 
     if (record->op == RECORD_EPOCH)
-        note_holder(region, partition, record);
+        note_holder(region, partition, record, event.landed_ns);
     check_stamp(region, partition, record);
     if (record->op == RECORD_COLLECTION)
         take_collection(region->sim, record);

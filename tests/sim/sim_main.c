@@ -15,7 +15,7 @@
 #include "common/base/text.h"
 #include "tests/sim/sim.h"
 
-#define STEPS_DEFAULT 120
+#define STEPS_DEFAULT 40
 #define SEED_SECONDS  120 /* of real time: longer is a thread that holds the baton for ever */
 #define TWICE_EVERY   20
 #define JOBS_MAX      64

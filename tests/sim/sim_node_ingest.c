@@ -87,6 +87,11 @@ static void *ingest_state_of(struct sim_node *node)
     return &((struct ingest_object *)node->object)->ingest;
 }
 
+struct ingest *sim_ingest_of(struct sim_node *node)
+{
+    return &((struct ingest_object *)node->object)->ingest;
+}
+
 const struct sim_service sim_ingest_service = {
     .name = "ingest",
     .object_size = sizeof(struct ingest_object),

@@ -13,7 +13,7 @@
 #include "common/base/bytes.h"
 #include "common/model/collection.h"
 #include "common/model/stamp.h"
-#include "services/ingest/spool.h"
+#include "services/ingest/ingest.h"
 #include "tests/sim/sim.h"
 
 /* The last ones are those that openapi/router.yaml tells to be made of the keys "key-0" and so on.
@@ -153,6 +153,10 @@ void truth_spooled(struct sim *sim, uint32_t value)
         if (sim->nodes[i].service == &sim_ingest_service &&
             sim->nodes[i].region->index == op->region)
             (void)truth_look_into_spool(&sim->nodes[i], op, value);
+    if (op->spool != NULL && op->spool->object != NULL &&
+        memcmp(sim_ingest_of((struct sim_node *)op->spool)->sequencer.nonce,
+               sim->regions[op->region].chronicle.holder, HOLDER_BYTES) == 0)
+        op->spooled_ns = sim->now_ns;
     op->state = OP_SPOOLED;
     sim->counts.spooled++;
 }
