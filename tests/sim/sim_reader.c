@@ -224,6 +224,13 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
         if (!is_stale)
             reading->from[p] = position > reading->from[p] ? position : reading->from[p];
     }
+    /* Who keeps only the last token reads monotonically. */
+    for (size_t i = 0; i < reading->token.count; i++) {
+        const struct token_entry *asked = &reading->token.entries[i];
+
+        if (token_position(&seen, asked->region, asked->partition) < asked->position)
+            sim_fail(sim, "a read's token says less than the one that it was asked with");
+    }
     if (reading->global && age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->sent_ns &&
         reading->id_count == SIM_IDS)
         raise_global_claims(reading,
