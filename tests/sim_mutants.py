@@ -80,8 +80,6 @@ MUTANTS = [
     Mutant("bound-not-awaited", "services/shard/freshness.c",
            "            partition->fresh_ns < waiting->fresh_from_ns)", "            false)"),
     # --- the router
-    Mutant("way-back-is-free", "cluster/ask.c",
-           "MIN_OF(answer->took_ns, aim->took_ns))", "aim->took_ns)"),
     Mutant("token-says-less", "cluster/ask.c",
            "        asking.rc = token_merge(&out->seen, &ask->question->demands, err);",
            "        asking.rc = ERR_OK;"),

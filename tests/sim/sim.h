@@ -357,6 +357,7 @@ struct sim {
     /* the network */
     uint32_t net_drop, net_break, net_double; /* percent */
     uint64_t net_slow_ns;
+    uint64_t left_ns; /* the answer that was taken last has left its node */
     bool links_cut[SIM_NODES_MAX][SIM_NODES_MAX]; /* from, to */
     uint64_t sent[SIM_NODES_MAX][SIM_NODES_MAX], arrived[SIM_NODES_MAX][SIM_NODES_MAX];
     struct sim_blobs blobs;
@@ -563,7 +564,7 @@ struct sim_reply {
     int status;
     struct buffer body;
     char etag[64];
-    uint64_t sent_ns, came_ns;
+    uint64_t sent_ns, left_ns; /* the answer has left the other node */
 };
 
 struct sim_ask {

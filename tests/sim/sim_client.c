@@ -35,7 +35,7 @@ void sim_call_router(struct sim_node *from, const struct sim_ask *ask, struct si
 
     *reply = (struct sim_reply){.sent_ns = from->sim->now_ns};
     reply->rc = http_call_one(&from->client, &call, env_boot_ns(env) + ask->timeout_ns);
-    reply->came_ns = from->sim->now_ns;
+    reply->left_ns = from->sim->left_ns;
     reply->status = call.status;
     reply->body = call.reply;
     memcpy(reply->etag, call.etag, sizeof(reply->etag));

@@ -23,6 +23,7 @@ struct result {
     enum err_code rc;
     char text[80];
     int status;
+    uint64_t left_ns;
     struct buffer reply;
     char type[64];
     char etag[64];
@@ -131,6 +132,7 @@ static void take_reply(struct flight *flight, struct request *req)
     const char *type = reply->content_type == NULL ? "" : reply->content_type;
 
     result->rc = ERR_OK;
+    result->left_ns = flight->group->sim->now_ns;
     result->status = reply->status;
     result->reply = reply->body;
     req->reply.body = (struct buffer){0};
@@ -317,7 +319,7 @@ static void forget_answer(struct http_call *call)
     err_clear(&call->err);
 }
 
-static void fill_call(struct http_call *call, struct result *result)
+static void fill_call(struct sim *sim, struct http_call *call, struct result *result)
 {
     forget_answer(call);
     if (result->rc == ERR_OK && result->reply.len > call->reply_max) {
@@ -330,6 +332,7 @@ static void fill_call(struct http_call *call, struct result *result)
         return;
     }
     call->status = result->status;
+    sim->left_ns = result->left_ns;
     buffer_free(&call->reply);
     call->reply = result->reply;
     result->reply = (struct buffer){0};
@@ -389,7 +392,7 @@ static size_t take_ended(struct gathering *gathering)
 
         if (slot->is_done && !slot->is_taken && !gathering->calls[i].is_dropped) {
             slot->is_taken = true;
-            fill_call(&gathering->calls[i], &slot->result);
+            fill_call(group->sim, &gathering->calls[i], &slot->result);
             if (tell_ended(gathering, &gathering->calls[i])) {
                 forget_answer(&gathering->calls[i]);
                 launch_all(gathering->from, group, &gathering->calls[i], i);

@@ -212,8 +212,8 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
 
         if (position > reading->region->log.partitions[p].count)
             sim_fail(sim, "a read's token is beyond the log's end");
-        if (age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->sent_ns) {
-            uint64_t before = reply->sent_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS;
+        if (age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->left_ns) {
+            uint64_t before = reply->left_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS;
             uint64_t landed = truth_landed_before(reading->region, p, before);
 
             /* Partitions that were not asked are in no token. */
@@ -231,10 +231,10 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
         if (token_position(&seen, asked->region, asked->partition) < asked->position)
             sim_fail(sim, "a read's token says less than the one that it was asked with");
     }
-    if (reading->global && age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->sent_ns &&
+    if (reading->global && age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->left_ns &&
         reading->id_count == SIM_IDS)
         raise_global_claims(reading,
-                            reply->sent_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS);
+                            reply->left_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS);
     token_free(&seen);
 }
 
