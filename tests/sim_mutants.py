@@ -172,17 +172,18 @@ def run_mutant(mutant, options):
         return False, f"cannot be made: {error}"
     command = [str(program), "--seeds", f"1:{SEEDS}", "--first", *shlex.split(mutant.options),
                *shlex.split(options.options)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              timeout=SECONDS, check=False)
+        output = process.communicate(timeout=SECONDS)[0].decode(errors="replace")
     except subprocess.TimeoutExpired:
+        process.terminate()  # it tidies up
+        process.communicate()
         return False, f"not found within {SECONDS} s"
     finally:
         os.unlink(program)
-    output = done.stdout.decode(errors="replace")
     first = re.search(r"seed (\d+)(?: failed at [^:]*: (.*)| (ended by .*)|(: two runs.*))", output)
     took = time.monotonic() - began
-    if done.returncode != 1 or first is None:
+    if process.returncode != 1 or first is None:
         return False, f"not found by {SEEDS} seeds ({took:.0f} s)"
     return True, f"seed {first[1]} ({took:.0f} s): {(first[2] or first[3] or first[4])[:110]}"
 

@@ -5,6 +5,7 @@
  * seed is run twice now and then (--twice: each): both runs have to be equal.  --first: end with
  * the first that fails. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,6 +42,13 @@ static bool twice, ends_with_first;
 static struct run runs[JOBS_MAX];
 static struct sim_counts sum;
 static unsigned long long passed, failed;
+static volatile sig_atomic_t is_told_to_end;
+
+static void end_soon(int number)
+{
+    (void)number;
+    is_told_to_end = 1;
+}
 
 static void run_child(uint64_t seed, int fd)
 {
@@ -50,6 +58,8 @@ static void run_child(uint64_t seed, int fd)
 
     if (!options.verbose) /* whole, beside those of others */
         (void)setvbuf(stdout, output, _IOFBF, sizeof(output));
+    (void)signal(SIGTERM, SIG_DFL);
+    (void)signal(SIGINT, SIG_DFL);
     (void)alarm(SEED_SECONDS);
     json_object_seed(1);
     log_start("sim", options.verbose ? LOG_DEBUG : LOG_OFF);
@@ -131,11 +141,25 @@ static void take_end(struct run *run, int status)
     }
 }
 
+static void end_all(void)
+{
+    for (size_t i = 0; i < jobs; i++)
+        if (runs[i].pid != 0) {
+            (void)kill(runs[i].pid, SIGKILL);
+            (void)waitpid(runs[i].pid, NULL, 0);
+            sim_folder_remove(runs[i].pid);
+        }
+    exit(2);
+}
+
 /* Until one of those that run has ended. */
 static void await_one(void)
 {
     int status = 0;
     pid_t pid = waitpid(-1, &status, 0);
+
+    if (is_told_to_end)
+        end_all();
 
     if (pid < 0 && errno != EINTR) {
         perror("sim");
@@ -238,6 +262,8 @@ int main(int argc, char **argv)
                               "[--regions 1..3] [--calm] [--twice] [--first] [--verbose]\n");
         return 2;
     }
+    (void)sigaction(SIGTERM, &(struct sigaction){.sa_handler = end_soon}, NULL);
+    (void)sigaction(SIGINT, &(struct sigaction){.sa_handler = end_soon}, NULL);
     run_seeds();
     sim_report_print(&sum);
     printf("%llu passed, %llu failed\n", passed, failed);
