@@ -57,7 +57,7 @@ help:
 	@echo "make bench-fresh        how soon what is written is found, and what it costs searches"
 	@echo "make bench-recovery     a killed shard of a million vectors comes back"
 	@echo "make bench-imports      imports from a file to durable, beside record by record"
-	@echo "make nightly    long fuzzing, 5,000 simulation seeds, a long kill loop"
+	@echo "make nightly    long fuzzing, 100,000 simulation seeds, a long kill loop"
 	@echo "make format     clang-format over all sources"
 
 define library

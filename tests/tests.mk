@@ -4,11 +4,12 @@
 #   make recall      the index against exact   make service    the real suite, from outside;
 #                                              service-full: on Kafka, Redis and Postgres
 #   make fault       kills, disks, engines     make sim        simulated clusters (SEEDS=FROM:COUNT)
+#                                              make sim-mutants  does the simulation find what is wrong?
 #   make fuzz        short fuzzing (FUZZ_SECONDS)   make tidy   style, layers, format
 #   make deploy      compose files and alert rules, and the full stack as composed
 
 TEST_LDLIBS  := -lcmocka
-SEEDS        ?= 1:100
+SEEDS        ?= 1:2000
 FUZZ_SECONDS ?= 10
 JOBS         ?= 2
 
@@ -16,7 +17,7 @@ UNIT_TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test
 RECALL_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/recall/test_*.c))
 FUZZERS      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: unit recall service service-full fault clients deploy sim fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
+.PHONY: unit recall service service-full fault clients deploy sim sim-mutants fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
         suite-tsan clang-build nightly
 .SECONDARY:
 
@@ -29,9 +30,10 @@ $(BUILD)/tests/recall/%: $(BUILD)/tests/recall/%.o $(TEST_LIBS)
 	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(TEST_LDLIBS) $(SYSTEM_LIBS)
 $(BUILD)/tests/fuzz/%: $(BUILD)/tests/fuzz/%.o $(TEST_LIBS)
 	@$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $< -Wl,--start-group $(TEST_LIBS) -Wl,--end-group $(SYSTEM_LIBS)
+SIM_FLAGS := -Wl,--wrap=store_open -Wl,--wrap=setpriority
 $(BIN)/sim: $(BUILD)/tests/sim/sim_main.o $(call lib,tests/sim) $(TEST_LIBS)
 	@mkdir -p $(@D)
-	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call lib,tests/sim) $(TEST_LIBS) -Wl,--end-group $(SYSTEM_LIBS)
+	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(call lib,tests/sim) $(TEST_LIBS) -Wl,--end-group $(SIM_FLAGS) $(SYSTEM_LIBS)
 
 run_programs = python3 tests/run_programs.py --jobs $(JOBS)
 
@@ -86,7 +88,12 @@ suite-tsan:
 	    VICINAL_BIN=$(abspath build-tsan/bin) VICINAL_SLOW=8 $(pytest) tests/service
 
 sim: $(BIN)/sim
-	$(BIN)/sim --seeds $(SEEDS)
+	$(BIN)/sim --seeds $(SEEDS) --jobs $(JOBS)
+# The product with one promise broken at a time: each is to be found.
+sim-mutants: $(BIN)/sim
+	@python3 tests/sim_mutants.py --build=$(BUILD) --jobs=$(JOBS) --compile='$(CC) $(CPPFLAGS) $(CFLAGS)' \
+	    --link='$(CC) $(LDFLAGS)' --main=$(BUILD)/tests/sim/sim_main.o \
+	    --libs='$(call lib,tests/sim) $(TEST_LIBS)' --system-libs='$(SIM_FLAGS) $(SYSTEM_LIBS)' --options='$(MUTANT_OPTIONS)' $(MUTANTS)
 
 fuzz:
 	@$(MAKE) --no-print-directory $(FUZZ) fuzz-run
@@ -109,6 +116,7 @@ test: deps-test
 	@$(MAKE) --no-print-directory -j$(JOBS) WERROR=1 all unit-programs
 	@$(MAKE) --no-print-directory unit recall
 	@$(MAKE) --no-print-directory sim
+	@$(MAKE) --no-print-directory sim-mutants
 	@$(MAKE) --no-print-directory -j2 --output-sync=line outside instrumented
 	@$(MAKE) --no-print-directory fault
 	@$(MAKE) --no-print-directory unit-asan
@@ -134,6 +142,6 @@ instrumented:
 unit-programs: $(UNIT_TESTS) $(RECALL_TESTS)
 
 nightly:
-	@$(MAKE) --no-print-directory sim SEEDS=1000:5000
+	@$(MAKE) --no-print-directory sim SEEDS=10000:100000
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=600
 	@VICINAL_KILLS=200 VICINAL_CUT_SECONDS=60 $(MAKE) --no-print-directory fault

@@ -1,15 +1,20 @@
 /* One to three regions, each a whole cluster, in one process, in simulated time, from one seed.
  *
+ *   sim_flow.c     stacks to run on, one at a time
  *   sim_sched.c    threads that run only while they hold the baton; time
  *   sim_env.c      the env of a node: clocks, waits, death
  *   sim_wal.c      the logs: no lock, unknown outcomes, entries that land late
  *   sim_meta.c     the metadata stores: slow, away, of unknown outcome
- *   sim_store.c    a shard's disk
+ *   sim_blob.c     the blob store of all regions: objects that come late or not at all
+ *   sim_store.c    a shard's disk;   sim_copy.c  a new one, begun with a copy of another's
  *   sim_net.c      the network: delays, losses, duplicates, cut links
  *   sim_node*.c    the services as objects on nodes that crash and come back
  *   sim_faults.c   what goes wrong, and when
- *   sim_client.c   writers;   sim_reader.c  readers
- *   sim_truth.c    what the logs say is true: every answer is compared with them
+ *   sim_client.c   writers;   sim_writes.c  patches, writes with a key;   sim_import.c  imports
+ *   sim_reader.c   readers
+ *   sim_follow.c   what the logs say;   sim_truth.c  every answer is compared with that
+ *   sim_watch.c    what replicas publish on the way
+ *   sim_report.c   what was done and looked at
  *   sim_run.c      one seed from the start to the end;   sim_end.c  the last checks
  *
  * The scheduler hands the baton on at every call of env and of a back end; time moves only when
@@ -18,35 +23,41 @@
 #define VICINAL_TESTS_SIM_H
 
 #include <jansson.h>
-#include <semaphore.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "backends/meta/meta.h"
 #include "backends/store/store.h"
 #include "backends/wal/wal.h"
 #include "common/base/buffer.h"
 #include "common/base/env.h"
+#include "common/base/hash.h"
 #include "common/http/client.h"
 #include "common/http/route.h"
 #include "common/model/position.h"
 #include "common/model/record.h"
+#include "tests/sim/sim_flow.h"
 
-#define SIM_PARTITIONS  4
-#define SIM_SHARDS      2
-#define SIM_REPLICAS    2
-#define SIM_REGIONS_MAX 3
-#define SIM_NODES_MAX   32
-#define SIM_IDS         10
-#define SIM_OPS_MAX     8192
-#define SIM_TRACE_LINES 64
-#define SIM_TRACE_BYTES 160
-#define SIM_TOKENS      16
-#define SIM_TOKEN_BYTES 1024
-#define SIM_COLLECTION  "things"
-#define SIM_CHANGING    "fleeting" /* dropped and created again all the time */
-#define SIM_DIMENSION   4
+#define SIM_PARTITIONS   4
+#define SIM_SHARDS       2
+#define SIM_REPLICAS     2
+#define SIM_REGIONS_MAX  3
+#define SIM_NODES_MAX    32
+#define SIM_IDS          14 /* the last SIM_KEYS of them are made of keys */
+#define SIM_KEYS         4
+#define SIM_FIRST_KEYED  (SIM_IDS - SIM_KEYS)
+#define SIM_OPS_MAX      8192
+#define SIM_THREADS_MAX  2048
+#define SIM_WAITERS_BITS 8
+#define SIM_TRACE_LINES  64
+#define SIM_TRACE_BYTES  160
+#define SIM_TOKENS       16
+#define SIM_TOKEN_BYTES  1024
+#define SIM_COLLECTION   "things"
+#define SIM_CHANGING     "fleeting" /* dropped and created again all the time */
+#define SIM_DIMENSION    4
 
 struct sim;
 struct sim_node;
@@ -66,15 +77,22 @@ struct sim_thread {
     uint32_t number;
     env_thread_fn *fn;
     void *argument;
-    sem_t baton;
+    struct sim_flow *flow;
     enum sim_thread_state state;
     bool detached;
     /* while blocked */
     struct sim_node *judge; /* whose death ends the wait and whose clock counts */
     const void *channel;    /* what it waits for; NULL: time only */
     uint64_t until_ns;      /* boot time of the judge */
+    uint64_t due_ns;        /* the same in the world's time; NEVER_NS: not to be seen */
+    size_t due_at;          /* its place in sim.due, plus one; 0: in none */
     enum err_code woken;
-    struct sim_thread *next; /* of all */
+    struct sim_thread *before, *after;  /* of those in the channel's bucket */
+    struct sim_thread *previous, *next; /* of all */
+};
+
+struct sim_waiters {
+    struct sim_thread *first, *last;
 };
 
 /* One life of a process: after a crash the next life has an env of its own. */
@@ -101,6 +119,9 @@ struct sim_node {
     struct meta meta;          /* sim_meta.c */
     struct http_client client; /* sim_net.c */
     struct store *store;       /* outlives a crash */
+    bool loses_disk;           /* when it is closed next */
+    bool is_new;               /* it has lost its disk */
+    uint64_t opened_ns;        /* when it began to be in service last */
     /* clocks */
     uint64_t boot_base_ns;
     int64_t skew_us;
@@ -112,6 +133,24 @@ struct sim_node {
     bool isolated;
     uint32_t disk_fail; /* percent */
     bool log_away;      /* reads of logs give nothing */
+};
+
+enum sim_check {
+    CHECK_ACKED,
+    CHECK_REFUSED,
+    CHECK_CONDITION,
+    CHECK_READ,
+    CHECK_FRESH,
+    CHECK_TOKEN,
+    CHECK_BOUND,
+    CHECK_CLAIM,
+    CHECK_GLOBAL,
+    CHECK_SEARCHABLE,
+    CHECK_QUORUM,
+    CHECK_DIGEST,
+    CHECK_COMPARED,
+    CHECK_END,
+    CHECK_KINDS
 };
 
 struct sim_counts {
@@ -126,7 +165,11 @@ struct sim_counts {
     uint64_t reads, fresh_reads, token_reads, bounded_reads, stale_served, unmet, searches,
         cache_hits;
     uint64_t regions, cuts, foreign, overtaken, distant_tokens, unknown_tokens, global_reads,
-        quorums, quorums_missed;
+        quorums_missed;
+    uint64_t disks_lost, handovers, reordered, links_cut, patches, repeats;
+    uint64_t imports, parts, manifests, blob_puts, blob_gets, blob_faults, blob_late;
+    uint64_t retries, hedges, hedge_wins, scrubs, copies, copied_bytes, copies_failed;
+    uint64_t checks[CHECK_KINDS];
 };
 
 /* --- the log ------------------------------------------------------------------------------------
@@ -159,7 +202,16 @@ struct sim_log {
 /* --- what is true --------------------------------------------------------------------------------
  */
 
-enum sim_op_kind { OP_UPSERT, OP_CREATE, OP_SKIP, OP_IF_MATCH, OP_KINDS };
+enum sim_op_kind {
+    OP_UPSERT,
+    OP_CREATE,
+    OP_SKIP,
+    OP_IF_MATCH,
+    OP_KEYED,  /* may be sent again */
+    OP_PATCH,  /* keeps what is there besides */
+    OP_IMPORT, /* may be appended again, with its stamp */
+    OP_KINDS
+};
 /* Spooled: answered 202. */
 enum sim_op_state { OP_PENDING, OP_ACKED, OP_SPOOLED, OP_FAILED, OP_UNKNOWN };
 
@@ -168,14 +220,19 @@ struct sim_op {
     enum sim_op_kind kind;
     enum sim_op_state state;
     uint32_t id;
-    uint32_t region; /* where it was written */
+    uint32_t region;    /* where it was written */
+    uint32_t base;      /* the value with which the image began that it changed; 0: not known yet */
+    uint32_t expects;   /* a patch of what has this value; 0: of anything */
+    uint32_t sends;     /* of one with a key */
+    struct stamp stamp; /* of an imported one */
     char if_match[64];
     uint64_t began_ns;
     struct stamp spooled; /* its provisional stamp, where it was met in a spool: */
     const struct sim_node *spool;
+    uint64_t spooled_ns; /* answered; 0: not by the holder of the log */
     uint64_t spool_number;
     uint32_t times;                           /* it was admitted into that region's log */
-    uint64_t offset;                          /* the last one */
+    uint64_t first_offset, offset;            /* the last one */
     bool is_shipped[SIM_REGIONS_MAX];         /* admitted there */
     uint64_t shipped_offset[SIM_REGIONS_MAX]; /* its origin, as it says there */
 };
@@ -195,6 +252,7 @@ struct sim_history {
     struct sim_event *events;
     size_t count, size;
     uint64_t acked_position; /* behind the newest change answered 200 */
+    uint64_t seen_position;  /* behind the newest change that some answer has shown for certain */
 };
 
 /* Where the data records of one origin stand, in the order of its log. */
@@ -205,14 +263,26 @@ struct sim_places {
     size_t count, size;
 };
 
+/* The digest that replicas have published at each position of a partition. */
+struct sim_marks {
+    struct sim_mark {
+        bool is_known;
+        struct hash128 digest;
+        uint64_t live;
+    } * marks;
+    size_t size;
+};
+
 /* What one region's log says. */
 struct sim_chronicle {
     struct epoch_state admitted[SIM_PARTITIONS];
     uint64_t read[SIM_PARTITIONS];
     struct stamp newest[SIM_PARTITIONS];
     struct sim_history ids[SIM_IDS];
+    struct sim_marks marks[SIM_PARTITIONS];
     struct sim_places origins[SIM_PARTITIONS][SIM_REGIONS_MAX];
     uint8_t holder[HOLDER_BYTES]; /* of partition 0 */
+    uint64_t held_ns;             /* since when */
 };
 
 struct sim_truth {
@@ -240,6 +310,18 @@ struct sim_region {
     struct sim_chronicle chronicle;
 };
 
+/* --- the blob store ------------------------------------------------------------------------------
+ */
+
+struct sim_object; /* sim_blob.c */
+
+struct sim_blobs {
+    struct sim_object *objects;
+    uint32_t fail, late, unanswered; /* percent */
+    uint64_t slow_ns;
+    bool is_away;
+};
+
 /* --- the world -----------------------------------------------------------------------------------
  */
 
@@ -260,10 +342,13 @@ struct sim {
     struct sim_counts counts;
     struct sim_life world; /* the env of what is no node's */
     struct sim_node world_node;
-    struct sim_thread *threads; /* all that have not been freed */
+    struct sim_thread *threads, *last_thread; /* all that have not been freed */
     struct sim_thread *current;
-    struct sim_thread *ready[2048];
+    struct sim_thread *ready[SIM_THREADS_MAX];
     size_t ready_count;
+    struct sim_thread *due[SIM_THREADS_MAX]; /* a heap by due_ns */
+    size_t due_count;
+    struct sim_waiters waiters[1 << SIM_WAITERS_BITS];
     uint32_t thread_numbers;
     struct sim_node nodes[SIM_NODES_MAX];
     uint32_t node_count;
@@ -272,6 +357,10 @@ struct sim {
     /* the network */
     uint32_t net_drop, net_break, net_double; /* percent */
     uint64_t net_slow_ns;
+    uint64_t left_ns; /* the answer that was taken last has left its node */
+    bool links_cut[SIM_NODES_MAX][SIM_NODES_MAX]; /* from, to */
+    uint64_t sent[SIM_NODES_MAX][SIM_NODES_MAX], arrived[SIM_NODES_MAX][SIM_NODES_MAX];
+    struct sim_blobs blobs;
     struct sim_truth truth;
     char tokens[SIM_TOKENS][SIM_TOKEN_BYTES]; /* some that were handed out */
     bool quiet;                               /* clients rest for a while */
@@ -303,6 +392,9 @@ struct sim_thread *sim_thread_new(struct sim *sim, struct sim_node *node, const 
                                   env_thread_fn *fn, void *argument);
 void sim_thread_free(struct sim_thread *thread);
 uint64_t sim_world_time_of(const struct sim_node *node, uint64_t boot_ns);
+/* The node's clocks have stopped, or go on: who waits for them is due at another time. */
+void sim_retime(struct sim_node *judge);
+bool sim_is_awaited(struct sim *sim, const void *channel);
 extern const struct env_ops sim_env_ops;
 
 /* A fresh life for the node, whose env services are opened with. */
@@ -347,10 +439,24 @@ extern const struct wal_ops wal_sim_ops;
 void sim_log_start(struct sim_region *region);
 void sim_log_free(struct sim_log *log);
 
+/* sim_blob.c: the store as the node sees it, owned; the bytes of an object, or NULL. */
+struct blob *sim_blob_open(struct sim_node *node);
+const struct buffer *sim_blob_find(struct sim *sim, const char *name);
+void sim_blob_free(struct sim *sim);
+
 void sim_meta_attach(struct sim_node *node);
 void sim_net_attach(struct sim_node *node);
 /* The node's disk, for its present life; node->store is what survives. */
 struct store *sim_store_open(struct sim_node *node);
+
+/* sim_copy.c: a folder for this process's simulation, made and removed; where the node makes copies
+ * for others, into path; a node without a store may begin with a copy of another's.
+ * Errors: ERR_DEAD, ERR_IO. */
+void sim_folder_make(void);
+void sim_folder_remove(pid_t pid);
+#define SIM_PATH_BYTES 128
+void sim_copy_folder(const struct sim_node *node, char path[SIM_PATH_BYTES]);
+MUST_CHECK enum err_code sim_copy_begin(struct sim_node *node, struct err *err);
 
 struct sim_node *sim_find_node(struct sim *sim, const char *url);
 
@@ -368,6 +474,11 @@ struct sim_service {
     void *(*state)(struct sim_node *node); /* what handlers get */
 };
 
+struct ingest;
+struct ingest *sim_ingest_of(struct sim_node *node); /* the object's */
+struct shard;
+struct shard *sim_shard_of(struct sim_node *node); /* the object's */
+
 extern const struct sim_service sim_shard_service, sim_ingest_service, sim_router_service,
     sim_replicator_service;
 
@@ -381,8 +492,8 @@ void sim_supervise(void *node);
 /* Stop it in good order; the supervisor opens it again. */
 void sim_stop_node(struct sim_node *node);
 
-/* --- sim_truth.c
- * ---------------------------------------------------------------------------------- */
+/* --- sim_follow.c, sim_truth.c -------------------------------------------------------------------
+ */
 
 /* Take in what has landed since, in all logs. */
 void truth_follow(struct sim *sim);
@@ -390,6 +501,12 @@ void truth_follow(struct sim *sim);
 extern const char *const sim_ids[SIM_IDS];
 uint32_t truth_partition(uint32_t id);
 int truth_id(const char *text, size_t len); /* -1: not ours */
+
+/* sim_follow.c: the value in a record's metadata. */
+uint32_t truth_value_of(struct sim *sim, const struct record *record);
+
+const struct sim_event *truth_last_event(const struct sim_history *history); /* NULL: none */
+bool truth_is_live(const struct sim_event *event);                           /* NULL: no */
 
 /* A new value.  SIM_OPS_MAX are enough. */
 uint32_t truth_new_op(struct sim_region *region, enum sim_op_kind kind, uint32_t id,
@@ -415,6 +532,10 @@ void truth_deleted(struct sim_region *region, uint32_t id, const struct token *t
  * partition: is that one of its states since? */
 void truth_check_read(struct sim_region *region, uint32_t id, uint32_t value, uint64_t from,
                       const char *what);
+
+/* An answer has shown the id as value, at `from` or later: what is asked for from now on and wants
+ * to be fresh shows at least that. */
+void truth_seen(struct sim_region *region, uint32_t id, uint32_t value, uint64_t from);
 
 /* The id was there (or was not) at some time since began_ns. */
 void truth_check_between(struct sim_region *region, uint32_t id, uint64_t began_ns, bool live,
@@ -443,7 +564,7 @@ struct sim_reply {
     int status;
     struct buffer body;
     char etag[64];
-    uint64_t sent_ns, came_ns;
+    uint64_t sent_ns, left_ns; /* the answer has left the other node */
 };
 
 struct sim_ask {
@@ -451,6 +572,8 @@ struct sim_ask {
     const char *path;
     const char *body; /* NULL: none */
     const char *if_match;
+    const char *key;          /* Idempotency-Key; NULL: none */
+    const char *content_type; /* NULL: JSON */
     uint64_t timeout_ns;
 };
 
@@ -461,6 +584,32 @@ json_t *sim_reply_json(struct sim *sim, const struct sim_reply *reply); /* owned
 
 /* The member read_token, which others may use from now on; false: there is none. */
 bool sim_reply_token(struct sim *sim, json_t *object, struct token *token);
+
+/* sim_client.c: what the answer to a write of values means; statuses below 500 that are not allowed
+ * fail; a record as JSON, with its id where that is to stand there. */
+void sim_settle(struct sim *sim, struct sim_reply *reply, const uint32_t *values, size_t count);
+void sim_expect(struct sim *sim, const struct sim_reply *reply, const char *allowed);
+void sim_append_record(struct buffer *body, uint32_t id, uint32_t value, bool with_id);
+
+/* sim_writes.c */
+void sim_write_keyed(struct sim_node *client);
+void sim_patch_record(struct sim_node *client);
+void sim_patch_some(struct sim_node *client);
+
+/* sim_import.c: one import, in parts, through whatever comes between. */
+void sim_import(struct sim_node *client);
+
+/* sim_watch.c: the thread that compares what replicas publish; and whether some replica shows the
+ * log up to that position, or none has been in service since then. */
+void sim_watch(void *sim);
+void sim_check_searchable(struct sim_region *region, uint32_t partition, uint64_t position,
+                          uint64_t since_ns);
+
+/* sim_report.c */
+void sim_report_print(const struct sim_counts *counts);
+void sim_report_add(struct sim_counts *sum, const struct sim_counts *one);
+
+#define SIM_PATIENCE_NS (12 * NS_PER_S)
 
 void sim_writer(void *node);
 void sim_reader(void *node);

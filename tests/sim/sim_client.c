@@ -8,12 +8,11 @@
 #include "common/http/json_doc.h"
 #include "tests/sim/sim.h"
 
-#define REFUSED_NS  (100 * NS_PER_MS) /* before another attempt */
-#define REPLY_MAX   MIB(4)
-#define BATCH_MAX   3
-#define THINK_NS    (120 * NS_PER_MS)
-#define PATIENCE_NS (12 * NS_PER_S)
-#define SETTLED_NS  (120 * NS_PER_S) /* longer than any request is under way */
+#define REFUSED_NS (100 * NS_PER_MS) /* before another attempt */
+#define REPLY_MAX  MIB(4)
+#define BATCH_MAX  3
+#define THINK_NS   (120 * NS_PER_MS)
+#define SETTLED_NS (120 * NS_PER_S) /* longer than any request is under way */
 
 void sim_call_router(struct sim_node *from, const struct sim_ask *ask, struct sim_reply *reply)
 {
@@ -21,8 +20,11 @@ void sim_call_router(struct sim_node *from, const struct sim_ask *ask, struct si
     struct http_call call = {.method = ask->method,
                              .base = base,
                              .path = ask->path,
-                             .content_type = ask->body == NULL ? NULL : MEDIA_JSON,
+                             .content_type = ask->body == NULL           ? NULL
+                                             : ask->content_type != NULL ? ask->content_type
+                                                                         : MEDIA_JSON,
                              .if_match = ask->if_match,
+                             .idempotency = ask->key,
                              .body = ask->body,
                              .body_len = ask->body == NULL ? 0 : strlen(ask->body),
                              .once = true,
@@ -33,7 +35,7 @@ void sim_call_router(struct sim_node *from, const struct sim_ask *ask, struct si
 
     *reply = (struct sim_reply){.sent_ns = from->sim->now_ns};
     reply->rc = http_call_one(&from->client, &call, env_boot_ns(env) + ask->timeout_ns);
-    reply->came_ns = from->sim->now_ns;
+    reply->left_ns = from->sim->left_ns;
     reply->status = call.status;
     reply->body = call.reply;
     memcpy(reply->etag, call.etag, sizeof(reply->etag));
@@ -128,7 +130,7 @@ static void settle_half(struct sim *sim, json_t *problem, const uint32_t *values
 }
 
 /* What the answer to a write of values means. */
-static void settle(struct sim *sim, struct sim_reply *reply, const uint32_t *values, size_t count)
+void sim_settle(struct sim *sim, struct sim_reply *reply, const uint32_t *values, size_t count)
 {
     struct token token = {0};
     json_t *document;
@@ -167,7 +169,7 @@ static void settle(struct sim *sim, struct sim_reply *reply, const uint32_t *val
     json_decref(document);
 }
 
-static void expect_status(struct sim *sim, const struct sim_reply *reply, const char *allowed)
+void sim_expect(struct sim *sim, const struct sim_reply *reply, const char *allowed)
 {
     char text[16];
 
@@ -182,14 +184,14 @@ static void expect_status(struct sim *sim, const struct sim_reply *reply, const 
 /* --- the kinds of writes -----------------------------------------------------------------------
  */
 
-static void append_record(struct buffer *body, uint32_t id, uint32_t value, bool with_id)
+void sim_append_record(struct buffer *body, uint32_t id, uint32_t value, bool with_id)
 {
     if (with_id)
         buffer_append_format(body, "{\"id\":\"%s\",", sim_ids[id]);
     else
         buffer_append_text(body, "{");
-    buffer_append_format(body, "\"vector\":[%u,%u,1,%u],\"metadata\":{\"v\":%u}}", value % 7,
-                         value % 5, id, value);
+    buffer_append_format(body, "\"vector\":[%u,%u,%u,%u],\"metadata\":{\"v\":%u,\"w\":%u}}",
+                         value % 7, value % 5, id, value, value, value);
 }
 
 /* One to BATCH_MAX different ids. */
@@ -222,7 +224,7 @@ static void check_quorum(struct sim *sim, uint32_t value, uint32_t quorum)
         count += i != op->region && op->is_shipped[i];
     if (count < quorum)
         sim_fail(sim, "value %u was answered for %u regions, and %u have it", value, quorum, count);
-    sim->counts.quorums++;
+    sim->counts.checks[CHECK_QUORUM]++;
 }
 
 static void settle_quorum(struct sim *sim, const struct sim_reply *reply, const uint32_t *values,
@@ -245,15 +247,16 @@ static void write_records(struct sim_node *client, enum sim_op_kind kind)
     size_t count = kind == OP_UPSERT ? choose_ids(sim, ids) : 1;
     struct sim_ask ask = {.method = "POST",
                           .path = "/v1/collections/" SIM_COLLECTION "/records",
-                          .timeout_ns = PATIENCE_NS};
+                          .timeout_ns = SIM_PATIENCE_NS};
     uint32_t quorum = choose_quorum(sim);
+    bool searchable = sim_below(sim, 6) == 0;
     struct buffer body = {0};
     struct sim_reply reply;
 
     if (kind != OP_UPSERT)
         ids[0] = (uint32_t)sim_below(sim, SIM_IDS);
     buffer_append_format(&body, "{\"on_conflict\":\"%s\",%s", CONFLICT[kind],
-                         sim_below(sim, 8) == 0 ? "\"wait\":\"searchable\"," : "");
+                         searchable ? "\"wait\":\"searchable\"," : "");
     if (quorum > 1)
         buffer_append_format(&body, "\"write_quorum\":%u,\"timeout_ms\":%llu,", quorum,
                              (unsigned long long)(500 + sim_below(sim, 4000)));
@@ -261,15 +264,12 @@ static void write_records(struct sim_node *client, enum sim_op_kind kind)
     for (size_t i = 0; i < count; i++) {
         values[i] = truth_new_op(client->region, kind, ids[i], NULL);
         buffer_append_text(&body, i == 0 ? "" : ",");
-        append_record(&body, ids[i], values[i], true);
+        sim_append_record(&body, ids[i], values[i], true);
     }
     buffer_append(&body, "]}", 3);
     ask.body = (const char *)body.data;
     sim_call_router(client, &ask, &reply);
-    expect_status(sim, &reply,
-                  kind == OP_CREATE   ? "200 409"
-                  : kind == OP_UPSERT ? "200 202"
-                                      : "200");
+    sim_expect(sim, &reply, kind == OP_CREATE ? "200 409" : kind == OP_UPSERT ? "200 202" : "200");
     if (reply.rc == ERR_OK && reply.status == 409) {
         sim->counts.losses++;
         truth_check_between(client->region, ids[0], reply.sent_ns, true, "409 record_exists");
@@ -279,8 +279,12 @@ static void write_records(struct sim_node *client, enum sim_op_kind kind)
         truth_failed(sim, values[0], "skipped");
         truth_check_between(client->region, ids[0], reply.sent_ns, true, "skipped");
     } else {
-        settle(sim, &reply, values, count);
+        sim_settle(sim, &reply, values, count);
         settle_quorum(sim, &reply, values, count, quorum);
+        for (size_t i = 0; searchable && reply.rc == ERR_OK && reply.status == 200 && i < count;
+             i++)
+            sim_check_searchable(client->region, truth_partition(ids[i]),
+                                 sim->truth.ops[values[i]].offset + 1, reply.sent_ns);
         sim->counts.wins += kind == OP_CREATE && sim->truth.ops[values[0]].state == OP_ACKED;
     }
     sim_reply_free(&reply);
@@ -311,15 +315,15 @@ static void put_record(struct sim_node *client)
         ask.if_match = got.etag;
     }
     value = truth_new_op(client->region, plain ? OP_UPSERT : OP_IF_MATCH, id, got.etag);
-    append_record(&body, id, value, false);
+    sim_append_record(&body, id, value, false);
     buffer_append(&body, "", 1);
     ask.method = "PUT";
     ask.body = (const char *)body.data;
-    ask.timeout_ns = PATIENCE_NS;
+    ask.timeout_ns = SIM_PATIENCE_NS;
     sim_call_router(client, &ask, &reply);
-    expect_status(sim, &reply, plain ? "200 201 202" : "200 412");
+    sim_expect(sim, &reply, plain ? "200 201 202" : "200 412");
     sim->counts.precondition_failed += reply.rc == ERR_OK && reply.status == 412;
-    settle(sim, &reply, &value, 1);
+    sim_settle(sim, &reply, &value, 1);
     sim_reply_free(&reply);
     buffer_free(&body);
 }
@@ -328,7 +332,7 @@ static void delete_one(struct sim_node *client)
 {
     struct sim *sim = client->sim;
     uint32_t id = (uint32_t)sim_below(sim, SIM_IDS);
-    struct sim_ask ask = {.method = "DELETE", .timeout_ns = PATIENCE_NS};
+    struct sim_ask ask = {.method = "DELETE", .timeout_ns = SIM_PATIENCE_NS};
     struct token token = {0};
     struct sim_reply reply;
     char path[128];
@@ -338,7 +342,7 @@ static void delete_one(struct sim_node *client)
                    sim_ids[id]);
     ask.path = path;
     sim_call_router(client, &ask, &reply);
-    expect_status(sim, &reply, "200 404");
+    sim_expect(sim, &reply, "200 404");
     if (reply.rc == ERR_OK && reply.status == 404) {
         if (memmem(reply.body.data, reply.body.len, "record_not_found", 16) == NULL)
             sim_fail(sim, "the collection was not found");
@@ -363,7 +367,7 @@ static void delete_some(struct sim_node *client)
     uint64_t kind = sim_below(sim, 8);
     struct sim_ask ask = {.method = "POST",
                           .path = "/v1/collections/" SIM_COLLECTION "/records/delete",
-                          .timeout_ns = PATIENCE_NS};
+                          .timeout_ns = SIM_PATIENCE_NS};
     struct token token = {0};
     struct sim_reply reply;
     char body[128];
@@ -380,7 +384,7 @@ static void delete_some(struct sim_node *client)
                        kind < 5 ? "" : ",\"count\":false");
     ask.body = body;
     sim_call_router(client, &ask, &reply);
-    expect_status(sim, &reply, kind < 5 ? "200" : "200 202");
+    sim_expect(sim, &reply, kind < 5 ? "200" : "200 202");
     if (reply.rc == ERR_OK && reply.status == 200 && kind >= 2) {
         document = sim_reply_json(sim, &reply);
         count = kind < 5 ? json_integer_value(json_object_get(document, "deleted_count")) : -1;
@@ -400,15 +404,23 @@ static void write_once(struct sim_node *client)
 {
     uint64_t chance = sim_below(client->sim, 100);
 
-    if (chance < 40)
+    if (chance < 34)
         write_records(client, OP_UPSERT);
-    else if (chance < 58)
+    else if (chance < 46)
         write_records(client, OP_CREATE);
-    else if (chance < 64)
+    else if (chance < 51)
         write_records(client, OP_SKIP);
-    else if (chance < 78)
+    else if (chance < 60)
         put_record(client);
-    else if (chance < 92)
+    else if (chance < 69)
+        sim_write_keyed(client);
+    else if (chance < 76)
+        sim_patch_record(client);
+    else if (chance < 80)
+        sim_patch_some(client);
+    else if (chance < 83)
+        sim_import(client);
+    else if (chance < 93)
         delete_one(client);
     else
         delete_some(client);
@@ -439,16 +451,16 @@ static void change(struct sim_node *client, bool is_alone)
     const struct sim_ask create = {.method = "PUT",
                                    .path = PATH,
                                    .body = "{\"vector\":{\"dimension\":4}}",
-                                   .timeout_ns = PATIENCE_NS};
+                                   .timeout_ns = SIM_PATIENCE_NS};
     const struct sim_ask put = {.method = "POST",
                                 .path = "/v1/collections/" SIM_CHANGING "/records",
                                 .body = "{\"records\":[{\"id\":\"x\",\"vector\":[1,2,3,4]}]}",
-                                .timeout_ns = PATIENCE_NS};
+                                .timeout_ns = SIM_PATIENCE_NS};
     const struct sim_ask count = {.method = "POST",
                                   .path = "/v1/collections/" SIM_CHANGING "/records/count",
                                   .body = "{\"fresh\":true}",
                                   .timeout_ns = 3 * NS_PER_S};
-    const struct sim_ask drop = {.method = "DELETE", .path = PATH, .timeout_ns = PATIENCE_NS};
+    const struct sim_ask drop = {.method = "DELETE", .path = PATH, .timeout_ns = SIM_PATIENCE_NS};
     uint64_t certain_ns = 0; /* nothing of unknown outcome is under way from then on */
     bool is_dropped = true;
 
@@ -460,7 +472,7 @@ static void change(struct sim_node *client, bool is_alone)
         if (is_alone && is_dropped && sim->now_ns > certain_ns && reply.rc == ERR_OK &&
             reply.status < 300) {
             sim_call_router(client, &count, &reply);
-            expect_status(sim, &reply, "200");
+            sim_expect(sim, &reply, "200");
             if (reply.rc == ERR_OK && reply.status == 200 &&
                 memmem(reply.body.data, reply.body.len, "\"count\":0", 9) == NULL)
                 sim_fail(sim, "a collection made anew is not empty");

@@ -46,6 +46,8 @@ void sim_pause(struct sim_node *node, uint64_t ns, bool freezing)
     node->paused_at_ns = sim->now_ns;
     node->resume_ns = sim->now_ns + ns;
     node->freezing = freezing;
+    if (freezing)
+        sim_retime(node);
     sim->counts.pauses++;
     sim->counts.frozen += freezing;
     sim_note(sim, "%s stands still for %.3f s%s", node->name, (double)ns / 1e9,
@@ -59,11 +61,12 @@ void sim_resume(struct sim_node *node)
     if (!node->paused)
         return;
     node->paused = false;
-    if (node->freezing) {
-        node->frozen_ns += lost;
-        node->skew_us -= (int64_t)(lost / NS_PER_US);
-    }
+    if (!node->freezing)
+        return;
+    node->frozen_ns += lost;
+    node->skew_us -= (int64_t)(lost / NS_PER_US);
     node->freezing = false;
+    sim_retime(node);
 }
 
 /* --- the env --------------------------------------------------------------------------------- */
@@ -187,10 +190,7 @@ static void sim_cond_init(struct env *env, struct env_cond *cond)
 
 static void sim_cond_free(struct env_cond *cond)
 {
-    struct sim *sim = sim_node_of(cond->env)->sim;
-
-    for (struct sim_thread *thread = sim->threads; thread != NULL; thread = thread->next)
-        assert(thread->state != SIM_BLOCKED || thread->channel != cond);
+    assert(!sim_is_awaited(sim_node_of(cond->env)->sim, cond));
 }
 
 static enum err_code sim_cond_wait(struct env_cond *cond, pthread_mutex_t *mutex, uint64_t boot_ns)

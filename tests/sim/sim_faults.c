@@ -1,4 +1,6 @@
 /* What goes wrong: one thing after another, several at a time, of kinds and lengths of chance. */
+#include <string.h>
+
 #include "tests/sim/sim.h"
 
 #define PAUSE_MIN_NS    (50 * NS_PER_MS)
@@ -63,6 +65,17 @@ static void crash(struct sim *sim)
     sim_note(sim, "%s is to die at its call %u", node->name, node->crash_in);
 }
 
+/* A replica that has to begin anew; spools are not to be lost. */
+static void lose_disk(struct sim *sim)
+{
+    struct sim_node *node = any_service(sim);
+
+    while (node->service != &sim_shard_service)
+        node = any_service(sim);
+    node->loses_disk = true;
+    node->crash_in = 1 + (uint32_t)sim_below(sim, 50);
+}
+
 static void stop(struct sim *sim)
 {
     sim_stop_node(any_service(sim));
@@ -106,6 +119,26 @@ static void isolate(struct sim *sim)
     sim->counts.isolations++;
     sim_note(sim, "%s cannot be reached", node->name);
     undo_later(sim, sim_delay(sim, 100 * NS_PER_MS, 6 * NS_PER_S), join, node->number);
+}
+
+static void mend_link(struct sim *sim, uint64_t pair)
+{
+    sim->links_cut[pair / SIM_NODES_MAX][pair % SIM_NODES_MAX] = false;
+}
+
+/* From one node to another; the other way may be open. */
+static void cut_link(struct sim *sim)
+{
+    struct sim_node *from = any_service(sim), *to = any_service(sim);
+    bool *is_cut = &sim->links_cut[from->number][to->number];
+
+    if (from == to || *is_cut)
+        return;
+    *is_cut = true;
+    sim->counts.links_cut++;
+    sim_note(sim, "nothing comes from %s to %s", from->name, to->name);
+    undo_later(sim, sim_delay(sim, 300 * NS_PER_MS, 8 * NS_PER_S), mend_link,
+               from->number * SIM_NODES_MAX + to->number);
 }
 
 static void calm_net(struct sim *sim, uint64_t what)
@@ -154,6 +187,18 @@ static void trouble_log(struct sim *sim)
     undo_later(sim, sim_delay(sim, 500 * NS_PER_MS, 5 * NS_PER_S), calm_log, region->index);
 }
 
+/* One of the ingests is to die while writes go into its spool. */
+static void crash_ingest(struct sim_region *region)
+{
+    struct sim *sim = region->sim;
+    struct sim_node *node;
+
+    do
+        node = any_service(sim);
+    while (node->service != &sim_ingest_service || node->region != region);
+    node->crash_in = 50 + (uint32_t)sim_below(sim, 400);
+}
+
 /* As when the brokers are gone: nothing lands, or late, and nothing is read. */
 static void lose_log(struct sim *sim)
 {
@@ -164,6 +209,8 @@ static void lose_log(struct sim *sim)
     log->late = (uint32_t)sim_below(sim, 60);
     sim->counts.log_outages++;
     sim_note(sim, "the log of region %s is away", region->name);
+    if (sim_below(sim, 2) == 0)
+        crash_ingest(region);
     undo_later(sim, sim_delay(sim, NS_PER_S, 12 * NS_PER_S), calm_log, region->index);
 }
 
@@ -247,6 +294,33 @@ static void trouble_meta(struct sim *sim)
     undo_later(sim, sim_delay(sim, 300 * NS_PER_MS, 6 * NS_PER_S), meta_back, region->index);
 }
 
+/* --- the blob store ------------------------------------------------------------------------------
+ */
+
+static void calm_blobs(struct sim *sim, uint64_t what)
+{
+    struct sim_blobs *blobs = &sim->blobs;
+
+    (void)what;
+    blobs->fail = blobs->late = blobs->unanswered = 0;
+    blobs->slow_ns = 0;
+    blobs->is_away = false;
+}
+
+static void trouble_blobs(struct sim *sim)
+{
+    struct sim_blobs *blobs = &sim->blobs;
+
+    blobs->is_away = sim_below(sim, 3) == 0;
+    blobs->fail = (uint32_t)sim_below(sim, 40);
+    blobs->late = (uint32_t)sim_below(sim, 100);
+    blobs->unanswered = (uint32_t)sim_below(sim, 40);
+    blobs->slow_ns = sim_below(sim, 2) == 0 ? sim_below(sim, NS_PER_S) : 0;
+    sim_note(sim, "the blob store %s, fails %u%%, is silent for %u%%",
+             blobs->is_away ? "is away" : "is unsure", blobs->fail, blobs->unanswered);
+    undo_later(sim, sim_delay(sim, 300 * NS_PER_MS, 6 * NS_PER_S), calm_blobs, 0);
+}
+
 /* --- between regions -----------------------------------------------------------------------------
  */
 
@@ -287,25 +361,17 @@ static void crash_replicator(struct sim *sim)
 void sim_faults(void *argument)
 {
     static void (*const FAULTS[])(struct sim * sim) = {
-        crash,
-        crash,
-        crash,
-        stop,
-        stand_still,
-        stand_still,
-        step_clock,
-        isolate,
-        trouble_net,
-        trouble_log,
-        trouble_log,
-        cut_reader,
-        trouble_meta,
-        trouble_disk,
-        rest,
-        lose_log,
-        cut_regions,
-        cut_regions,
-        crash_replicator, /* BETWEEN_REGIONS of them */
+        crash,        crash,
+        crash,        stop,
+        stand_still,  stand_still,
+        step_clock,   isolate,
+        cut_link,     trouble_blobs,
+        lose_disk,    trouble_net,
+        trouble_log,  trouble_log,
+        cut_reader,   trouble_meta,
+        trouble_disk, rest,
+        lose_log,     cut_regions,
+        cut_regions,  crash_replicator, /* BETWEEN_REGIONS of them */
     };
     struct sim *sim = argument;
 
@@ -325,6 +391,8 @@ void sim_faults(void *argument)
         node->disk_fail = 0;
     }
     calm_net(sim, 0);
+    calm_blobs(sim, 0);
+    memset(sim->links_cut, 0, sizeof(sim->links_cut));
     for (uint32_t i = 0; i < sim->region_count; i++) {
         calm_log(sim, i);
         meta_back(sim, i);

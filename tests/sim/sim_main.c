@@ -1,10 +1,10 @@
-/* sim --seeds FROM:COUNT: simulated clusters, one after another, each in a process of its own.
+/* sim --seeds FROM:COUNT [--jobs N]: simulated clusters, each in a process of its own, N at a time.
  *
- * Prints one line and the end of the trace for a seed that fails, and at the end how many passed
- * and what went wrong in them on purpose.  A seed is run twice now and then (--twice: each): both
- * runs have to be equal. */
+ * Prints one line and the end of the trace for a seed that fails, with the command that runs it
+ * again, and at the end how many passed, what went wrong in them on purpose and what was checked. A
+ * seed is run twice now and then (--twice: each): both runs have to be equal.  --first: end with
+ * the first that fails. */
 #include <errno.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,36 +16,50 @@
 #include "common/base/text.h"
 #include "tests/sim/sim.h"
 
-#define STEPS_DEFAULT 120
+#define STEPS_DEFAULT 40
 #define SEED_SECONDS  120 /* of real time: longer is a thread that holds the baton for ever */
-#define TWICE_EVERY   10
+#define TWICE_EVERY   20
+#define JOBS_MAX      64
 
 struct report {
     uint64_t hash;
     struct sim_counts counts;
 };
 
+/* A seed that runs. */
+struct run {
+    pid_t pid; /* 0: none */
+    int fd;
+    uint64_t seed;
+    bool is_again;
+    struct report report;
+};
+
 static struct sim_options options = {.steps = STEPS_DEFAULT};
-static uint64_t first_seed = 1, seed_count = 100;
-static bool twice;
+static const char *program;
+static uint64_t first_seed = 1, seed_count = 100, jobs = 1;
+static bool twice, ends_with_first;
+static struct run runs[JOBS_MAX];
+static struct sim_counts sum;
+static unsigned long long passed, failed;
+static volatile sig_atomic_t is_told_to_end;
 
-/* One CPU for all threads of a simulation: only one runs at a time anyway. */
-static void stay_on_one_cpu(void)
+static void end_soon(int number)
 {
-    cpu_set_t set;
-    int cpu = sched_getcpu();
-
-    CPU_ZERO(&set);
-    CPU_SET(cpu < 0 ? 0 : cpu, &set);
-    (void)sched_setaffinity(0, sizeof(set), &set);
+    (void)number;
+    is_told_to_end = 1;
 }
 
 static void run_child(uint64_t seed, int fd)
 {
     static struct sim sim;
+    static char output[KIB(256)];
     struct report report;
 
-    stay_on_one_cpu();
+    if (!options.verbose) /* whole, beside those of others */
+        (void)setvbuf(stdout, output, _IOFBF, sizeof(output));
+    (void)signal(SIGTERM, SIG_DFL);
+    (void)signal(SIGINT, SIG_DFL);
     (void)alarm(SEED_SECONDS);
     json_object_seed(1);
     log_start("sim", options.verbose ? LOG_DEBUG : LOG_OFF);
@@ -53,6 +67,7 @@ static void run_child(uint64_t seed, int fd)
     wal_register(&wal_sim_ops);
     sim.options = options;
     sim.options.seed = seed;
+    sim_folder_make();
     report.hash = sim_run(&sim);
     report.counts = sim.counts;
     (void)fflush(stdout);
@@ -61,97 +76,132 @@ static void run_child(uint64_t seed, int fd)
     exit(0);
 }
 
-/* True: the seed passed, and the report is filled. */
-static bool run_seed(uint64_t seed, struct report *report)
+static void start(struct run *run, uint64_t seed)
 {
-    int fds[2], status = 0;
-    ssize_t got;
-    pid_t pid;
+    int fds[2];
 
     (void)fflush(stdout);
-    if (pipe(fds) != 0 || (pid = fork()) < 0) {
+    if (pipe(fds) != 0 || (run->pid = fork()) < 0) {
         perror("sim");
         exit(2);
     }
-    if (pid == 0) {
+    if (run->pid == 0) {
         (void)close(fds[0]);
         run_child(seed, fds[1]);
     }
     (void)close(fds[1]);
-    got = read(fds[0], report, sizeof(*report));
-    (void)close(fds[0]);
-    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-        continue;
+    run->fd = fds[0];
+    run->seed = seed;
+}
+
+static void tell_failure(const struct run *run)
+{
+    char regions[32] = "";
+
+    failed++;
+    if (options.regions != 0)
+        (void)snprintf(regions, sizeof(regions), " --regions %u", options.regions);
+    printf("seed %llu FAILED; again: %s --seeds %llu --steps %u%s%s --verbose\n",
+           (unsigned long long)run->seed, program, (unsigned long long)run->seed, options.steps,
+           regions, options.calm ? " --calm" : "");
+    (void)fflush(stdout);
+}
+
+/* Its process has ended; true: the seed passed, and the report is filled. */
+static bool take_report(struct run *run, int status, struct report *report)
+{
+    ssize_t got = read(run->fd, report, sizeof(*report));
+
+    (void)close(run->fd);
+    sim_folder_remove(run->pid);
+    run->pid = 0;
     if (WIFSIGNALED(status))
-        printf("seed %llu ended by signal %d%s\n", (unsigned long long)seed, WTERMSIG(status),
+        printf("seed %llu ended by signal %d%s\n", (unsigned long long)run->seed, WTERMSIG(status),
                WTERMSIG(status) == SIGALRM ? " (it hangs)" : "");
     return got == (ssize_t)sizeof(*report) && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
-static bool run_and_compare(uint64_t seed, struct report *report)
+static void take_end(struct run *run, int status)
 {
-    struct report again;
+    struct report report = {0};
 
-    if (!run_seed(seed, report))
-        return false;
-    if (!twice && (seed - first_seed) % TWICE_EVERY != 0)
-        return true;
-    if (!run_seed(seed, &again))
-        return false;
-    if (again.hash == report->hash)
-        return true;
-    printf("seed %llu: two runs differ (%016llx, %016llx)\n", (unsigned long long)seed,
-           (unsigned long long)report->hash, (unsigned long long)again.hash);
+    if (!take_report(run, status, &report)) {
+        tell_failure(run);
+    } else if (run->is_again && report.hash != run->report.hash) {
+        printf("seed %llu: two runs differ (%016llx, %016llx)\n", (unsigned long long)run->seed,
+               (unsigned long long)run->report.hash, (unsigned long long)report.hash);
+        tell_failure(run);
+    } else if (!run->is_again && (twice || (run->seed - first_seed) % TWICE_EVERY == 0)) {
+        run->report = report;
+        run->is_again = true;
+        start(run, run->seed);
+    } else {
+        passed++;
+        sim_report_add(&sum, &report.counts);
+    }
+}
+
+static void end_all(void)
+{
+    for (size_t i = 0; i < jobs; i++)
+        if (runs[i].pid != 0) {
+            (void)kill(runs[i].pid, SIGKILL);
+            (void)waitpid(runs[i].pid, NULL, 0);
+            sim_folder_remove(runs[i].pid);
+        }
+    exit(2);
+}
+
+/* Until one of those that run has ended. */
+static void await_one(void)
+{
+    int status = 0;
+    pid_t pid = waitpid(-1, &status, 0);
+
+    if (is_told_to_end)
+        end_all();
+
+    if (pid < 0 && errno != EINTR) {
+        perror("sim");
+        exit(2);
+    }
+    for (size_t i = 0; pid > 0 && i < jobs; i++)
+        if (runs[i].pid == pid) {
+            take_end(&runs[i], status);
+            return;
+        }
+}
+
+static struct run *free_run(void)
+{
+    for (;;) {
+        for (size_t i = 0; i < jobs; i++)
+            if (runs[i].pid == 0)
+                return &runs[i];
+        await_one();
+    }
+}
+
+static bool some_run(void)
+{
+    for (size_t i = 0; i < jobs; i++)
+        if (runs[i].pid != 0)
+            return true;
     return false;
 }
 
-/* Counters are all of one type. */
-static void add_counts(struct sim_counts *sum, const struct sim_counts *one)
+static void run_seeds(void)
 {
-    uint64_t *to = (uint64_t *)sum;
-    const uint64_t *from = (const uint64_t *)one;
+    for (uint64_t i = 0; i < seed_count; i++) {
+        struct run *run = free_run();
 
-    for (size_t i = 0; i < sizeof(*sum) / sizeof(*to); i++)
-        to[i] += from[i];
-}
-
-static void print_counts(const struct sim_counts *c)
-{
-#define N(member) (unsigned long long)c->member
-    printf("  nodes    %llu crashes (%llu power cuts), %llu starts, %llu pauses (%llu with frozen "
-           "clocks), %llu isolations, %llu clock steps, %llu threads "
-           "that dawdle\n",
-           N(crashes), N(power_cuts), N(restarts), N(pauses), N(frozen), N(isolations),
-           N(clock_steps), N(dawdles));
-    printf("  network  %llu calls, %llu lost, %llu broken, %llu refused, %llu doubled\n", N(calls),
-           N(dropped), N(broken), N(refused), N(doubled));
-    printf("  log      %llu appends, %llu of unknown outcome, %llu landed unanswered; %llu entries "
-           "never landed, %llu late\n",
-           N(appends), N(unknown), N(landed_unanswered), N(never_landed), N(landed_late));
-    printf(
-        "           %llu epochs, %llu take-overs, %llu void records; %llu log, %llu metadata and "
-        "%llu disk faults; %llu rests\n",
-        N(epochs), N(takeovers), N(voided), N(log_faults), N(meta_outages), N(disk_errors),
-        N(quiet));
-    printf("  writes   %llu acknowledged, %llu refused, %llu undecided; %llu creations won, %llu "
-           "lost; %llu If-Match refused; %llu truncations, %llu collections dropped\n",
-           N(acked), N(failed), N(undecided), N(wins), N(losses), N(precondition_failed),
-           N(truncates), N(drops));
-    printf("  spools   %llu outages of the log, %llu values spooled, %llu counted twice\n",
-           N(log_outages), N(spooled), N(replays));
-    printf("  reads    %llu answered (%llu fresh, %llu by token, %llu bounded, %llu searches, %llu "
-           "served stale, %llu from the cache), %llu not met\n",
-           N(reads), N(fresh_reads), N(token_reads), N(bounded_reads), N(searches), N(stale_served),
-           N(cache_hits), N(unmet));
-    printf("  regions  %llu in all; %llu cuts, %llu records shipped, %llu overtaken by newer ones; "
-           "%llu "
-           "reads by a token of another region, %llu before the first contact\n",
-           N(regions), N(cuts), N(foreign), N(overtaken), N(distant_tokens), N(unknown_tokens));
-    printf("           %llu reads over all regions, %llu values in a quorum of them, %llu quorums "
-           "missed\n",
-           N(global_reads), N(quorums), N(quorums_missed));
-    printf("  baton    handed on %llu times\n", N(switches));
-#undef N
+        if (ends_with_first && failed > 0)
+            break;
+        run->is_again = false;
+        start(run, first_seed + i);
+    }
+    while (some_run())
+        await_one();
 }
 
 static bool parse_seeds(const char *text)
@@ -167,10 +217,16 @@ static bool parse_seeds(const char *text)
     return text_to_u64(text + len + 1, strlen(text + len + 1), &seed_count);
 }
 
+static bool parse_number(const char *text, uint64_t most, uint64_t *out)
+{
+    return text_to_u64(text, strlen(text), out) && *out >= 1 && *out <= most;
+}
+
 static bool parse_arguments(int argc, char **argv)
 {
-    uint64_t steps, regions;
+    uint64_t steps = options.steps, regions = 0;
 
+    program = argv[0];
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
 
@@ -180,44 +236,36 @@ static bool parse_arguments(int argc, char **argv)
             options.calm = true;
         else if (strcmp(argv[i], "--twice") == 0)
             twice = true;
-        else if (strcmp(argv[i], "--regions") == 0 && text_to_u64(value, strlen(value), &regions) &&
-                 regions >= 1 && regions <= SIM_REGIONS_MAX)
-            options.regions = (uint32_t)regions, i++;
+        else if (strcmp(argv[i], "--first") == 0)
+            ends_with_first = true;
+        else if (strcmp(argv[i], "--regions") == 0 &&
+                 parse_number(value, SIM_REGIONS_MAX, &regions))
+            i++;
+        else if (strcmp(argv[i], "--jobs") == 0 && parse_number(value, JOBS_MAX, &jobs))
+            i++;
         else if (strcmp(argv[i], "--seeds") == 0 && parse_seeds(value))
             i++;
-        else if (strcmp(argv[i], "--steps") == 0 && text_to_u64(value, strlen(value), &steps) &&
-                 steps >= 1 && steps <= 500)
-            options.steps = (uint32_t)steps, i++;
+        else if (strcmp(argv[i], "--steps") == 0 && parse_number(value, 500, &steps))
+            i++;
         else
             return false;
     }
+    options.steps = (uint32_t)steps;
+    options.regions = (uint32_t)regions;
     return true;
 }
 
 int main(int argc, char **argv)
 {
-    struct sim_counts sum = {0};
-    unsigned long long passed = 0, failed = 0;
-
     if (!parse_arguments(argc, argv)) {
-        (void)fprintf(stderr, "usage: sim [--seeds FROM:COUNT] [--steps 1..500] [--regions 1..3] "
-                              "[--calm] [--twice] [--verbose]\n");
+        (void)fprintf(stderr, "usage: sim [--seeds FROM:COUNT] [--jobs N] [--steps 1..500] "
+                              "[--regions 1..3] [--calm] [--twice] [--first] [--verbose]\n");
         return 2;
     }
-    for (uint64_t i = 0; i < seed_count; i++) {
-        struct report report = {0};
-
-        if (run_and_compare(first_seed + i, &report)) {
-            passed++;
-            add_counts(&sum, &report.counts);
-        } else {
-            failed++;
-            printf("seed %llu FAILED; again: sim --seeds %llu --steps %u --verbose\n",
-                   (unsigned long long)(first_seed + i), (unsigned long long)(first_seed + i),
-                   options.steps);
-        }
-    }
-    print_counts(&sum);
+    (void)sigaction(SIGTERM, &(struct sigaction){.sa_handler = end_soon}, NULL);
+    (void)sigaction(SIGINT, &(struct sigaction){.sa_handler = end_soon}, NULL);
+    run_seeds();
+    sim_report_print(&sum);
     printf("%llu passed, %llu failed\n", passed, failed);
     return failed == 0 ? 0 : 1;
 }

@@ -23,6 +23,7 @@ struct result {
     enum err_code rc;
     char text[80];
     int status;
+    uint64_t left_ns;
     struct buffer reply;
     char type[64];
     char etag[64];
@@ -53,6 +54,8 @@ struct flight {
     char query[PATH_BYTES];
     char content_type[64];
     char if_match[64];
+    char idempotency[64];
+    uint64_t number; /* of those from there to there */
     char request_id[REQUEST_ID_BYTES];
     uint8_t *body;
     size_t body_len;
@@ -113,10 +116,11 @@ static void fails(struct flight *flight, enum err_code rc, const char *text)
 static const char *header_of(const struct request *req, const char *name)
 {
     const struct flight *flight = req->transport;
-    const char *value = strcasecmp(name, "Content-Type") == 0   ? flight->content_type
-                        : strcasecmp(name, "If-Match") == 0     ? flight->if_match
-                        : strcasecmp(name, "X-Request-Id") == 0 ? flight->request_id
-                                                                : "";
+    const char *value = strcasecmp(name, "Content-Type") == 0      ? flight->content_type
+                        : strcasecmp(name, "If-Match") == 0        ? flight->if_match
+                        : strcasecmp(name, "Idempotency-Key") == 0 ? flight->idempotency
+                        : strcasecmp(name, "X-Request-Id") == 0    ? flight->request_id
+                                                                   : "";
 
     return value[0] == '\0' ? NULL : value;
 }
@@ -128,6 +132,7 @@ static void take_reply(struct flight *flight, struct request *req)
     const char *type = reply->content_type == NULL ? "" : reply->content_type;
 
     result->rc = ERR_OK;
+    result->left_ns = flight->group->sim->now_ns;
     result->status = reply->status;
     result->reply = reply->body;
     req->reply.body = (struct buffer){0};
@@ -171,9 +176,25 @@ static bool visit(struct flight *flight)
     return !life->dead;
 }
 
-static bool is_cut(const struct flight *flight)
+/* Is there no way for what goes there (or comes back)? */
+static bool is_cut(const struct flight *flight, bool back)
 {
-    return flight->from->isolated || flight->to == NULL || flight->to->isolated;
+    struct sim *sim = flight->group->sim;
+    const struct sim_node *from = back ? flight->to : flight->from;
+    const struct sim_node *to = back ? flight->from : flight->to;
+
+    return flight->to == NULL || from->isolated || to->isolated ||
+           sim->links_cut[from->number][to->number];
+}
+
+/* Has a later one come there before? */
+static void count_order(const struct flight *flight)
+{
+    struct sim *sim = flight->group->sim;
+    uint64_t *arrived = &sim->arrived[flight->from->number][flight->to->number];
+
+    sim->counts.reordered += flight->number < *arrived;
+    *arrived = flight->number > *arrived ? flight->number : *arrived;
 }
 
 static uint64_t trip(struct sim *sim)
@@ -187,7 +208,7 @@ static bool travel_there(struct flight *flight)
     struct sim *sim = flight->group->sim;
 
     sim_world_sleep(sim, trip(sim));
-    if (is_cut(flight)) {
+    if (is_cut(flight, false)) {
         sim_world_sleep(sim, CONNECT_NS);
         fails(flight, ERR_UNAVAILABLE, "no connection");
         return false;
@@ -202,6 +223,7 @@ static bool travel_there(struct flight *flight)
         fails(flight, ERR_UNAVAILABLE, "connection refused");
         return false;
     }
+    count_order(flight);
     return true;
 }
 
@@ -221,7 +243,7 @@ static void travel(void *argument)
         sim->counts.broken++;
         buffer_free(&flight->result.reply);
         fails(flight, ERR_IO, "the connection broke");
-    } else if (is_cut(flight) || sim_percent(sim, sim->net_drop)) {
+    } else if (is_cut(flight, true) || sim_percent(sim, sim->net_drop)) {
         sim->counts.dropped++;
     } else {
         deliver(flight);
@@ -253,17 +275,21 @@ static void launch(struct sim_node *from, struct group *group, const struct http
     flight->attempt = group->slots[index].attempt;
     flight->from = from;
     flight->to = sim_find_node(group->sim, call->base);
+    if (flight->to != NULL)
+        flight->number = ++group->sim->sent[from->number][flight->to->number];
     copy_text(flight->method, sizeof(flight->method), call->method);
     assert(path_len < sizeof(flight->path));
     memcpy(flight->path, call->path, path_len);
     copy_text(flight->query, sizeof(flight->query), query[0] == '?' ? query + 1 : "");
     copy_text(flight->content_type, sizeof(flight->content_type), call->content_type);
     copy_text(flight->if_match, sizeof(flight->if_match), call->if_match);
+    copy_text(flight->idempotency, sizeof(flight->idempotency), call->idempotency);
     copy_text(flight->request_id, sizeof(flight->request_id), call->request_id);
     if (call->body_len > 0)
         memcpy(flight->body, call->body, call->body_len);
     flight->body_len = call->body_len;
     group->sim->counts.calls++;
+    group->sim->counts.handovers += strcmp(flight->path, "/internal/v1/replay") == 0;
     sim_spawn(group->sim, "call", travel, flight);
 }
 
@@ -293,7 +319,7 @@ static void forget_answer(struct http_call *call)
     err_clear(&call->err);
 }
 
-static void fill_call(struct http_call *call, struct result *result)
+static void fill_call(struct sim *sim, struct http_call *call, struct result *result)
 {
     forget_answer(call);
     if (result->rc == ERR_OK && result->reply.len > call->reply_max) {
@@ -306,6 +332,7 @@ static void fill_call(struct http_call *call, struct result *result)
         return;
     }
     call->status = result->status;
+    sim->left_ns = result->left_ns;
     buffer_free(&call->reply);
     call->reply = result->reply;
     result->reply = (struct buffer){0};
@@ -365,7 +392,7 @@ static size_t take_ended(struct gathering *gathering)
 
         if (slot->is_done && !slot->is_taken && !gathering->calls[i].is_dropped) {
             slot->is_taken = true;
-            fill_call(&gathering->calls[i], &slot->result);
+            fill_call(group->sim, &gathering->calls[i], &slot->result);
             if (tell_ended(gathering, &gathering->calls[i])) {
                 forget_answer(&gathering->calls[i]);
                 launch_all(gathering->from, group, &gathering->calls[i], i);

@@ -47,6 +47,7 @@ static void open_node(struct sim_node *node)
     code = node->service->open(node, &err);
     if (code == ERR_OK && !node->life->dead) {
         node->serving = true;
+        node->opened_ns = sim->now_ns;
         node->down = false;
         sim->counts.restarts++;
         sim_note(sim, "%s is in service", node->name);
@@ -69,7 +70,14 @@ static void close_node(struct sim_node *node)
     free(node->object);
     node->object = NULL;
     sim_note(sim, "%s is closed", node->name);
-    if (node->life->dead && node->store != NULL && sim_below(sim, 2) == 0) {
+    if (node->loses_disk) {
+        store_close(node->store);
+        node->store = NULL;
+        node->loses_disk = false;
+        node->is_new = true;
+        sim->counts.disks_lost++;
+        sim_note(sim, "%s has lost its disk", node->name);
+    } else if (node->life->dead && node->store != NULL && sim_below(sim, 2) == 0) {
         lost = (uint32_t)sim_below(sim, 8) == 0 ? UINT32_MAX : (uint32_t)sim_below(sim, 30);
         store_memory_crash(node->store, lost);
         sim->counts.power_cuts++;

@@ -10,6 +10,7 @@
 struct ingest_object {
     struct ingest ingest;
     struct cluster *cluster;
+    struct blob *blob;
     char url[64];
 };
 
@@ -55,6 +56,7 @@ static enum err_code open_ingest(struct sim_node *node, struct err *err)
     if (code != ERR_OK)
         return code;
     setup.cluster = object->cluster;
+    setup.blob = object->blob = sim_blob_open(node);
     setup.client = &node->client;
     (void)snprintf(object->url, sizeof(object->url), "http://%s", node->name);
     code = ingest_open(&object->ingest, &setup, err);
@@ -77,9 +79,15 @@ static void close_ingest(struct sim_node *node)
     ingest_close(&object->ingest);
     if (object->cluster != NULL)
         cluster_close(object->cluster);
+    blob_close(object->blob);
 }
 
 static void *ingest_state_of(struct sim_node *node)
+{
+    return &((struct ingest_object *)node->object)->ingest;
+}
+
+struct ingest *sim_ingest_of(struct sim_node *node)
 {
     return &((struct ingest_object *)node->object)->ingest;
 }

@@ -1,6 +1,7 @@
 /* A shard's replica as an object of the simulation. */
 #include <stdio.h>
 
+#include "backends/blob/blob.h"
 #include "cluster/cluster.h"
 #include "services/shard/shard.h"
 #include "tests/sim/sim.h"
@@ -8,7 +9,9 @@
 struct shard_object {
     struct shard shard;
     struct store *store;
+    struct blob *blob;
     char wal_url[16];
+    char copies[SIM_PATH_BYTES];
 };
 
 static enum err_code open_shard(struct sim_node *node, struct err *err)
@@ -21,10 +24,17 @@ static enum err_code open_shard(struct sim_node *node, struct err *err)
                                 .replica = node->replica,
                                 .simd = "scalar"};
     char name[32], url[64];
-    enum err_code code;
+    enum err_code code = sim_copy_begin(node, err);
 
+    if (code != ERR_OK)
+        return code;
+    if (node->region->replicas > 1) {
+        sim_copy_folder(node, object->copies);
+        setup.copies = object->copies;
+    }
     (void)snprintf(object->wal_url, sizeof(object->wal_url), "sim:%u", node->region->index);
     setup.store = object->store = sim_store_open(node);
+    setup.blob = object->blob = sim_blob_open(node);
     cluster_replica_name(name, node->shard, node->replica);
     (void)snprintf(url, sizeof(url), "http://%s", node->name);
     code = cluster_register(&node->meta, &node->life->env, "shard", name, url, err);
@@ -42,6 +52,12 @@ static void close_shard(struct sim_node *node)
 
     shard_close(&object->shard);
     store_close(object->store);
+    blob_close(object->blob);
+}
+
+struct shard *sim_shard_of(struct sim_node *node)
+{
+    return &((struct shard_object *)node->object)->shard;
 }
 
 static void *shard_state_of(struct sim_node *node)

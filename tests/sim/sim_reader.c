@@ -29,6 +29,9 @@ struct reading {
     uint64_t fresh_from[SIM_IDS];               /* and for each id */
     uint64_t distant[SIM_REGIONS_MAX][SIM_IDS]; /* the same in the other regions' logs */
     uint64_t timeout_ms;
+    bool with_vector; /* what comes has its vector */
+    bool is_stale;    /* the answer, as it says */
+    bool has_claims;  /* it says how old it is, and what it has seen */
 };
 
 static const char *name_of(enum read_kind kind)
@@ -75,6 +78,14 @@ static void choose(struct reading *reading, const char *own_token)
     if (sim_below(sim, 4) == 0)
         reading->max_staleness = (double)sim_below(sim, 2000) / 1000;
     reading->serve_stale = sim_below(sim, 5) == 0;
+    reading->with_vector = reading->kind != READ_ONE && sim_below(sim, 2) == 0;
+}
+
+/* Everything that was acknowledged, and everything that somebody has read: in one order for all. */
+static uint64_t fresh_position(const struct sim_history *history)
+{
+    return history->acked_position > history->seen_position ? history->acked_position
+                                                            : history->seen_position;
 }
 
 /* What the demands promise, as of now. */
@@ -95,7 +106,7 @@ static void note_demands(struct reading *reading)
         }
     }
     for (uint32_t id = 0; reading->fresh && id < SIM_IDS; id++)
-        reading->fresh_from[id] = reading->region->chronicle.ids[id].acked_position;
+        reading->fresh_from[id] = fresh_position(&reading->region->chronicle.ids[id]);
     for (uint32_t r = 0; reading->global && r < sim->region_count; r++)
         for (uint32_t id = 0; id < SIM_IDS; id++)
             reading->distant[r][id] = sim->regions[r].chronicle.ids[id].acked_position;
@@ -127,8 +138,9 @@ static void make_body(struct reading *reading, struct buffer *body)
         buffer_append_format(body, "\"read_token\":\"%s\",", reading->token_text);
     if (reading->serve_stale)
         buffer_append_text(body, "\"on_stale\":\"serve\",");
-    buffer_append_format(body, "\"timeout_ms\":%llu,\"include\":[\"metadata\"]}",
-                         (unsigned long long)reading->timeout_ms);
+    buffer_append_format(body, "\"timeout_ms\":%llu,\"include\":[\"metadata\"%s]}",
+                         (unsigned long long)reading->timeout_ms,
+                         reading->with_vector ? ",\"vector\"" : "");
     buffer_append(body, "", 1);
 }
 
@@ -190,6 +202,7 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
     double age = json_number_value(json_object_get(read, "staleness_seconds"));
     struct token seen = {0};
 
+    reading->has_claims = true;
     if (!sim_reply_token(sim, read, &seen))
         sim_fail(sim, "a read's answer has no token");
     (void)snprintf(own_token, SIM_TOKEN_BYTES, "%s",
@@ -199,8 +212,8 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
 
         if (position > reading->region->log.partitions[p].count)
             sim_fail(sim, "a read's token is beyond the log's end");
-        if (age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->sent_ns) {
-            uint64_t before = reply->sent_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS;
+        if (age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->left_ns) {
+            uint64_t before = reply->left_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS;
             uint64_t landed = truth_landed_before(reading->region, p, before);
 
             /* Partitions that were not asked are in no token. */
@@ -211,10 +224,17 @@ static void raise_claims(struct reading *reading, json_t *read, const struct sim
         if (!is_stale)
             reading->from[p] = position > reading->from[p] ? position : reading->from[p];
     }
-    if (reading->global && age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->sent_ns &&
+    /* Who keeps only the last token reads monotonically. */
+    for (size_t i = 0; i < reading->token.count; i++) {
+        const struct token_entry *asked = &reading->token.entries[i];
+
+        if (token_position(&seen, asked->region, asked->partition) < asked->position)
+            sim_fail(sim, "a read's token says less than the one that it was asked with");
+    }
+    if (reading->global && age < UNKNOWN_AGE && age * 1e9 * 1.001 + 2e6 < (double)reply->left_ns &&
         reading->id_count == SIM_IDS)
         raise_global_claims(reading,
-                            reply->sent_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS);
+                            reply->left_ns - (uint64_t)(age * 1e9 * 1.001) - 2 * NS_PER_MS);
     token_free(&seen);
 }
 
@@ -255,6 +275,18 @@ static void raise_distant_demands(struct reading *reading)
     }
 }
 
+static void count_checks(struct reading *reading)
+{
+    uint64_t *checks = reading->sim->counts.checks;
+
+    checks[CHECK_READ]++;
+    checks[CHECK_FRESH] += reading->fresh && !reading->is_stale;
+    checks[CHECK_GLOBAL] += reading->global && !reading->is_stale && reading->sim->region_count > 1;
+    checks[CHECK_TOKEN] += reading->token_text[0] != '\0' && !reading->is_stale;
+    checks[CHECK_BOUND] += reading->max_staleness >= 0 && !reading->is_stale;
+    checks[CHECK_CLAIM] += reading->has_claims;
+}
+
 static void check_one(struct reading *reading, uint32_t id, uint32_t value)
 {
     uint64_t from = reading->from[truth_partition(id)];
@@ -269,6 +301,24 @@ static void check_one(struct reading *reading, uint32_t id, uint32_t value)
                    reading->token_text[0] != '\0' ? ", token" : "",
                    reading->max_staleness >= 0 ? ", bounded" : "");
     truth_check_read(reading->region, id, value, from, what);
+    truth_seen(reading->region, id, value, from);
+    count_checks(reading);
+}
+
+/* All of a record is of one image. */
+static void check_image(struct reading *reading, json_t *row, uint32_t value)
+{
+    json_int_t base = json_integer_value(json_object_get(json_object_get(row, "metadata"), "w"));
+    json_t *vector = json_object_get(row, "vector");
+    double last = json_number_value(json_array_get(vector, SIM_DIMENSION - 1));
+
+    truth_follow(reading->sim);
+    if (base != reading->sim->truth.ops[value].base)
+        sim_fail(reading->sim, "value %u was read as an image of %lld, and is one of %u", value,
+                 (long long)base, reading->sim->truth.ops[value].base);
+    if (reading->with_vector && last != (double)base)
+        sim_fail(reading->sim, "value %u, an image of %lld, was read with the vector of %.0f",
+                 value, (long long)base, last);
 }
 
 static uint32_t value_of_row(struct reading *reading, json_t *row, int *id)
@@ -279,6 +329,7 @@ static uint32_t value_of_row(struct reading *reading, json_t *row, int *id)
     *id = text == NULL ? -1 : truth_id(text, strlen(text));
     if (*id < 0 || value <= 0 || value > reading->sim->truth.op_count)
         sim_fail(reading->sim, "a record that nobody wrote was read");
+    check_image(reading, row, (uint32_t)value);
     return (uint32_t)value;
 }
 
@@ -312,6 +363,7 @@ static void check_answer(struct reading *reading, const struct sim_reply *reply,
              json_is_true(json_object_get(read, "stale")) ? " (served)" : "",
              (unsigned long long)reading->from[0], (unsigned long long)reading->from[1],
              (unsigned long long)reading->from[2], (unsigned long long)reading->from[3]);
+    truth_follow(sim);
     sim->counts.reads++;
     sim->counts.fresh_reads += reading->fresh;
     sim->counts.token_reads += reading->token_text[0] != '\0';
@@ -321,6 +373,7 @@ static void check_answer(struct reading *reading, const struct sim_reply *reply,
         if (!reading->serve_stale)
             sim_fail(sim, "a stale answer that was not asked for");
         sim->counts.stale_served++;
+        reading->is_stale = true;
         memset(reading->from, 0, sizeof(reading->from));
         memset(reading->fresh_from, 0, sizeof(reading->fresh_from));
     }

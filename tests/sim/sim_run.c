@@ -173,6 +173,7 @@ static void stop_all(struct sim *sim)
 static void free_all(struct sim *sim)
 {
     truth_free(sim);
+    sim_blob_free(sim);
     for (uint32_t i = 0; i < sim->region_count; i++) {
         meta_close(sim->regions[i].rows);
         sim_log_free(&sim->regions[i].log);
@@ -197,6 +198,7 @@ uint64_t sim_run(struct sim *sim)
         start_region(&sim->regions[i]);
     make_collection(sim);
     start_clients(sim);
+    sim_spawn(sim, "watch", sim_watch, sim);
     if (sim->options.calm)
         sim->healed = true;
     else

@@ -1,10 +1,9 @@
 /* Threads, time, chance and the trace.
  *
- * Every simulated thread is a real one that waits for its baton.  Who gives the baton away picks
- * the next among those that can run, by chance from the seed.  When nobody can run, time jumps to
- * the next deadline.  What a node's threads see of all this is in sim_env.c. */
+ * Every simulated thread has a flow of control of its own (sim_flow.h).  Who gives the baton away
+ * picks the next among those that can run, by chance from the seed.  When nobody can run, time
+ * jumps to the next deadline.  What a node's threads see of all this is in sim_env.c. */
 #include <assert.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,8 +12,6 @@
 
 #include "common/base/hash.h"
 #include "tests/sim/sim.h"
-
-static __thread struct sim_thread *self;
 
 /* --- chance ---------------------------------------------------------------------------------- */
 
@@ -87,18 +84,130 @@ void sim_fail(struct sim *sim, const char *format, ...)
     _exit(1);
 }
 
-/* --- the baton ------------------------------------------------------------------------------- */
+/* --- who waits for what ------------------------------------------------------------------------
+ *
+ * By the channel, in buckets whose order is that of arrival: where a channel lies in memory changes
+ * nothing.  By time, in a heap over the world's time. */
 
-void sim_ready(struct sim_thread *thread, enum err_code woken)
+static struct sim_waiters *waiters_of(struct sim *sim, const void *channel)
+{
+    return &sim->waiters[(uint64_t)(uintptr_t)channel * 0x9e3779b97f4a7c15ull >>
+                         (64 - SIM_WAITERS_BITS)];
+}
+
+static void enter_channel(struct sim_thread *thread)
+{
+    struct sim_waiters *waiters = waiters_of(thread->sim, thread->channel);
+
+    thread->after = NULL;
+    thread->before = waiters->last;
+    *(waiters->last == NULL ? &waiters->first : &waiters->last->after) = thread;
+    waiters->last = thread;
+}
+
+static void leave_channel(struct sim_thread *thread)
+{
+    struct sim_waiters *waiters = waiters_of(thread->sim, thread->channel);
+
+    *(thread->before == NULL ? &waiters->first : &thread->before->after) = thread->after;
+    *(thread->after == NULL ? &waiters->last : &thread->after->before) = thread->before;
+    thread->channel = NULL;
+}
+
+static void put_due(struct sim *sim, size_t at, struct sim_thread *thread)
+{
+    sim->due[at] = thread;
+    thread->due_at = at + 1;
+}
+
+static void sift_up(struct sim *sim, size_t at, struct sim_thread *thread)
+{
+    for (; at > 0 && sim->due[(at - 1) / 2]->due_ns > thread->due_ns; at = (at - 1) / 2)
+        put_due(sim, at, sim->due[(at - 1) / 2]);
+    put_due(sim, at, thread);
+}
+
+static void sift_down(struct sim *sim, size_t at, struct sim_thread *thread)
+{
+    for (size_t child; (child = 2 * at + 1) < sim->due_count; at = child) {
+        if (child + 1 < sim->due_count && sim->due[child + 1]->due_ns < sim->due[child]->due_ns)
+            child++;
+        if (sim->due[child]->due_ns >= thread->due_ns)
+            break;
+        put_due(sim, at, sim->due[child]);
+    }
+    put_due(sim, at, thread);
+}
+
+static void leave_due(struct sim_thread *thread)
+{
+    struct sim *sim = thread->sim;
+    size_t at = thread->due_at - 1;
+    struct sim_thread *last;
+
+    if (thread->due_at == 0)
+        return;
+    thread->due_at = 0;
+    last = sim->due[--sim->due_count];
+    if (last == thread)
+        return;
+    if (at > 0 && sim->due[(at - 1) / 2]->due_ns > last->due_ns)
+        sift_up(sim, at, last);
+    else
+        sift_down(sim, at, last);
+}
+
+/* The judge's clock says when; one that stands still says nothing. */
+static void enter_due(struct sim_thread *thread)
 {
     struct sim *sim = thread->sim;
 
+    thread->due_ns =
+        thread->judge->freezing ? NEVER_NS : sim_world_time_of(thread->judge, thread->until_ns);
+    if (thread->due_ns == NEVER_NS)
+        return;
+    assert(sim->due_count < ARRAY_COUNT(sim->due));
+    sift_up(sim, sim->due_count++, thread);
+}
+
+void sim_retime(struct sim_node *judge)
+{
+    for (struct sim_thread *thread = judge->sim->threads; thread != NULL; thread = thread->next) {
+        if (thread->state != SIM_BLOCKED || thread->judge != judge)
+            continue;
+        leave_due(thread);
+        enter_due(thread);
+    }
+}
+
+bool sim_is_awaited(struct sim *sim, const void *channel)
+{
+    const struct sim_thread *thread = waiters_of(sim, channel)->first;
+
+    while (thread != NULL && thread->channel != channel)
+        thread = thread->after;
+    return thread != NULL;
+}
+
+/* --- the baton ------------------------------------------------------------------------------- */
+
+static void add_ready(struct sim_thread *thread)
+{
+    struct sim *sim = thread->sim;
+
+    assert(sim->ready_count < ARRAY_COUNT(sim->ready));
+    sim->ready[sim->ready_count++] = thread;
+}
+
+void sim_ready(struct sim_thread *thread, enum err_code woken)
+{
     assert(thread->state == SIM_BLOCKED);
     thread->state = SIM_READY;
     thread->woken = woken;
-    thread->channel = NULL;
-    assert(sim->ready_count < sizeof(sim->ready) / sizeof(sim->ready[0]));
-    sim->ready[sim->ready_count++] = thread;
+    leave_due(thread);
+    if (thread->channel != NULL)
+        leave_channel(thread);
+    add_ready(thread);
 }
 
 static bool stands_still(const struct sim_thread *thread)
@@ -127,23 +236,11 @@ static struct sim_thread *pick(struct sim *sim)
     return NULL;
 }
 
-static uint64_t due_of(const struct sim_thread *thread)
-{
-    if (thread->state != SIM_BLOCKED || thread->judge->freezing)
-        return NEVER_NS;
-    return sim_world_time_of(thread->judge, thread->until_ns);
-}
-
 /* Nobody can run: on to the next moment at which someone can. */
 static void advance(struct sim *sim)
 {
-    uint64_t next = NEVER_NS;
+    uint64_t next = sim->due_count == 0 ? NEVER_NS : sim->due[0]->due_ns;
 
-    for (struct sim_thread *thread = sim->threads; thread != NULL; thread = thread->next) {
-        uint64_t due = due_of(thread);
-
-        next = due < next ? due : next;
-    }
     for (uint32_t i = 0; i < sim->node_count; i++)
         if (sim->nodes[i].paused && sim->nodes[i].resume_ns < next)
             next = sim->nodes[i].resume_ns;
@@ -154,66 +251,60 @@ static void advance(struct sim *sim)
     for (uint32_t i = 0; i < sim->node_count; i++)
         if (sim->nodes[i].paused && sim->nodes[i].resume_ns <= sim->now_ns)
             sim_resume(&sim->nodes[i]);
-    for (struct sim_thread *thread = sim->threads; thread != NULL; thread = thread->next)
-        if (due_of(thread) <= sim->now_ns)
-            sim_ready(thread, ERR_TIMEOUT);
+    while (sim->due_count > 0 && sim->due[0]->due_ns <= sim->now_ns)
+        sim_ready(sim->due[0], ERR_TIMEOUT);
 }
 
-/* Give the baton to the next; returns when it has come back.  The caller is ready or blocked, or
- * has ended and does not come back. */
-static void hand_on(struct sim *sim)
+/* Give the baton to the next; returns when it has come back to this flow: to the caller, who is
+ * ready or blocked, or, when that has ended, to another thread that begins on its flow. */
+static void hand_on(struct sim *sim, struct sim_flow *flow)
 {
-    struct sim_thread *me = self, *next;
-    bool ended = me->state == SIM_ENDED; /* then its memory may be gone soon */
+    struct sim_thread *next;
 
     while ((next = pick(sim)) == NULL)
         advance(sim);
     sim->counts.switches++;
     mix(sim, sim->now_ns ^ next->number);
     sim->current = next;
-    if (next == me)
-        return;
-    sem_post(&next->baton);
-    if (ended)
-        return;
-    while (sem_wait(&me->baton) != 0)
-        continue;
+    if (next->flow != flow)
+        sim_flow_pass(flow, next->flow);
 }
 
 void sim_switch(struct sim *sim)
 {
-    struct sim_thread *me = self;
-
-    assert(me->sim == sim && sim->current == me);
-    assert(sim->ready_count < sizeof(sim->ready) / sizeof(sim->ready[0]));
-    sim->ready[sim->ready_count++] = me;
-    hand_on(sim);
+    add_ready(sim->current);
+    hand_on(sim, sim->current->flow);
 }
 
 enum err_code sim_block(struct sim_node *judge, const void *channel, uint64_t until_ns)
 {
-    struct sim_thread *me = self;
+    struct sim_thread *me = judge->sim->current;
 
     me->state = SIM_BLOCKED;
     me->judge = judge;
     me->channel = channel;
     me->until_ns = until_ns;
-    hand_on(me->sim);
+    enter_due(me);
+    if (channel != NULL)
+        enter_channel(me);
+    hand_on(me->sim, me->flow);
     assert(me->state == SIM_READY);
     return me->woken;
 }
 
 void sim_wake(struct sim *sim, const void *channel, bool all)
 {
-    struct sim_thread *waiting[64];
+    struct sim_thread *waiting[64], *next;
     size_t count = 0;
 
-    for (struct sim_thread *thread = sim->threads; thread != NULL; thread = thread->next) {
-        if (thread->state != SIM_BLOCKED || thread->channel != channel)
+    for (struct sim_thread *thread = waiters_of(sim, channel)->first; thread != NULL;
+         thread = next) {
+        next = thread->after;
+        if (thread->channel != channel)
             continue;
         if (all)
             sim_ready(thread, ERR_OK);
-        else if (count < sizeof(waiting) / sizeof(waiting[0]))
+        else if (count < ARRAY_COUNT(waiting))
             waiting[count++] = thread;
     }
     if (count > 0)
@@ -222,99 +313,38 @@ void sim_wake(struct sim *sim, const void *channel, bool all)
 
 /* --- threads --------------------------------------------------------------------------------- */
 
-static void unlink_thread(struct sim_thread *thread)
-{
-    struct sim_thread **at = &thread->sim->threads;
-
-    while (*at != thread)
-        at = &(*at)->next;
-    *at = thread->next;
-}
-
 void sim_thread_free(struct sim_thread *thread)
-{
-    unlink_thread(thread);
-    sem_destroy(&thread->baton);
-    free(thread);
-}
-
-/* Real threads are kept for the next simulated one: starting one is dear. */
-struct worker {
-    sem_t start;
-    struct sim_thread *thread;
-    struct worker *next;
-};
-static struct worker *idle_workers;
-
-static void end_thread(struct worker *worker, struct sim_thread *thread)
 {
     struct sim *sim = thread->sim;
 
-    thread->state = SIM_ENDED;
-    sim_wake(sim, thread, true);
-    worker->thread = NULL;
-    worker->next = idle_workers;
-    idle_workers = worker;
-    hand_on(sim);
+    *(thread->previous == NULL ? &sim->threads : &thread->previous->next) = thread->next;
+    *(thread->next == NULL ? &sim->last_thread : &thread->next->previous) = thread->previous;
+    free(thread);
 }
 
-static void *worker_main(void *argument)
+/* A thread's life.  When it has ended its flow may soon be another's. */
+static void live(struct sim_flow *flow, void *argument)
 {
-    struct worker *worker = argument;
+    struct sim_thread *thread = argument;
+    struct sim *sim = thread->sim;
 
-    for (;;) {
-        struct sim_thread *thread;
-
-        while (sem_wait(&worker->start) != 0)
-            continue;
-        thread = worker->thread;
-        self = thread;
-        while (sem_wait(&thread->baton) != 0)
-            continue;
-        thread->fn(thread->argument);
-        if (thread->detached) {
-            /* Its memory goes before the baton does. */
-            static __thread struct sim_thread last;
-
-            last = (struct sim_thread){.sim = thread->sim, .state = SIM_ENDED};
-            self = &last;
-            sim_thread_free(thread);
-            worker->next = idle_workers;
-            idle_workers = worker;
-            hand_on(last.sim);
-            continue;
-        }
-        end_thread(worker, thread);
+    thread->fn(thread->argument);
+    if (thread->detached) {
+        sim_thread_free(thread);
+    } else {
+        thread->state = SIM_ENDED;
+        sim_wake(sim, thread, true);
     }
-    return NULL;
-}
-
-static struct worker *get_worker(void)
-{
-    struct worker *worker = idle_workers;
-    pthread_attr_t attr;
-    pthread_t id;
-
-    if (worker != NULL) {
-        idle_workers = worker->next;
-        return worker;
-    }
-    worker = calloc(1, sizeof(*worker));
-    if (worker == NULL || sem_init(&worker->start, 0, 0) != 0 || pthread_attr_init(&attr) != 0 ||
-        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED) != 0 ||
-        pthread_create(&id, &attr, worker_main, worker) != 0)
-        abort();
-    pthread_attr_destroy(&attr);
-    return worker;
+    sim_flow_put(flow);
+    hand_on(sim, flow);
 }
 
 struct sim_thread *sim_thread_new(struct sim *sim, struct sim_node *node, const char *name,
                                   env_thread_fn *fn, void *argument)
 {
-    struct sim_thread *thread = calloc(1, sizeof(*thread)), **at = &sim->threads;
-    struct worker *worker;
+    struct sim_thread *thread = calloc(1, sizeof(*thread));
 
-    if (thread == NULL || sem_init(&thread->baton, 0, 0) != 0)
+    if (thread == NULL)
         abort();
     thread->sim = sim;
     thread->node = node;
@@ -323,15 +353,12 @@ struct sim_thread *sim_thread_new(struct sim *sim, struct sim_node *node, const 
     thread->argument = argument;
     thread->judge = &sim->world_node;
     (void)snprintf(thread->name, sizeof(thread->name), "%s", name);
-    while (*at != NULL)
-        at = &(*at)->next;
-    *at = thread;
+    thread->previous = sim->last_thread;
+    sim->last_thread->next = thread;
+    sim->last_thread = thread;
     thread->state = SIM_READY;
-    assert(sim->ready_count < sizeof(sim->ready) / sizeof(sim->ready[0]));
-    sim->ready[sim->ready_count++] = thread;
-    worker = get_worker();
-    worker->thread = thread;
-    sem_post(&worker->start);
+    thread->flow = sim_flow_get(live, thread);
+    add_ready(thread);
     return thread;
 }
 
@@ -359,13 +386,11 @@ void sim_begin(struct sim *sim, struct sim_thread *me)
     sim->world_node.sim = sim;
     sim->world_node.life = &sim->world;
     (void)snprintf(sim->world_node.name, sizeof(sim->world_node.name), "world");
-    *me = (struct sim_thread){.sim = sim, .state = SIM_READY, .judge = &sim->world_node};
+    *me = (struct sim_thread){
+        .sim = sim, .state = SIM_READY, .judge = &sim->world_node, .flow = sim_flow_own()};
     (void)snprintf(me->name, sizeof(me->name), "main");
-    if (sem_init(&me->baton, 0, 0) != 0)
-        abort();
-    sim->threads = me;
+    sim->threads = sim->last_thread = me;
     sim->current = me;
-    self = me;
 }
 
 void sim_end(struct sim *sim, struct sim_thread *me)
@@ -373,6 +398,5 @@ void sim_end(struct sim *sim, struct sim_thread *me)
     if (sim->threads != me || me->next != NULL)
         sim_fail(sim, "thread %s is still there at the end",
                  sim->threads != me ? sim->threads->name : me->next->name);
-    sem_destroy(&me->baton);
-    sim->threads = NULL;
+    sim->threads = sim->last_thread = NULL;
 }

@@ -1,7 +1,11 @@
 /* A shard's store as a node sees it: the memory back end, which survives, behind a disk that fails
  * at times; every access is a place where another thread may run or the node may die. */
+#include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "common/base/bytes.h"
 #include "tests/sim/sim.h"
 
 #define SLOW_NS (4 * NS_PER_MS) /* a page that has to be fetched */
@@ -72,7 +76,10 @@ static enum err_code begin(struct store_txn **out, struct store *base, bool writ
 
 static enum err_code commit(struct store_txn *txn, struct err *err)
 {
+    struct store *base = txn->store;
     enum err_code code;
+
+    access_store(base);
 
     if (disk_fails(txn->store)) {
         store_abort(inner_of(txn));
@@ -81,6 +88,7 @@ static enum err_code commit(struct store_txn *txn, struct err *err)
         code = store_commit(inner_of(txn), err);
     }
     free(txn);
+    access_store(base);
     return code;
 }
 
@@ -150,6 +158,118 @@ static enum err_code sync_store(struct store *base, struct err *err)
     return store_sync(((struct sim_store *)base)->inner, err);
 }
 
+/* Rows of one table: u8 table, u32 bytes of the key, u32 bytes of the value, key, value. */
+static enum err_code copy_table(struct store_txn *txn, enum store_table table, store_take_fn *take,
+                                void *context, struct err *err)
+{
+    struct store_cursor *cursor = NULL;
+    struct store_value key, value;
+    struct buffer bytes = {0};
+    bool more = true;
+    enum err_code code = store_cursor_open(&cursor, txn, table, (struct store_value){0}, err);
+
+    while (code == ERR_OK && more) {
+        code = store_cursor_next(cursor, &key, &value, &more, err);
+        if (code != ERR_OK || !more)
+            break;
+        buffer_reset(&bytes);
+        buffer_append_byte(&bytes, (uint8_t)table);
+        buffer_append_u32(&bytes, (uint32_t)key.len);
+        buffer_append_u32(&bytes, (uint32_t)value.len);
+        buffer_append(&bytes, key.data, key.len);
+        buffer_append(&bytes, value.data, value.len);
+        code = take(context, bytes.data, bytes.len, err);
+    }
+    if (cursor != NULL)
+        store_cursor_close(cursor);
+    buffer_free(&bytes);
+    return code;
+}
+
+/* The state of one moment, read piece by piece while others commit. */
+static enum err_code copy_store(struct store *base, store_take_fn *take, void *context,
+                                struct err *err)
+{
+    struct store_txn *txn = NULL;
+    enum err_code code = store_begin(&txn, base, false, err);
+
+    for (int table = 0; code == ERR_OK && table < STORE_TABLES; table++)
+        code = copy_table(txn, (enum store_table)table, take, context, err);
+    if (txn != NULL)
+        store_abort(txn);
+    return code;
+}
+
+/* A copy as the rows that it holds.  Errors: ERR_CORRUPT. */
+static enum err_code load_copy(struct store *store, const struct buffer *bytes, struct err *err)
+{
+    struct bytes_reader reader = {.data = bytes->data, .len = bytes->len};
+    struct store_txn *txn = NULL;
+    enum err_code code = store_begin(&txn, store, true, err);
+
+    while (code == ERR_OK && reader.at < reader.len) {
+        enum store_table table = read_u8(&reader);
+        uint32_t key_len = read_u32(&reader), value_len = read_u32(&reader);
+        const uint8_t *key = read_bytes(&reader, key_len);
+        const uint8_t *value = read_bytes(&reader, value_len);
+
+        if (table >= STORE_TABLES || key == NULL || value == NULL)
+            code = err_set(err, ERR_CORRUPT, "store: this is no copy");
+        if (code == ERR_OK)
+            code = store_put(txn, table, (struct store_value){key, key_len},
+                             (struct store_value){value, value_len}, err);
+    }
+    if (code == ERR_OK)
+        return store_commit(txn, err);
+    store_abort(txn);
+    return code;
+}
+
+static enum err_code read_file(const char *path, struct buffer *out, struct err *err)
+{
+    FILE *file = fopen(path, "rb");
+    char block[4096];
+    size_t got;
+
+    if (file == NULL)
+        return err_set_errno(err, errno, "store: %.200s", path);
+    while ((got = fread(block, 1, sizeof(block), file)) > 0)
+        buffer_append(out, block, got);
+    (void)fclose(file);
+    return buffer_check(out, err);
+}
+
+/* Linked in the place of store_open (--wrap): a folder with a copy of a store is what a new replica
+ * opens, and here it is in memory. */
+enum err_code __real_store_open(struct store **out, const struct store_options *options,
+                                struct err *err);
+enum err_code __wrap_store_open(struct store **out, const struct store_options *options,
+                                struct err *err);
+
+enum err_code __wrap_store_open(struct store **out, const struct store_options *options,
+                                struct err *err)
+{
+    static const char LMDB[] = "lmdb:";
+    struct store_options memory = {.url = "memory:", .env = options->env};
+    struct buffer bytes = {0};
+    char path[512];
+    enum err_code code;
+
+    if (strncmp(options->url, LMDB, strlen(LMDB)) != 0)
+        return __real_store_open(out, options, err);
+    *out = NULL;
+    (void)snprintf(path, sizeof(path), "%s/" STORE_COPY_NAME, options->url + strlen(LMDB));
+    code = read_file(path, &bytes, err);
+    if (code == ERR_OK)
+        code = __real_store_open(out, &memory, err);
+    if (code == ERR_OK && (code = load_copy(*out, &bytes, err)) != ERR_OK) {
+        store_close(*out);
+        *out = NULL;
+    }
+    buffer_free(&bytes);
+    return code;
+}
+
 static enum err_code clear(struct store *base, struct err *err)
 {
     return store_clear(((struct sim_store *)base)->inner, err);
@@ -175,6 +295,7 @@ static const struct store_ops sim_store_ops = {
     .sync = sync_store,
     .clear = clear,
     .bytes = bytes,
+    .copy = copy_store,
 };
 
 struct store *sim_store_open(struct sim_node *node)

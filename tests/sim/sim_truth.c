@@ -13,11 +13,25 @@
 #include "common/base/bytes.h"
 #include "common/model/collection.h"
 #include "common/model/stamp.h"
-#include "services/ingest/spool.h"
+#include "services/ingest/ingest.h"
 #include "tests/sim/sim.h"
 
-const char *const sim_ids[SIM_IDS] = {"ant", "bee", "cat",  "dog",  "eel",
-                                      "fox", "gnu", "hare", "ibis", "jay"};
+/* The last ones are those that openapi/router.yaml tells to be made of the keys "key-0" and so on.
+ */
+const char *const sim_ids[SIM_IDS] = {"ant",
+                                      "bee",
+                                      "cat",
+                                      "dog",
+                                      "eel",
+                                      "fox",
+                                      "gnu",
+                                      "hare",
+                                      "ibis",
+                                      "jay",
+                                      "52820a6c-b803-50b7-ba6a-94cf5d0f5497",
+                                      "e0fbc213-0637-5793-a282-7855399b2c68",
+                                      "6af8d3b0-de4d-5b2c-a69d-3302f2f54f42",
+                                      "11d6b018-682f-5edf-931b-bb318a7c6665"};
 
 uint32_t truth_partition(uint32_t id)
 {
@@ -47,265 +61,14 @@ uint32_t truth_new_op(struct sim_region *region, enum sim_op_kind kind, uint32_t
     return value;
 }
 
-/* --- following the log ------------------------------------------------------------------------ */
-
-static const struct sim_event *last_event(const struct sim_history *history)
+const struct sim_event *truth_last_event(const struct sim_history *history)
 {
     return history->count == 0 ? NULL : &history->events[history->count - 1];
 }
 
-static bool is_live(const struct sim_event *event)
+bool truth_is_live(const struct sim_event *event)
 {
     return event != NULL && event->kind == EVENT_VALUE;
-}
-
-/* Of two changes the newer stamp counts; a local one is always the newest. */
-static void push_event(struct sim_region *region, uint32_t id, struct sim_event event)
-{
-    struct sim_history *history = &region->chronicle.ids[id];
-    const struct sim_event *last = last_event(history);
-
-    if (last != NULL && stamp_compare(event.stamp, last->stamp) <= 0) {
-        region->sim->counts.overtaken++;
-        return;
-    }
-    if (history->count == history->size) {
-        history->size = history->size * 2 + 16;
-        history->events = realloc(history->events, history->size * sizeof(*history->events));
-        if (history->events == NULL)
-            abort();
-    }
-    history->events[history->count++] = event;
-}
-
-/* A write whose condition did not hold when its turn came must not be in the log. */
-static void check_condition(struct sim_region *region, uint32_t value)
-{
-    struct sim *sim = region->sim;
-    const struct sim_op *op = &sim->truth.ops[value];
-    const struct sim_event *before = last_event(&region->chronicle.ids[op->id]);
-    char version[STAMP_TEXT_BYTES];
-
-    if ((op->kind == OP_CREATE || op->kind == OP_SKIP) && is_live(before))
-        sim_fail(sim, "value %u was to be created only if '%s' is absent, but follows value %u",
-                 value, sim_ids[op->id], before->value);
-    if (op->kind != OP_IF_MATCH)
-        return;
-    if (!is_live(before))
-        sim_fail(sim, "value %u was written with If-Match, but '%s' was absent", value,
-                 sim_ids[op->id]);
-    stamp_to_text(version, before->stamp);
-    if (strlen(op->if_match) != strlen(version) + 2 ||
-        memcmp(op->if_match + 1, version, strlen(version)) != 0)
-        sim_fail(sim, "value %u was written with If-Match %s, but follows version %s", value,
-                 op->if_match, version);
-}
-
-static uint32_t value_of(struct sim *sim, const struct record *record)
-{
-    char text[64];
-    const char *at;
-    unsigned long value = 0;
-
-    (void)snprintf(text, sizeof(text), "%.*s", (int)record->metadata_len, record->metadata);
-    at = strstr(text, "\"v\":");
-    if (at != NULL)
-        value = strtoul(at + 4, NULL, 10);
-    if (value == 0 || value > sim->truth.op_count)
-        sim_fail(sim, "the log holds metadata that nobody wrote: %s", text);
-    return (uint32_t)value;
-}
-
-/* A value may count once in each log: as it was written in its own, as it was shipped in others. */
-static void take_place(struct sim_region *region, struct sim_op *op, uint32_t value,
-                       const struct record *record, uint64_t offset)
-{
-    struct sim *sim = region->sim;
-    bool is_local = record->origin_region == region->log.region;
-
-    if (is_local != (op->region == region->index))
-        sim_fail(sim, "value %u of region %u counts in region %s as %s", value, op->region,
-                 region->name, is_local ? "its own" : "another's");
-    /* What is in doubt may be spooled and appended again. */
-    if (is_local && op->times > 0 &&
-        (op->kind != OP_UPSERT || op->times > 1 || op->state == OP_ACKED))
-        sim_fail(sim, "value %u counts %u times in the log of region %s", value, op->times + 1,
-                 region->name);
-    if (!is_local && op->is_shipped[region->index] &&
-        op->shipped_offset[region->index] >= record->origin_offset)
-        sim_fail(sim, "value %u counts twice in the log of region %s", value, region->name);
-    if (op->state == OP_FAILED)
-        sim_fail(sim, "value %u was answered as not written, but counts", value);
-    if (is_local) {
-        check_condition(region, value);
-        op->times++;
-        sim->counts.replays += op->times > 1;
-        op->offset = offset;
-    } else {
-        op->is_shipped[region->index] = true;
-        op->shipped_offset[region->index] = record->origin_offset;
-        sim->counts.foreign++;
-    }
-}
-
-static void take_upsert(struct sim_region *region, const struct record *record,
-                        struct sim_event event)
-{
-    struct sim *sim = region->sim;
-    int id = truth_id(record->id, record->id_len);
-    struct sim_op *op;
-
-    event.kind = EVENT_VALUE;
-    event.value = value_of(sim, record);
-    op = &sim->truth.ops[event.value];
-    if (id < 0 || op->id != (uint32_t)id)
-        sim_fail(sim, "value %u is in the log under another id", event.value);
-    take_place(region, op, event.value, record, event.offset);
-    push_event(region, (uint32_t)id, event);
-}
-
-static void take_truncate(struct sim_region *region, uint32_t partition, struct sim_event event)
-{
-    event.kind = EVENT_DELETE;
-    region->sim->counts.truncates++;
-    for (uint32_t id = 0; id < SIM_IDS; id++)
-        if (truth_partition(id) == partition)
-            push_event(region, id, event);
-}
-
-/* Where the records of each origin stand, its own ones too. */
-static void note_place(struct sim_region *region, uint32_t partition, const struct record *record,
-                       uint64_t offset)
-{
-    struct sim *sim = region->sim;
-    struct sim_places *places = NULL;
-
-    for (uint32_t i = 0; i < sim->region_count; i++)
-        if (sim->regions[i].log.region == record->origin_region)
-            places = &region->chronicle.origins[partition][i];
-    if (places == NULL)
-        sim_fail(sim, "a record of no region's log");
-    if (places->count == places->size) {
-        places->size = places->size * 2 + 16;
-        places->places = realloc(places->places, places->size * sizeof(*places->places));
-        if (places->places == NULL)
-            abort();
-    }
-    if (record->origin_region != region->log.region && places->count > 0 &&
-        places->places[places->count - 1].origin >= record->origin_offset)
-        sim_fail(sim, "region %s, partition %u: the records of an origin are out of order",
-                 region->name, partition);
-    places->places[places->count++] = (struct sim_place){
-        .origin = record->origin_region == region->log.region ? offset : record->origin_offset,
-        .here = offset};
-}
-
-static void take_collection(struct sim *sim, const struct record *record)
-{
-    struct sim_truth *truth = &sim->truth;
-    enum collection_change change;
-    struct collection definition;
-    struct err err = {0};
-
-    if (collection_decode(&definition, &change, record->payload, record->payload_len, &err) !=
-        ERR_OK)
-        sim_fail(sim, "a collection's record cannot be read: %s", err.message);
-    if (strcmp(definition.name, SIM_COLLECTION) != 0)
-        return;
-    if (truth->has_incarnation &&
-        memcmp(truth->incarnation, definition.incarnation, INCARNATION_BYTES) != 0)
-        sim_fail(sim, "the collection has got another incarnation");
-    memcpy(truth->incarnation, definition.incarnation, INCARNATION_BYTES);
-    truth->has_incarnation = true;
-}
-
-/* Stamps of local records rise without exception.  A collection's change brings its own, another
- * region's record too; an epoch record is stamped before its writer knows what lands right before
- * it. */
-static void check_stamp(struct sim_region *region, uint32_t partition, const struct record *record)
-{
-    struct stamp *newest = &region->chronicle.newest[partition];
-    bool is_local = record->stamp.region == region->log.region;
-
-    if (stamp_compare(record->stamp, *newest) > 0)
-        *newest = record->stamp;
-    else if (is_local && record->op != RECORD_COLLECTION && record->op != RECORD_EPOCH)
-        sim_fail(region->sim,
-                 "region %s, partition %u: the stamp of op %d, %llu-%u, is not above %llu-%u, the "
-                 "newest so far",
-                 region->name, partition, (int)record->op, (unsigned long long)record->stamp.clock,
-                 record->stamp.region, (unsigned long long)newest->clock, newest->region);
-}
-
-static void note_holder(struct sim_region *region, uint32_t partition, const struct record *record)
-{
-    struct sim_chronicle *chronicle = &region->chronicle;
-
-    region->sim->counts.epochs++;
-    if (partition != 0 || record->payload_len != HOLDER_BYTES)
-        return;
-    region->sim->counts.takeovers += memcmp(chronicle->holder, record->payload, HOLDER_BYTES) != 0;
-    memcpy(chronicle->holder, record->payload, HOLDER_BYTES);
-}
-
-static void take_record(struct sim_region *region, uint32_t partition, const struct record *record,
-                        struct sim_event event)
-{
-    struct sim_truth *truth = &region->sim->truth;
-    int id;
-
-    if (record->op == RECORD_EPOCH)
-        note_holder(region, partition, record);
-    check_stamp(region, partition, record);
-    if (record->op == RECORD_COLLECTION)
-        take_collection(region->sim, record);
-    if (record->op == RECORD_UPSERT || record->op == RECORD_DELETE || record->op == RECORD_TRUNCATE)
-        note_place(region, partition, record, event.offset);
-    if (!truth->has_incarnation ||
-        memcmp(record->incarnation, truth->incarnation, INCARNATION_BYTES) != 0)
-        return;
-    event.stamp = record->stamp;
-    if (record->op == RECORD_UPSERT) {
-        take_upsert(region, record, event);
-    } else if (record->op == RECORD_DELETE) {
-        event.kind = EVENT_DELETE;
-        if ((id = truth_id(record->id, record->id_len)) < 0)
-            sim_fail(region->sim, "the log deletes an id that nobody has");
-        push_event(region, (uint32_t)id, event);
-    } else if (record->op == RECORD_TRUNCATE) {
-        take_truncate(region, partition, event);
-    }
-}
-
-static void follow_region(struct sim_region *region)
-{
-    struct sim *sim = region->sim;
-    struct sim_chronicle *chronicle = &region->chronicle;
-
-    for (uint32_t p = 0; p < SIM_PARTITIONS; p++) {
-        const struct sim_partition *partition = &region->log.partitions[p];
-
-        for (; chronicle->read[p] < partition->count; chronicle->read[p]++) {
-            const struct sim_entry *entry = &partition->entries[chronicle->read[p]];
-            struct sim_event event = {.offset = chronicle->read[p], .landed_ns = entry->landed_ns};
-            struct record record;
-            struct err err = {0};
-
-            if (record_decode(&record, entry->data, entry->len, &sim->truth.scratch, &err) !=
-                ERR_OK)
-                sim_fail(sim, "the log holds what cannot be read: %s", err.message);
-            if (epoch_admit(&chronicle->admitted[p], &record, event.offset))
-                take_record(region, p, &record, event);
-            else
-                sim->counts.voided++;
-        }
-    }
-}
-
-void truth_follow(struct sim *sim)
-{
-    for (uint32_t i = 0; i < sim->region_count; i++)
-        follow_region(&sim->regions[i]);
 }
 
 /* --- what clients were told ------------------------------------------------------------------- */
@@ -320,11 +83,14 @@ void truth_acked(struct sim *sim, uint32_t value, const struct token *token)
     if (op->times == 0)
         sim_fail(sim, "value %u of '%s' was answered 200, but does not count in the log", value,
                  sim_ids[op->id]);
-    if (op->offset >= token_position(token, region->log.region, truth_partition(op->id)))
+    /* What was sent again may count once more behind what was answered. */
+    if ((op->sends > 1 ? op->first_offset : op->offset) >=
+        token_position(token, region->log.region, truth_partition(op->id)))
         sim_fail(sim, "the token of value %u does not cover its offset %llu", value,
                  (unsigned long long)op->offset);
     op->state = OP_ACKED;
     sim->counts.acked++;
+    sim->counts.checks[CHECK_ACKED]++;
     if (op->offset + 1 > history->acked_position)
         history->acked_position = op->offset + 1;
 }
@@ -339,7 +105,7 @@ static uint32_t value_in_row(struct sim *sim, struct store_value bytes, struct s
         sim_fail(sim, "a spool holds what cannot be read");
     if (record.op != RECORD_UPSERT || strcmp(row->collection, SIM_COLLECTION) != 0)
         return 0;
-    return value_of(sim, &record);
+    return truth_value_of(sim, &record);
 }
 
 static uint64_t row_number(struct store_value key)
@@ -387,6 +153,10 @@ void truth_spooled(struct sim *sim, uint32_t value)
         if (sim->nodes[i].service == &sim_ingest_service &&
             sim->nodes[i].region->index == op->region)
             (void)truth_look_into_spool(&sim->nodes[i], op, value);
+    if (op->spool != NULL && op->spool->object != NULL &&
+        memcmp(sim_ingest_of((struct sim_node *)op->spool)->sequencer.nonce,
+               sim->regions[op->region].chronicle.holder, HOLDER_BYTES) == 0)
+        op->spooled_ns = sim->now_ns;
     op->state = OP_SPOOLED;
     sim->counts.spooled++;
 }
@@ -401,6 +171,7 @@ void truth_failed(struct sim *sim, uint32_t value, const char *why)
                  value, sim_ids[op->id], why);
     op->state = OP_FAILED;
     sim->counts.failed++;
+    sim->counts.checks[CHECK_REFUSED]++;
 }
 
 void truth_deleted(struct sim_region *region, uint32_t id, const struct token *token,
@@ -430,8 +201,8 @@ void truth_deleted(struct sim_region *region, uint32_t id, const struct token *t
 static bool shows(const struct sim_event *event, uint32_t value)
 {
     if (value == VALUE_ABSENT)
-        return !is_live(event);
-    return is_live(event) && event->value == value;
+        return !truth_is_live(event);
+    return truth_is_live(event) && event->value == value;
 }
 
 void truth_check_read(struct sim_region *region, uint32_t id, uint32_t value, uint64_t from,
@@ -456,7 +227,24 @@ void truth_check_read(struct sim_region *region, uint32_t id, uint32_t value, ui
              "region %s, %s: '%s' was read as value %u (0: absent), which is none of its states "
              "from partition %u position %llu on (then it was %u)",
              region->name, what, sim_ids[id], value, truth_partition(id), (unsigned long long)from,
-             is_live(first) ? first->value : 0);
+             truth_is_live(first) ? first->value : 0);
+}
+
+void truth_seen(struct sim_region *region, uint32_t id, uint32_t value, uint64_t from)
+{
+    struct sim_history *history = &region->chronicle.ids[id];
+    const struct sim_event *seen = NULL;
+
+    for (size_t i = 0; i < history->count; i++) {
+        const struct sim_event *event = &history->events[i];
+
+        /* The state at `from`, if that shows the value, else the first one behind it that does. */
+        if (event->offset >= from && shows(seen, value))
+            break;
+        seen = event;
+    }
+    if (seen != NULL && shows(seen, value) && seen->offset + 1 > history->seen_position)
+        history->seen_position = seen->offset + 1;
 }
 
 void truth_check_between(struct sim_region *region, uint32_t id, uint64_t began_ns, bool live,
@@ -472,10 +260,10 @@ void truth_check_between(struct sim_region *region, uint32_t id, uint64_t began_
 
         if (event->landed_ns <= began_ns)
             first = event;
-        else if (is_live(event) == live)
+        else if (truth_is_live(event) == live)
             return;
     }
-    if (is_live(first) != live)
+    if (truth_is_live(first) != live)
         sim_fail(sim, "%s: '%s' was %s all the time", what, sim_ids[id], live ? "absent" : "there");
 }
 
@@ -512,8 +300,8 @@ uint32_t truth_last(struct sim_region *region, uint32_t id)
     const struct sim_event *last;
 
     truth_follow(region->sim);
-    last = last_event(&region->chronicle.ids[id]);
-    return is_live(last) ? last->value : VALUE_ABSENT;
+    last = truth_last_event(&region->chronicle.ids[id]);
+    return truth_is_live(last) ? last->value : VALUE_ABSENT;
 }
 
 /* What was shipped is what stands in the origin's log, at that place. */
@@ -582,9 +370,11 @@ void truth_free(struct sim *sim)
 
         for (uint32_t i = 0; i < SIM_IDS; i++)
             free(chronicle->ids[i].events);
-        for (uint32_t p = 0; p < SIM_PARTITIONS; p++)
+        for (uint32_t p = 0; p < SIM_PARTITIONS; p++) {
+            free(chronicle->marks[p].marks);
             for (uint32_t i = 0; i < SIM_REGIONS_MAX; i++)
                 free(chronicle->origins[p][i].places);
+        }
     }
     buffer_free(&sim->truth.scratch);
 }

@@ -353,7 +353,8 @@ static enum err_code log_ends(struct wal *base, const uint32_t *partitions, size
     }
     for (size_t i = 0; i < count; i++)
         ends[i] = log->partitions[partitions[i]].count;
-    if (sim_pass(base->env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
+    if (sim_pass(base->env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS) + sim_below(sim, log->slow_ns)) !=
+        ERR_OK)
         return dead(err);
     if (sim_percent(sim, log->fail_reads))
         return err_set(err, ERR_IO, "the log cannot be reached");
