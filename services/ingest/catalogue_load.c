@@ -13,24 +13,28 @@
 
 static const struct log_context CONTEXT = {.operation = "catalogue"};
 
-static enum err_code load_rows(struct catalogue *catalogue, size_t *loaded, struct err *err)
+/* *whole: there are rows, and each of them says what it is. */
+static enum err_code load_rows(struct catalogue *catalogue, bool *whole, struct err *err)
 {
     struct meta_row *rows = NULL;
     size_t count = 0;
     enum err_code rc = meta_list(catalogue->meta, "collection/", &rows, &count, err);
 
+    *whole = count > 0;
     for (size_t i = 0; i < count && rc == ERR_OK; i++) {
         enum collection_state state;
         struct collection collection;
-        struct err row_err = {0};
 
-        if (catalogue_row_parse(rows[i].value, rows[i].value_len, &collection, &state, &row_err) ==
-            ERR_OK)
+        rc = catalogue_row_parse(rows[i].value, rows[i].value_len, &collection, &state, err);
+        if (rc == ERR_OK) {
             rc = catalogue_set(catalogue, &collection, state, err);
-        else
-            log_err(LOG_ERROR, &CONTEXT, rows[i].key, &row_err);
+        } else if (rc == ERR_CORRUPT) { /* the log knows what it was */
+            log_err(LOG_ERROR, &CONTEXT, rows[i].key, err);
+            err_clear(err);
+            *whole = false;
+            rc = ERR_OK;
+        }
     }
-    *loaded = count;
     meta_rows_free(rows, count);
     return rc;
 }
@@ -119,19 +123,18 @@ enum err_code catalogue_load(struct catalogue *catalogue, struct err *err)
     struct catalogue_mark mark;
     struct collection pending;
     uint64_t first = 0;
-    size_t loaded = 0;
+    bool whole = false;
     enum err_code rc = catalogue_mark_get(catalogue, &mark, err);
 
     catalogue_clear(catalogue);
     if (rc == ERR_OK && mark.other_log)
         rc = forget_rows(catalogue, err);
     if (rc == ERR_OK)
-        rc = load_rows(catalogue, &loaded, err);
+        rc = load_rows(catalogue, &whole, err);
     if (rc == ERR_OK)
         rc = wal_first(s->wal, 0, &first, err);
-    /* A mark beyond the end, or without rows, is not to be trusted. */
-    if (rc == ERR_OK &&
-        (mark.position > sequencer_end(s, 0) || mark.position < first || loaded == 0))
+    /* A mark beyond the end, without rows or with a damaged one, is not to be trusted. */
+    if (rc == ERR_OK && (mark.position > sequencer_end(s, 0) || mark.position < first || !whole))
         mark = (struct catalogue_mark){.position = first};
     if (rc == ERR_OK)
         rc = load_log(catalogue, &mark, err);

@@ -64,9 +64,9 @@ enum err_code catalogue_row_parse(const void *data, size_t len, struct collectio
             known = true;
         }
     member = row == NULL ? NULL : json_object_get(row, "definition");
-    if (rc != ERR_OK || !known || !json_is_object(member)) {
+    if (rc != ERR_NO_MEMORY && (rc != ERR_OK || !known || !json_is_object(member))) {
         rc = err_set(err, ERR_CORRUPT, "the metadata row of a collection makes no sense");
-    } else {
+    } else if (rc == ERR_OK) {
         json_doc_dump(member, &definition);
         rc = buffer_check(&definition, err);
         if (rc == ERR_OK)

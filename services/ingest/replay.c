@@ -16,7 +16,8 @@
  *
  * Failure modes: the log or the shards away: the rows wait, tries come ever more slowly up to
  * PAUSE_MAX_NS; a row that cannot be appended ever is parked and told in the log; the disk of the
- * spool fails: the store is opened again. */
+ * spool fails or is full: the store is opened again, and what was appended is not appended twice.
+ */
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,6 +48,17 @@ struct replay {
     bool *in; /* still to be appended */
     struct record *records;
     size_t *item_of; /* of the batch, for those that are in it */
+};
+
+/* Rows that have come to their end, and the spool's disk would not take note of it: else they would
+ * be appended in every round until it does. */
+struct ended {
+    size_t count;
+    struct ended_row {
+        uint64_t number,
+            clock; /* numbers come again when the store is opened anew; stamps do not */
+        enum spool_fate fate;
+    } rows[REPLAY_ROWS]; /* in the order of their numbers, as those of a page */
 };
 
 static bool is_of_this_term(const struct replay *replay, const struct spool_row *row)
@@ -439,8 +451,61 @@ static enum err_code read_page(struct replay *replay)
                                  : ERR_OK;
 }
 
+static void note_ended(struct ended *ended, const struct replay *replay)
+{
+    ended->count = 0;
+    for (size_t i = 0; i < replay->count; i++)
+        if (replay->fates[i] != SPOOL_WAITS)
+            ended->rows[ended->count++] = (struct ended_row){.number = replay->rows[i].number,
+                                                             .clock = replay->rows[i].stamp.clock,
+                                                             .fate = replay->fates[i]};
+}
+
+/* Have any of the page?  Then they have their fates, and the others wait for the next round. */
+static bool recall_ended(const struct ended *ended, struct replay *replay)
+{
+    bool any = false;
+
+    for (size_t i = 0, at = 0; i < replay->count; i++) {
+        const struct spool_row *row = &replay->rows[i];
+
+        while (at < ended->count && ended->rows[at].number < row->number)
+            at++;
+        if (at == ended->count || ended->rows[at].number != row->number ||
+            ended->rows[at].clock != row->stamp.clock)
+            continue;
+        replay->fates[i] = ended->rows[at].fate;
+        any = true;
+    }
+    return any;
+}
+
+/* Append the page's rows, or have them appended, and take away what has come to its end. */
+static enum err_code end_page(struct replay *replay, struct ended *ended, struct err *err)
+{
+    struct ingest *ingest = replay->write.ingest;
+    struct request *req = replay->write.req;
+    enum err_code rc = ERR_OK, settled;
+
+    if (!recall_ended(ended, replay))
+        rc = sequencer_stands_by(&ingest->sequencer) ? hand_over(replay) : replay_rows(replay);
+    *err = req->err;
+    if (rc == ERR_DEAD)
+        return rc;
+    settled = spool_settle(ingest->spool, replay->rows, replay->fates, replay->count, &req->err);
+    if (settled == ERR_OK) {
+        ended->count = 0;
+        count_fates(ingest, replay);
+        return rc;
+    }
+    note_ended(ended, replay);
+    if (rc == ERR_OK)
+        *err = req->err;
+    return rc == ERR_OK ? settled : rc;
+}
+
 /* One page of the spool.  ERR_OK: something has come to its end. */
-static enum err_code round_of(struct ingest *ingest, struct err *err)
+static enum err_code round_of(struct ingest *ingest, struct ended *ended, struct err *err)
 {
     struct request req = {.state = ingest,
                           .env = ingest->env,
@@ -455,23 +520,12 @@ static enum err_code round_of(struct ingest *ingest, struct err *err)
                             .ours = true,
                             /* Left while it is not known, the ids could be written to. */
                             .commit_ns = NEVER_NS};
-    enum err_code rc = read_page(&replay), settled;
+    enum err_code rc = read_page(&replay);
 
-    if (rc == ERR_OK && replay.count > 0) {
-        rc = sequencer_stands_by(&ingest->sequencer) ? hand_over(&replay) : replay_rows(&replay);
+    if (rc == ERR_OK && replay.count > 0)
+        rc = end_page(&replay, ended, err);
+    else
         *err = req.err;
-        if (rc != ERR_DEAD) {
-            settled =
-                spool_settle(ingest->spool, replay.rows, replay.fates, replay.count, &req.err);
-            if (settled == ERR_OK)
-                count_fates(ingest, &replay);
-            else if (rc == ERR_OK)
-                *err = req.err;
-            rc = rc == ERR_OK ? settled : rc;
-        }
-    } else {
-        *err = req.err;
-    }
     /* The ids are kept until the rows are gone: nobody is to pass what still waits.  The door stays
      * closed for the rows of those that were past it already, and of other collections. */
     write_end(&replay.write);
@@ -484,6 +538,7 @@ static enum err_code round_of(struct ingest *ingest, struct err *err)
 void replay_main(void *argument)
 {
     struct ingest *ingest = argument;
+    struct ended ended = {0};
     enum err_code rc = ERR_OK, told = ERR_OK;
     uint64_t pause_ns = PAUSE_MIN_NS;
     struct err err;
@@ -493,7 +548,7 @@ void replay_main(void *argument)
         if (rc == ERR_DEAD)
             break;
         err_clear(&err);
-        rc = round_of(ingest, &err);
+        rc = round_of(ingest, &ended, &err);
         if (rc == ERR_OK) {
             pause_ns = PAUSE_MIN_NS;
             if (told != ERR_OK && !spool_waits(ingest->spool))

@@ -71,6 +71,16 @@ static enum err_code put_row(struct spool *spool, struct store_txn *txn, struct 
     return rc;
 }
 
+/* The disk cannot be relied on. */
+static enum err_code fail_disk(bool committing, struct spool_status *status, struct err *err)
+{
+    struct err cause = *err;
+
+    status->broken = true;
+    return err_set(err, committing ? ERR_UNKNOWN_OUTCOME : ERR_UNAVAILABLE,
+                   "the spool's disk has failed: %s", cause.message);
+}
+
 /* What a failure means for who put: nothing was kept, or it is not known. */
 static enum err_code put_failure(bool committing, struct spool_status *status, struct err *err)
 {
@@ -84,9 +94,7 @@ static enum err_code put_failure(bool committing, struct spool_status *status, s
     case ERR_INSUFFICIENT_STORAGE:
         return err_set(err, ERR_UNAVAILABLE, "the spool has no room: %s", cause.message);
     default:
-        status->broken = true;
-        return err_set(err, committing ? ERR_UNKNOWN_OUTCOME : ERR_UNAVAILABLE,
-                       "the spool's disk has failed: %s", cause.message);
+        return fail_disk(committing, status, err);
     }
 }
 
@@ -109,9 +117,11 @@ static enum err_code write_group(struct spool *spool, struct spool_put *list,
         return put_failure(false, status, err);
     }
     rc = store_commit(txn, err);
-    if (rc == ERR_OK)
-        rc = store_sync(spool->store, err);
-    return rc == ERR_OK ? ERR_OK : put_failure(true, status, err);
+    if (rc != ERR_OK)
+        return put_failure(true, status, err);
+    rc = store_sync(spool->store, err);
+    /* The rows are there, and would be replayed: for whatever cause, that is no refusal. */
+    return rc == ERR_OK || rc == ERR_DEAD ? rc : fail_disk(true, status, err);
 }
 
 /* Take all puts that wait, and write them.  Caller holds the lock, and has it again. */

@@ -2,7 +2,10 @@
  *
  * A piece of work is a job and a number of indices.  The caller announces it, helpers and caller
  * take indices from a counter until there are none, and the caller waits for the helpers that are
- * still at theirs.  Waking a thread costs some microseconds: a single index is not announced. */
+ * still at theirs.  Waking a thread costs some microseconds: a single index is not announced.
+ *
+ * The indexer links one collection while the maintainer may link what is left of another: who comes
+ * second does its work alone. */
 #include "services/shard/helpers.h"
 
 #include <assert.h>
@@ -25,6 +28,7 @@ struct helpers {
     struct env_cond finished;  /* a helper has left the work */
     /* below: guarded by lock */
     bool is_stopping;
+    bool is_lent;    /* to a caller whose work is under way */
     uint64_t works;  /* announced so far */
     uint32_t inside; /* helpers at the present work */
     void (*job)(void *argument, size_t index);
@@ -73,16 +77,21 @@ static void help(void *state)
     pthread_mutex_unlock(&helpers->lock);
 }
 
-static void run(void *state, void (*job)(void *argument, size_t index), void *argument,
-                size_t count)
+/* Are they the caller's until give_back? */
+static bool borrow(struct helpers *helpers)
 {
-    struct helpers *helpers = state;
+    bool is_ours;
 
-    if (count < 2 || helpers->thread_count == 0) {
-        for (size_t i = 0; i < count; i++)
-            job(argument, i);
-        return;
-    }
+    pthread_mutex_lock(&helpers->lock);
+    is_ours = !helpers->is_lent;
+    helpers->is_lent = true;
+    pthread_mutex_unlock(&helpers->lock);
+    return is_ours;
+}
+
+static void announce(struct helpers *helpers, void (*job)(void *argument, size_t index),
+                     void *argument, size_t count)
+{
     pthread_mutex_lock(&helpers->lock);
     assert(helpers->job == NULL && helpers->inside == 0);
     atomic_store_explicit(&helpers->next, 0, memory_order_relaxed);
@@ -92,13 +101,33 @@ static void run(void *state, void (*job)(void *argument, size_t index), void *ar
     helpers->works++;
     env_cond_broadcast(&helpers->announced);
     pthread_mutex_unlock(&helpers->lock);
-    take_part(helpers, job, argument, count);
+}
+
+/* When all have left the work. */
+static void give_back(struct helpers *helpers)
+{
     pthread_mutex_lock(&helpers->lock);
     helpers->job = NULL;
     /* Jobs end by themselves, also on a dead node, where no wait blocks. */
     while (helpers->inside > 0)
         (void)!env_cond_wait(&helpers->finished, &helpers->lock, NEVER_NS);
+    helpers->is_lent = false;
     pthread_mutex_unlock(&helpers->lock);
+}
+
+static void run(void *state, void (*job)(void *argument, size_t index), void *argument,
+                size_t count)
+{
+    struct helpers *helpers = state;
+
+    if (count < 2 || helpers->thread_count == 0 || !borrow(helpers)) {
+        for (size_t i = 0; i < count; i++)
+            job(argument, i);
+        return;
+    }
+    announce(helpers, job, argument, count);
+    take_part(helpers, job, argument, count);
+    give_back(helpers);
 }
 
 struct engine_executor helpers_executor(struct helpers *helpers)

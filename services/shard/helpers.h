@@ -1,7 +1,7 @@
 /* Threads that the indexer lends to the engines: see engine_executor.
  *
- * One caller at a time; it takes part in the work itself, so that without helpers, or without
- * memory for them, everything still gets done. */
+ * The caller takes part in the work itself, so that without helpers, without memory for them, or
+ * while they are at another caller's work, everything still gets done.  Thread safe. */
 #ifndef VICINAL_SHARD_HELPERS_H
 #define VICINAL_SHARD_HELPERS_H
 

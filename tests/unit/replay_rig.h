@@ -23,6 +23,11 @@
 #include "tests/lib/scratch.h"
 #include "tests/lib/wal_faulty.h"
 
+/* The world's env; a test may have one of its own. */
+#ifndef REPLAY_ENV
+#define REPLAY_ENV env_real()
+#endif
+
 #define PARTITIONS 4
 #define WAIT_NS    (30 * NS_PER_S)
 #define FOR_LONG   1000000u /* appends */
@@ -32,7 +37,8 @@ struct world {
     char dir[64], url[96], spool[96];
     char own_url[64]; /* of a server of the test's; "": there is none */
     uint64_t spool_bytes;
-    bool without_spool; /* in the next life */
+    bool without_spool;              /* in the next life */
+    spool_open_store_fn *open_spool; /* instead of by its URL */
     struct meta *meta;
     struct cluster *cluster; /* NULL: there are no shards */
     struct http_client *client;
@@ -48,7 +54,7 @@ static struct world world;
 static inline enum err_code open_wal(void *context, struct wal **out, struct err *err)
 {
     struct wal_options options = {
-        .url = world.url, .env = env_real(), .writer = true, .partitions = PARTITIONS};
+        .url = world.url, .env = REPLAY_ENV, .writer = true, .partitions = PARTITIONS};
     enum err_code rc = wal_open(out, &options, err);
 
     (void)context;
@@ -79,7 +85,7 @@ static inline bool is_ready(void)
 
 static inline void begin(void)
 {
-    struct ingest_setup setup = {.env = env_real(),
+    struct ingest_setup setup = {.env = REPLAY_ENV,
                                  .meta = world.meta,
                                  .cluster = world.cluster,
                                  .client = world.client,
@@ -88,6 +94,7 @@ static inline void begin(void)
                                  .open_wal = open_wal,
                                  .log_locks = true,
                                  .spool = world.without_spool ? NULL : world.spool,
+                                 .open_spool = world.open_spool,
                                  .spool_bytes = world.spool_bytes};
     struct err err = {0};
 
@@ -146,13 +153,13 @@ struct answer {
 static inline struct answer ask(const char *method, const char *path, const void *body, size_t len)
 {
     struct request req = {.state = &world.ingest,
-                          .env = env_real(),
+                          .env = REPLAY_ENV,
                           .method = method,
                           .path = path,
                           .query = "",
                           .body = body,
                           .body_len = len,
-                          .received_ns = env_boot_ns(env_real()),
+                          .received_ns = env_boot_ns(REPLAY_ENV),
                           .header = header};
     struct answer answer = {0};
 
@@ -254,7 +261,7 @@ static inline int set_up(void **state)
     assert_non_null(mkdtemp(world.dir));
     (void)snprintf(world.url, sizeof(world.url), "file:%s/wal", world.dir);
     (void)snprintf(world.spool, sizeof(world.spool), "lmdb:%s/spool", world.dir);
-    assert_int_equal(meta_open(&world.meta, "memory:", env_real(), &err), ERR_OK);
+    assert_int_equal(meta_open(&world.meta, "memory:", REPLAY_ENV, &err), ERR_OK);
     begin();
     assert_int_equal(status_of("PUT", "/v1/collections/docs", "{\"vector\":{\"dimension\":2}}"),
                      201);
@@ -339,7 +346,7 @@ static inline void read_history(struct history *history)
     assert_int_equal(wal_reader_open(&reader, world.log, &partition, &position, 1, &err), ERR_OK);
     while (position < last) {
         assert_int_equal(
-            wal_reader_next(reader, items, 64, &count, env_boot_ns(env_real()) + WAIT_NS, &err),
+            wal_reader_next(reader, items, 64, &count, env_boot_ns(REPLAY_ENV) + WAIT_NS, &err),
             ERR_OK);
         for (size_t i = 0; i < count; i++) {
             struct record record;
@@ -497,7 +504,7 @@ static inline struct spool_row row_of(struct buffer *record_bytes, const char *c
                                       const char *id)
 {
     struct record record = {.op = RECORD_UPSERT, .id = id, .id_len = strlen(id)};
-    struct spool_row row = {.wall_us = env_wall_us(env_real()),
+    struct spool_row row = {.wall_us = env_wall_us(REPLAY_ENV),
                             .stamp = {.clock = 5, .region = world.ingest.sequencer.region},
                             .life = {1},
                             .term = 1};

@@ -92,6 +92,17 @@ static int tear_down(void **state)
 
 static struct store_ops front_ops;
 
+/* What the next sync of the kept store says, once; ERR_OK: the truth. */
+static enum err_code next_sync;
+
+static enum err_code front_sync(struct store *store, struct err *err)
+{
+    enum err_code code = next_sync;
+
+    next_sync = ERR_OK;
+    return code == ERR_OK ? faulty_sync(store, err) : err_set(err, code, "the sync fails");
+}
+
 static void front_close(struct store *store)
 {
     free(store);
@@ -103,6 +114,7 @@ static enum err_code open_front(void *context, struct store **out, struct err *e
     (void)context, (void)err;
     front_ops = faulty_ops;
     front_ops.close = front_close;
+    front_ops.sync = front_sync;
     world.front = calloc(1, sizeof(*world.front));
     assert_non_null(world.front);
     world.front->base.ops = &front_ops;
@@ -912,6 +924,28 @@ static void a_disk_that_fails_again_while_it_is_mended_loses_nothing(void **stat
     arena_free(&page.arena);
 }
 
+/* A file system may find out only then that there is no room.  The rows are in the store already.
+ */
+static void a_sync_without_room_is_no_refusal(void **state)
+{
+    static const enum err_code CAUSES[] = {ERR_INSUFFICIENT_STORAGE, ERR_NO_MEMORY, ERR_IO};
+    struct page page;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_COUNT(CAUSES); i++) {
+        begin_kept_anew();
+        (void)put(ONE, "a", "kept");
+        next_sync = CAUSES[i];
+        assert_int_equal(try_put(ONE, "b", "perhaps"), ERR_UNKNOWN_OUTCOME);
+        expect_broken_and_mend();
+        assert_int_equal(look().waiting, 2);
+        read_page(&page, 10, MIB(1));
+        assert_non_null(find(&page, "a", "kept"));
+        assert_non_null(find(&page, "b", "perhaps"));
+        arena_free(&page.arena);
+    }
+}
+
 static void a_power_cut_takes_nothing_that_was_acknowledged(void **state)
 {
     struct page page;
@@ -1204,6 +1238,7 @@ int main(void)
         PROMISE(who_waits_for_rows_wakes_at_the_first_or_at_the_end),
         PROMISE(whatever_call_of_the_store_fails_the_acknowledged_wait),
         PROMISE(a_disk_that_fails_again_while_it_is_mended_loses_nothing),
+        PROMISE(a_sync_without_room_is_no_refusal),
         PROMISE(a_power_cut_takes_nothing_that_was_acknowledged),
         PROMISE(a_damaged_row_comes_without_a_record_and_can_be_parked),
         PROMISE(an_id_whose_row_is_damaged_can_be_written_while_that_waits),
