@@ -340,8 +340,9 @@ static enum err_code run_batch(struct shard *shard, const struct wal_item *items
     if (code != ERR_OK) {
         undo(&batch);
     } else {
-        atomic_fetch_add(&shard->commits, 1);
         publish(shard);
+        /* Behind it: who finds the commit counted finds its positions. */
+        atomic_fetch_add(&shard->commits, 1);
         settle(&batch);
     }
     apply_effects_free(&batch.effects);
