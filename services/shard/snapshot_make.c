@@ -147,20 +147,43 @@ static enum err_code describe(struct snapshot_making *making, struct err *err)
     return code;
 }
 
+/* What was published, as whoever finds it will: its manifest, all files, the store's state. */
 static enum err_code read_back(struct snapshot_making *making, struct err *err)
 {
+    struct snapshot_list place = {.region = making->region, .shard = making->shard};
+    struct snapshot found = {0};
     struct snapshot_fetch fetch = {.blob = making->blob,
-                                   .snapshot = &making->made,
+                                   .snapshot = &found,
                                    .folder = making->folder,
                                    .go_on = go_on,
                                    .context = making};
+    bool is_verified;
     enum err_code code = empty_folder(making, err);
 
+    if (code == ERR_OK)
+        code = snapshot_load(making->blob, &place, making->made.id, &found, &is_verified, err);
     if (code == ERR_OK)
         code = snapshot_fetch(&fetch, err);
     if (code == ERR_OK)
         code =
             snapshot_compare(making->env, making->folder, &making->made, making->is_stopping, err);
+    snapshot_free(&found);
+    return code;
+}
+
+/* From then on it counts. */
+static enum err_code mark(struct snapshot_making *making, struct err *err)
+{
+    struct snapshot_list place = {.region = making->region, .shard = making->shard};
+    struct snapshot found = {0};
+    bool is_verified = false;
+    enum err_code code = snapshot_mark_verified(making->blob, &making->made, err);
+
+    if (code == ERR_OK)
+        code = snapshot_load(making->blob, &place, making->made.id, &found, &is_verified, err);
+    if (code == ERR_OK && !is_verified)
+        code = err_set(err, ERR_CORRUPT, "the mark of a verified snapshot is damaged");
+    snapshot_free(&found);
     return code;
 }
 
@@ -193,7 +216,7 @@ enum err_code snapshot_make(struct snapshot_making *making, struct err *err)
     if (code == ERR_OK)
         code = read_back(making, err);
     if (code == ERR_OK)
-        code = snapshot_mark_verified(making->blob, &making->made, err);
+        code = mark(making, err);
     if (code != ERR_OK)
         remove_rest(making);
     (void)!segments_remove(making->folder, &ignored); /* or the next one does */

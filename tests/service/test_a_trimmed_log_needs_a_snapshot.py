@@ -12,8 +12,6 @@ import pytest
 
 from suite import BIN, SLOW, Client, Suite, poll
 
-pytestmark = pytest.mark.embedded("folders and files are removed")
-
 DIMENSION = 8
 
 
@@ -130,6 +128,7 @@ def remove_shards(suite):
         shutil.rmtree(path)
 
 
+@pytest.mark.embedded("the files of the log and of the metadata are looked at, and removed")
 def test_everything_comes_back_from_a_snapshot_and_the_rest_of_the_log():
     with Suite(shards=2, partitions=8, log_level="info") as suite:
         suite.create("c", DIMENSION)
@@ -233,6 +232,7 @@ def test_without_a_usable_snapshot_a_gap_is_never_read_over():
         expect(suite, before)
 
 
+@pytest.mark.embedded("verify reads the log's files")
 def test_a_store_below_the_log_is_set_aside():
     with Suite(partitions=4, log_level="info") as suite:
         suite.create("c", DIMENSION)
