@@ -233,6 +233,31 @@ static enum err_code check_snapshots(struct trimmer *trimmer, const struct holde
     return rc;
 }
 
+/* Of a log that is trimmed nobody may move partitions between shards. */
+static enum err_code note_trimming(struct trimmer *trimmer, bool is_trimmed, struct err *err)
+{
+    static const char VALUE[] = "{\"trimmed\":true}";
+    struct meta *meta = trimmer->ingest->setup.meta;
+    struct meta_row row = {0};
+    enum err_code rc = meta_get(meta, CLUSTER_TRIMMED_KEY, &row, err);
+    bool is_noted = rc == ERR_OK;
+
+    meta_row_free(&row);
+    if (rc != ERR_OK && rc != ERR_NOT_FOUND)
+        return rc;
+    err_clear(err);
+    if (is_trimmed == is_noted)
+        return ERR_OK;
+    if (!is_trimmed) /* another log */
+        return meta_delete(meta, CLUSTER_TRIMMED_KEY, META_ANY, err);
+    return meta_put(meta,
+                    &(struct meta_put){.key = CLUSTER_TRIMMED_KEY,
+                                       .value = VALUE,
+                                       .value_len = sizeof(VALUE) - 1,
+                                       .expected = META_ANY},
+                    NULL, err);
+}
+
 static enum err_code sum_firsts(struct trimmer *trimmer, struct err *err)
 {
     struct sequencer *s = &trimmer->ingest->sequencer;
@@ -251,15 +276,18 @@ static enum err_code sum_firsts(struct trimmer *trimmer, struct err *err)
     pthread_mutex_lock(&trimmer->lock);
     trimmer->firsts = sum;
     pthread_mutex_unlock(&trimmer->lock);
-    return ERR_OK;
+    /* A metadata store that was lost is told again. */
+    return note_trimming(trimmer, sum > 0, err);
 }
 
 /* To checkpoint number `at`; it and those before it are done with. */
 static enum err_code trim_to(struct trimmer *trimmer, size_t at, struct err *err)
 {
     struct wal *wal = trimmer->ingest->sequencer.wal;
-    enum err_code rc = wal_trim(wal, trimmer->checkpoints[at].positions, err);
+    enum err_code rc = note_trimming(trimmer, true, err);
 
+    if (rc == ERR_OK)
+        rc = wal_trim(wal, trimmer->checkpoints[at].positions, err);
     if (rc != ERR_OK) {
         if (trimmer->failures != NULL)
             metric_add(trimmer->failures, 1);
@@ -350,8 +378,11 @@ static void run_round(struct trimmer *trimmer, bool is_wanted, struct outcome *o
     struct holders holders = {0};
     struct err err = {0};
     uint64_t generation;
-    enum err_code rc = sequencer_check(s, &generation, &err);
+    enum err_code rc;
 
+    if (sequencer_stands_by(s))
+        return; /* it is another one's business */
+    rc = sequencer_check(s, &generation, &err);
     if (rc == ERR_OK && trimmer->term != sequencer_term(s))
         rc = sum_firsts(trimmer, &err);
     if (rc == ERR_OK) {

@@ -171,6 +171,9 @@ def test_everything_comes_back_from_a_snapshot_and_the_rest_of_the_log():
         assert suite.get("/v1/collections/c/records/r9001?fresh=true").status == 200
         # The next trimming begins where this one ended.
         trim_all(suite)
+        run = subprocess.run([BIN / "vicinal", "place", "--meta", f"sqlite:{suite.data}/suite/meta.db", "--shards", "3"],
+                             capture_output=True, text=True, timeout=60)
+        assert run.returncode != 0 and "has been trimmed" in run.stderr, run
         before = state(suite)
         suite.stop()
         verify(suite)
