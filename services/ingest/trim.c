@@ -363,19 +363,30 @@ static void follow_term(struct trimmer *trimmer)
     trimmer->records = trimmer->firsts;
 }
 
-static void run_round(struct trimmer *trimmer, bool is_wanted, struct outcome *outcome)
+/* Ask all, and trim to what they have passed. */
+static enum err_code ask_and_trim(struct trimmer *trimmer, struct outcome *outcome, struct err *err)
 {
     struct ingest *ingest = trimmer->ingest;
-    struct sequencer *s = &ingest->sequencer;
     struct holders_setup setup = {.env = trimmer->env,
                                   .meta = ingest->setup.meta,
                                   .blob = ingest->setup.blob,
                                   .client = ingest->setup.client,
-                                  .region = s->region,
-                                  .partitions = s->partitions,
+                                  .region = ingest->sequencer.region,
+                                  .partitions = ingest->sequencer.partitions,
                                   .is_stopping = is_stopping,
                                   .context = trimmer};
     struct holders holders = {0};
+    enum err_code rc = holders_gather(&setup, &holders, err);
+
+    if (rc == ERR_OK)
+        trim_what_may_go(trimmer, &holders, outcome);
+    holders_free(&holders);
+    return rc;
+}
+
+static void run_round(struct trimmer *trimmer, bool is_wanted, struct outcome *outcome)
+{
+    struct sequencer *s = &trimmer->ingest->sequencer;
     struct err err = {0};
     uint64_t generation;
     enum err_code rc;
@@ -390,12 +401,9 @@ static void run_round(struct trimmer *trimmer, bool is_wanted, struct outcome *o
         rc = checkpoint_if_due(trimmer, is_wanted, &err);
     }
     if (rc == ERR_OK)
-        rc = holders_gather(&setup, &holders, &err);
-    if (rc == ERR_OK)
-        trim_what_may_go(trimmer, &holders, outcome);
-    else
+        rc = ask_and_trim(trimmer, outcome, &err);
+    if (rc != ERR_OK)
         failed(outcome, HELD_BY_OTHER, &err);
-    holders_free(&holders);
 }
 
 static void note_outcome(struct trimmer *trimmer, const struct outcome *outcome, uint64_t wanted)

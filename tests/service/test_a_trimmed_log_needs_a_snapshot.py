@@ -10,6 +10,7 @@ import subprocess
 
 import pytest
 
+from s3_server import S3Server
 from suite import BIN, SLOW, Client, Suite, poll
 
 DIMENSION = 8
@@ -160,10 +161,11 @@ def test_everything_comes_back_from_a_snapshot_and_the_rest_of_the_log():
         expect(suite, before)
         assert "begun with a snapshot" in log_of(suite)
 
-        # Once more, without the metadata, which the trimmed log still brings back.
+        # Once more, without the metadata, which the trimmed log still brings back, and without the
+        # hints of where a new holder may begin to read.
         suite.stop()
         remove_shards(suite)
-        for path in (suite.data / "suite").glob("meta*"):
+        for path in [*(suite.data / "suite").glob("meta*"), suite.data / "suite" / "wal" / "control"]:
             path.unlink()
         suite.start(120)
         expect(suite, before)
@@ -257,6 +259,41 @@ def test_a_store_below_the_log_is_set_aside():
         assert "the store is set aside" in log_of(suite) and "begun with a snapshot" in log_of(suite)
         suite.stop()
         verify(suite)
+
+
+def test_it_happens_by_itself(monkeypatch):
+    for name, value in (("SNAPSHOT_RECORDS", 1000), ("TRIM_EVERY", 1), ("TRIM_RECORDS", 500)):
+        monkeypatch.setenv(f"VICINAL_{name}", str(value))
+    with Suite(partitions=4) as suite:
+        suite.create("c", DIMENSION)
+        for begin in range(0, 6000, 500):
+            write(suite, "c", begin, 500)
+        url = node_urls(suite, "ingest")["0"]
+        poll("the log is trimmed", lambda: ask(url, "GET", "/internal/v1/status")["trim"]["trimmed_records"] > 500, 60, 0.2)
+        before = state(suite)
+        suite.stop()
+        remove_shards(suite)
+        suite.start()
+        expect(suite, before)
+
+
+def test_the_same_in_s3(monkeypatch):
+    with S3Server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        with Suite(partitions=4, blob=server.url("here")) as suite:
+            suite.create("c", DIMENSION)
+            write(suite, "c", 0, 1000)
+            trim_all(suite)
+            write(suite, "c", 1000, 500)
+            trim_all(suite)
+            trim_all(suite)  # the first one goes
+            write(suite, "c", 2000, 100)
+            before = state(suite)
+            suite.stop()
+            remove_shards(suite)
+            suite.start()
+            expect(suite, before)
 
 
 def test_a_stopped_replica_holds_the_log():
