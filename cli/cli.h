@@ -38,7 +38,7 @@ struct verb {
 };
 
 extern const struct verb verb_up, verb_import, verb_search, verb_status, verb_healthcheck,
-    verb_bench, verb_demo, verb_region, verb_promote, verb_place, verb_verify;
+    verb_bench, verb_demo, verb_region, verb_promote, verb_place, verb_verify, verb_snapshot;
 
 /* "vicinal VERB: message" on stderr.  Returns the exit code: EXIT_CONFIG for ERR_CONFIG, else
  * EXIT_FAILED. */

@@ -9,8 +9,8 @@
 #include "common/base/version.h"
 
 static const struct verb *const verbs[] = {
-    &verb_up,      &verb_import, &verb_search,      &verb_status, &verb_place, &verb_region,
-    &verb_promote, &verb_verify, &verb_healthcheck, &verb_bench,  &verb_demo};
+    &verb_up,      &verb_import,   &verb_search, &verb_status,      &verb_place, &verb_region,
+    &verb_promote, &verb_snapshot, &verb_verify, &verb_healthcheck, &verb_bench, &verb_demo};
 
 static void print_usage(FILE *out)
 {

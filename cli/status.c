@@ -193,9 +193,9 @@ static void add_roles(struct http_client *client, json_t *page)
     }
 }
 
-/* What waits for the log only the ingests know; one that cannot be reached from here says nothing.
- */
-static void add_spools(struct http_client *client, json_t *cluster)
+/* What waits for the log, and what keeps it from being trimmed, only the ingests know; one that
+ * cannot be reached from here says nothing. */
+static void add_ingests(struct http_client *client, json_t *cluster)
 {
     static const struct cli_call ask = {
         .method = "GET", .path = "/internal/v1/status", .timeout_ms = NEIGHBOUR_MS};
@@ -209,9 +209,13 @@ static void add_spools(struct http_client *client, json_t *cluster)
 
         if (strcmp(cli_text(node, "service", ""), "ingest") != 0)
             continue;
-        if (cli_ask(client, cli_text(node, "url", ""), &ask, &answer, NULL, &ignored) == ERR_OK &&
-            json_object_get(answer, "spool") != NULL)
-            (void)json_object_set(node, "spool", json_object_get(answer, "spool"));
+        if (cli_ask(client, cli_text(node, "url", ""), &ask, &answer, NULL, &ignored) == ERR_OK) {
+            if (json_object_get(answer, "spool") != NULL)
+                (void)json_object_set(node, "spool", json_object_get(answer, "spool"));
+            if (json_is_true(json_object_get(answer, "holder")) &&
+                json_object_get(answer, "trim") != NULL)
+                (void)json_object_set(node, "trim", json_object_get(answer, "trim"));
+        }
         json_decref(answer);
     }
 }
@@ -240,6 +244,25 @@ static void print_spools(json_t *cluster)
         if (json_is_true(json_object_get(spool, "broken")))
             (void)printf("\ningest %s: the disk of its spool has failed\n",
                          cli_text(node, "name", "?"));
+    }
+}
+
+static void print_trim(json_t *cluster)
+{
+    json_t *node;
+    size_t i;
+
+    json_array_foreach(json_object_get(cluster, "nodes"), i, node)
+    {
+        json_t *trim = json_object_get(node, "trim");
+
+        if (trim == NULL)
+            continue;
+        (void)printf("\nlog: %llu records were trimmed from its beginning",
+                     (unsigned long long)number(trim, "trimmed_records"));
+        if (cli_text(trim, "detail", "")[0] != '\0')
+            (void)printf("; not trimmed further: %s", cli_text(trim, "detail", ""));
+        (void)printf("\n");
     }
 }
 
@@ -330,7 +353,7 @@ static int run_status(void *settings, const struct cli_operands *operands)
         is_ready = cli_ask(client, base, &asks[3], &answers[3], NULL, &unready) == ERR_OK;
         add_counts(client, base, answers[1]);
         add_roles(client, answers[2]);
-        add_spools(client, answers[0]);
+        add_ingests(client, answers[0]);
     }
     if (rc == ERR_OK && status->json) {
         print_json(answers, is_ready);
@@ -343,6 +366,7 @@ static int run_status(void *settings, const struct cli_operands *operands)
         print_collections(answers[1]);
         print_regions(answers[2]);
         print_spools(answers[0]);
+        print_trim(answers[0]);
     }
     for (size_t i = 0; i < ARRAY_COUNT(asks); i++)
         json_decref(answers[i]);

@@ -44,8 +44,14 @@ static enum err_code take(void *state, const struct wal_verified *log, const str
 static void count(struct verify_thing *thing, const struct wal_verified *log,
                   const struct record_verifier *rules)
 {
+    uint64_t trimmed = 0; /* records */
+
     verify_count(thing, "segments", log->segments);
     verify_count(thing, "partitions", log->partitions);
+    for (uint32_t p = 0; p < log->partitions; p++)
+        trimmed += log->first[p];
+    if (trimmed > 0)
+        verify_count(thing, "trimmed", trimmed);
     verify_count(thing, "records", rules->counted);
     verify_count(thing, "void", rules->voided);
     verify_count(thing, "bytes", log->bytes);

@@ -55,8 +55,12 @@ MUST_CHECK enum err_code cluster_register(struct meta *meta, struct env *env, co
 /* The name of a shard's replica as a node: "SHARD.REPLICA". */
 void cluster_replica_name(char out[32], uint32_t shard, uint32_t replica);
 
+/* A row that is there while the log is trimmed: ingest writes it before it trims. */
+#define CLUSTER_TRIMMED_KEY "trimmed"
+
 /* Make (or change to) this many shards and replicas: reads the row deployment for P, writes the row
- * map if it differs.  Errors: ERR_NOT_FOUND (no deployment row yet: ingest writes it). */
+ * map if it differs.  Errors: ERR_NOT_FOUND (no deployment row yet: ingest writes it), ERR_CONFIG
+ * (partitions would move, and the log is trimmed). */
 MUST_CHECK enum err_code cluster_place(struct meta *meta, uint32_t shards, uint32_t replicas,
                                        struct err *err);
 

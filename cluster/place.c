@@ -64,6 +64,29 @@ static enum err_code write_map(struct meta *meta, const struct shard_map *map, u
     return rc;
 }
 
+/* Another shard would have to build its new partitions from the log's beginning, which is not there
+ * any more. */
+static enum err_code check_move(struct meta *meta, const struct shard_map *old,
+                                const struct shard_map *map, struct err *err)
+{
+    struct meta_row row = {0};
+    enum err_code rc;
+
+    if (old->version == 0 || (old->partitions == map->partitions &&
+                              memcmp(old->shard_of, map->shard_of, sizeof(map->shard_of)) == 0))
+        return ERR_OK;
+    rc = meta_get(meta, CLUSTER_TRIMMED_KEY, &row, err);
+    meta_row_free(&row);
+    if (rc == ERR_OK)
+        return err_set(err, ERR_CONFIG,
+                       "the log has been trimmed, so partitions cannot move between shards: there "
+                       "are %u, and have to stay so many",
+                       old->shards);
+    if (rc == ERR_NOT_FOUND)
+        err_clear(err);
+    return rc == ERR_NOT_FOUND ? ERR_OK : rc;
+}
+
 enum err_code cluster_place(struct meta *meta, uint32_t shards, uint32_t replicas, struct err *err)
 {
     struct shard_map *map = calloc(2, sizeof(*map));
@@ -87,6 +110,11 @@ enum err_code cluster_place(struct meta *meta, uint32_t shards, uint32_t replica
         for (uint32_t i = 0; i < replicas; i++)
             map->replica_weights[i] = i < old->replicas ? old->replica_weights[i] : 1;
         shard_map_place(map);
+        rc = check_move(meta, old, map, err);
+        if (rc != ERR_OK) {
+            free(map);
+            return rc;
+        }
         if (old->version == 0 || old->shards != shards || old->replicas != replicas ||
             old->partitions != map->partitions ||
             memcmp(old->shard_of, map->shard_of, sizeof(map->shard_of)) != 0)

@@ -132,6 +132,13 @@ enum err_code wal_ends(struct wal *wal, const uint32_t *partitions, size_t count
     return finish(wal->ops->ends(wal, partitions, count, deadline_ns, ends, err), err);
 }
 
+enum err_code wal_trim(struct wal *wal, const uint64_t *positions, struct err *err)
+{
+    if (wal->ops->trim == NULL)
+        return err_set(err, ERR_NOT_SUPPORTED, "wal: this log cannot be trimmed");
+    return finish(wal->ops->trim(wal, positions, err), err);
+}
+
 enum err_code wal_first(struct wal *wal, uint32_t partition, uint64_t *first, struct err *err)
 {
     assert(partition < wal->partitions);

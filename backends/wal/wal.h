@@ -77,6 +77,18 @@ MUST_CHECK enum err_code wal_recover(struct wal *wal, struct err *err);
 MUST_CHECK enum err_code wal_ends(struct wal *wal, const uint32_t *partitions, size_t count,
                                   uint64_t deadline_ns, uint64_t *ends, struct err *err);
 
+/* Forget everything below positions[p] of every partition p; a position below what is kept changes
+ * nothing for its partition.  From then on wal_first says the new first offset, and a reader that
+ * is opened below it, or meets a gap there, gets ERR_NOT_FOUND.  Who calls it sees to it that
+ * nobody needs what goes, and that a version vector record that counts stands at each position: it
+ * tells a reader which epoch is in force there.  The room is given back as far as the log can
+ * (file: segments of which nothing is kept).  One call at a time, beside appends and readers.
+ * Errors: ERR_CONFLICT (a position beyond the committed end; nothing is changed), ERR_IO and
+ * ERR_TIMEOUT (nothing is forgotten, or all of it with its room not given back yet, or some
+ * partitions of a remote log are: call it again), ERR_CORRUPT, ERR_NOT_SUPPORTED, ERR_UNAVAILABLE,
+ * ERR_NO_MEMORY, ERR_DEAD. */
+MUST_CHECK enum err_code wal_trim(struct wal *wal, const uint64_t *positions, struct err *err);
+
 /* The first offset still kept. */
 MUST_CHECK enum err_code wal_first(struct wal *wal, uint32_t partition, uint64_t *first,
                                    struct err *err);
@@ -100,7 +112,7 @@ struct wal_item {
 };
 
 /* Read those partitions, each from its position.  A reader is used by one thread.
- * Errors: ERR_NOT_FOUND (a position below the first offset kept), ERR_CONFLICT (beyond the
+ * Errors: ERR_NOT_FOUND (a position below the first offset kept; trimmed), ERR_CONFLICT (beyond the
  * committed end: the log is another than the reader knew), ERR_NO_MEMORY, ERR_IO, ERR_CORRUPT. */
 MUST_CHECK enum err_code wal_reader_open(struct wal_reader **out, struct wal *wal,
                                          const uint32_t *partitions, const uint64_t *positions,
@@ -108,7 +120,8 @@ MUST_CHECK enum err_code wal_reader_open(struct wal_reader **out, struct wal *wa
 
 /* Up to max committed items, in order within each partition; waits until there is at least one or
  * deadline_ns has come (then *count is 0 and the code ERR_OK).  Items live until the next call or
- * the close.  Errors: ERR_CORRUPT, ERR_IO, ERR_DEAD, ERR_CONFLICT (the log was replaced). */
+ * the close.  Errors: ERR_CORRUPT, ERR_IO, ERR_DEAD, ERR_CONFLICT (the log was replaced),
+ * ERR_NOT_FOUND (what comes next was trimmed). */
 MUST_CHECK enum err_code wal_reader_next(struct wal_reader *reader, struct wal_item *items,
                                          size_t max, size_t *count, uint64_t deadline_ns,
                                          struct err *err);
@@ -126,6 +139,8 @@ struct wal_ops {
     enum err_code (*recover)(struct wal *wal, struct err *err);
     enum err_code (*ends)(struct wal *wal, const uint32_t *partitions, size_t count,
                           uint64_t deadline_ns, uint64_t *ends, struct err *err);
+    enum err_code (*trim)(struct wal *wal, const uint64_t *positions,
+                          struct err *err); /* NULL: it cannot */
     enum err_code (*first)(struct wal *wal, uint32_t partition, uint64_t *first, struct err *err);
     void (*hint_set)(struct wal *wal, uint32_t partition, uint64_t position);
     uint64_t (*hint)(struct wal *wal, uint32_t partition);

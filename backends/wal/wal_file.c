@@ -118,6 +118,8 @@ static void declare(struct wal_file *file, uint64_t boot)
 
 static enum err_code make_fresh(struct wal_file *file, uint32_t partitions, struct err *err)
 {
+    enum err_code code;
+
     if (partitions == 0 && file->control != NULL)
         partitions = file->control->partitions; /* a repair that left nothing */
     if (partitions == 0)
@@ -128,7 +130,9 @@ static enum err_code make_fresh(struct wal_file *file, uint32_t partitions, stru
     /* A page of another life of the log must not be taken for this one's. */
     wal_control_unmap(file->control);
     file->control = NULL;
-    return wal_segment_remove_after(file->dir_fd, 0, err);
+    code = wal_segment_remove_after(file->dir_fd, 0, err);
+    atomic_store(&file->kept_segment, 1);
+    return code == ERR_OK ? wal_kept_forget(file->dir_fd, err) : code;
 }
 
 static enum err_code open_writing(struct wal_file *file, const struct wal_options *options,
@@ -252,17 +256,6 @@ static enum err_code wal_file_ends(struct wal *wal, const uint32_t *partitions, 
     return ERR_OK;
 }
 
-static enum err_code wal_file_first(struct wal *wal, uint32_t partition, uint64_t *first,
-                                    struct err *err)
-{
-    (void)wal;
-    (void)partition;
-    (void)err;
-    /* Nothing is trimmed in this version. */
-    *first = 0;
-    return ERR_OK;
-}
-
 static void wal_file_hint_set(struct wal *wal, uint32_t partition, uint64_t position)
 {
     struct wal_file *file = (struct wal_file *)wal;
@@ -301,6 +294,7 @@ const struct wal_ops wal_file_ops = {
     .append = wal_file_append,
     .recover = wal_file_recover,
     .ends = wal_file_ends,
+    .trim = wal_file_trim,
     .first = wal_file_first,
     .hint_set = wal_file_hint_set,
     .hint = wal_file_hint,

@@ -5,11 +5,13 @@
  *   wal_file_read.c     readers
  *   wal_file_recover.c  what a writer does before it may write: find the end, cut there
  *   wal_file_segment.c  segment files: names, listing, making, walking through frames
+ *   wal_file_trim.c     forgetting what stands at the beginning
  *   wal_file_verify.c   looking at everything, changing nothing
  *   wal_file_control.c  the control page, through which the writer tells what is committed
  *   wal_file_format.c   bytes
  *
- * A folder holds `lock` (flock of the writer), `control`, and the segments `%016x.wal`.
+ * A folder holds `lock` (flock of the writer), `control`, the segments `%016x.wal`, and `trim` once
+ * something was forgotten.
  */
 #ifndef VICINAL_BACKENDS_WAL_FILE_INTERNAL_H
 #define VICINAL_BACKENDS_WAL_FILE_INTERNAL_H
@@ -27,6 +29,7 @@
 #define WAL_SEGMENT_NAME_BYTES    32
 #define WAL_CONTROL_NAME          "control"
 #define WAL_LOCK_NAME             "lock"
+#define WAL_TRIM_NAME             "trim"
 
 /* --- the control page ------------------------------------------------------------------------ */
 
@@ -108,11 +111,41 @@ MUST_CHECK enum err_code wal_segment_create(int *out_fd, int dir_fd,
 /* Remove the segments behind `last`, newest first, and make that durable. */
 MUST_CHECK enum err_code wal_segment_remove_after(int dir_fd, uint64_t last, struct err *err);
 
+/* Remove those below `first`, oldest first, and make that durable. */
+MUST_CHECK enum err_code wal_segment_remove_before(int dir_fd, uint64_t first, struct err *err);
+
 /* As err_set_errno; a file that may not grow (EFBIG) is no room as well. */
 enum err_code wal_errno(struct err *err, int errnum, const char *what, uint64_t segment);
 
 MUST_CHECK enum err_code wal_pwrite_all(int fd, const void *data, size_t len, uint64_t at,
                                         uint64_t segment, struct err *err);
+
+/* --- what is kept (wal_file_trim.c) ---------------------------------------------------------- */
+
+struct wal_kept {
+    uint32_t region;                /* 0: nothing was ever forgotten */
+    uint32_t partitions;            /* likewise */
+    uint64_t segment;               /* the first segment; files below it are to be removed */
+    uint64_t first[PARTITIONS_MAX]; /* the first offset of each partition */
+};
+
+/* Errors: ERR_CORRUPT, ERR_CONFIG (a newer format), ERR_IO. */
+MUST_CHECK enum err_code wal_kept_load(struct wal_kept *out, int dir_fd, struct err *err);
+
+/* Is it gone because it was forgotten?  The code for a segment that is not there: ERR_NOT_FOUND or
+ * ERR_CORRUPT, or why that cannot be told. */
+MUST_CHECK enum err_code wal_kept_explain(int dir_fd, uint64_t segment, struct err *err);
+
+/* After a repair: a log that ends before what was kept begins there.  Errors: ERR_IO. */
+MUST_CHECK enum err_code wal_kept_lower(struct wal_kept *kept, int dir_fd, const uint64_t *ends,
+                                        struct err *err);
+
+/* A log that begins anew has forgotten nothing.  Errors: ERR_IO. */
+MUST_CHECK enum err_code wal_kept_forget(int dir_fd, struct err *err);
+
+MUST_CHECK enum err_code wal_file_trim(struct wal *wal, const uint64_t *positions, struct err *err);
+MUST_CHECK enum err_code wal_file_first(struct wal *wal, uint32_t partition, uint64_t *first,
+                                        struct err *err);
 
 /* --- walking through frames ------------------------------------------------------------------ */
 
@@ -168,6 +201,8 @@ struct wal_file {
     dev_t control_dev; /* of the control file that is mapped */
     ino_t control_ino;
     uint64_t segment_bytes;
+    atomic_uint_fast64_t kept_segment;  /* the first one; written by opening and by trimming */
+    atomic_uint_fast64_t removed_bytes; /* of segments that went since the log was opened */
 
     /* The writer's; used by one call at a time. */
     bool failed;           /* no appends until recovered */

@@ -73,8 +73,7 @@ static enum err_code find_limit(struct reader *reader, struct wal_place place, s
                                     reader->header.segment + 1, err);
         if (code != ERR_OK)
             return code == ERR_NOT_FOUND
-                       ? err_set(err, ERR_CORRUPT, "segment %" PRIu64 " is missing",
-                                 reader->header.segment + 1)
+                       ? wal_kept_explain(reader->file->dir_fd, reader->header.segment + 1, err)
                        : code;
         reader->limit = reader->next_header.previous_end;
     }
@@ -90,8 +89,12 @@ static enum err_code verify_segment(struct reader *reader, struct err *err)
     int fd;
 
     code = wal_segment_open(&fd, &now, reader->file->dir_fd, reader->header.segment, err);
+    if (code == ERR_NOT_FOUND)
+        return wal_kept_explain(reader->file->dir_fd, reader->header.segment, err) == ERR_NOT_FOUND
+                   ? ERR_NOT_FOUND
+                   : conflict(err);
     if (code != ERR_OK)
-        return code == ERR_NOT_FOUND ? conflict(err) : code;
+        return code;
     close(fd);
     is_same = now.region == reader->header.region && now.epoch == reader->header.epoch;
     close_fd(&reader->next_fd);
@@ -177,7 +180,7 @@ static enum err_code find_start(struct reader *reader, struct err *err)
         close_fd(&reader->fd);
         code = wal_segment_open(&reader->fd, &reader->header, reader->file->dir_fd, number, err);
         if (code == ERR_NOT_FOUND)
-            code = err_set(err, ERR_CORRUPT, "segment %" PRIu64 " is missing", number);
+            code = wal_kept_explain(reader->file->dir_fd, number, err);
         if (code == ERR_OK && (reader->header.region != reader->file->wal.region ||
                                reader->header.partitions != reader->file->wal.partitions))
             code = conflict(err);
@@ -186,6 +189,24 @@ static enum err_code find_start(struct reader *reader, struct err *err)
     }
     if (code == ERR_OK)
         code = err_set(err, ERR_NOT_FOUND, "a position is below the first offset kept");
+    return code;
+}
+
+/* Nothing that was forgotten is wanted. */
+static enum err_code check_kept(const struct reader *reader, struct err *err)
+{
+    struct wal_kept *kept = array_alloc(1, sizeof(*kept));
+    enum err_code code = kept == NULL ? err_set(err, ERR_NO_MEMORY, "no memory to read the log")
+                                      : wal_kept_load(kept, reader->file->dir_fd, err);
+
+    for (uint32_t p = 0; code == ERR_OK && p < kept->partitions; p++) {
+        if (reader->from[p] < kept->first[p])
+            code = err_set(err, ERR_NOT_FOUND,
+                           "position %" PRIu64 " of partition %u was trimmed: the log begins at "
+                           "%" PRIu64,
+                           reader->from[p], p, kept->first[p]);
+    }
+    free(kept);
     return code;
 }
 
@@ -226,6 +247,8 @@ enum err_code wal_file_reader_open(struct wal_reader **out, struct wal *wal,
         code = wal_file_check_current(reader->file, err);
     if (code == ERR_OK)
         code = set_positions(reader, partitions, positions, count, err);
+    if (code == ERR_OK)
+        code = check_kept(reader, err);
     if (code == ERR_OK)
         code = find_start(reader, err);
     if (code != ERR_OK) {

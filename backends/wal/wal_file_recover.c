@@ -42,7 +42,8 @@ struct survey {
     struct wal_place floor; /* known as committed; segment 0: nothing is known */
     uint32_t region;
     uint32_t partitions;
-    uint64_t epoch; /* highest seen */
+    uint64_t epoch;       /* highest seen */
+    struct wal_kept kept; /* what comes before its first segment is none of the log's */
     struct wal_segment_list list;
     struct found *found; /* segments with good headers that follow each other */
     size_t count;
@@ -89,10 +90,22 @@ static bool header_follows(struct survey *survey)
     return !survey->is_damaged;
 }
 
+/* Is what the file trim says of this log, and does the segment that it names begin no later? */
+static enum err_code check_kept(const struct survey *survey, struct err *err)
+{
+    const struct wal_kept *kept = &survey->kept;
+    bool fits = kept->region == 0 ||
+                (kept->region == survey->region && kept->partitions == survey->partitions);
+
+    for (uint32_t p = 0; fits && p < kept->partitions; p++)
+        fits = survey->header.start[p] <= kept->first[p];
+    return fits ? ERR_OK : err_set(err, ERR_CORRUPT, "the file trim is of another log");
+}
+
 /* Read the header of segment i of the list; damage is noted, other failures are errors. */
 static enum err_code survey_header(struct survey *survey, size_t i, struct err *err)
 {
-    struct wal_place due = {.segment = i + 1};
+    struct wal_place due = {.segment = survey->kept.segment + i};
     struct err damage = {0};
     struct stat info;
     enum err_code code;
@@ -117,6 +130,9 @@ static enum err_code survey_header(struct survey *survey, size_t i, struct err *
     if (i == 0) {
         survey->region = survey->header.region;
         survey->partitions = survey->header.partitions;
+        code = check_kept(survey, err);
+        if (code != ERR_OK)
+            return code;
     }
     if (!header_follows(survey))
         return ERR_OK;
@@ -163,8 +179,8 @@ static enum err_code survey_headers(struct survey *survey, const struct wal_cont
     consult_control(survey, control);
     for (size_t i = 1; code == ERR_OK && !survey->is_damaged && i < survey->list.count; i++)
         code = survey_header(survey, i, err);
-    if (code == ERR_OK && survey->floor.segment > survey->count)
-        note_damage(survey, (struct wal_place){.segment = survey->count + 1},
+    if (code == ERR_OK && survey->floor.segment >= survey->kept.segment + survey->count)
+        note_damage(survey, (struct wal_place){.segment = survey->kept.segment + survey->count},
                     "the file is missing");
     return code;
 }
@@ -336,13 +352,16 @@ static enum err_code cut(struct wal_file *file, const struct survey *survey, str
     return ERR_OK;
 }
 
-static enum err_code conclude(struct wal_file *file, const struct survey *survey, struct err *err)
+static enum err_code conclude(struct wal_file *file, struct survey *survey, struct err *err)
 {
+    enum err_code code;
+
     file->wal.region = survey->region;
     file->wal.partitions = survey->partitions;
     file->segment = survey->cut.segment;
     file->committed = survey->cut.byte;
     file->epoch = survey->epoch;
+    atomic_store(&file->kept_segment, survey->kept.segment);
     file->sealed_bytes = 0;
     for (size_t i = 1; i < survey->count; i++)
         file->sealed_bytes += survey->found[i].previous_end;
@@ -360,13 +379,29 @@ static enum err_code conclude(struct wal_file *file, const struct survey *survey
         if (generation <= EPOCH_MAX)
             file->epoch = MAX_OF(file->epoch, generation);
     }
-    return cut(file, survey, err);
+    code = cut(file, survey, err);
+    return code == ERR_OK ? wal_kept_lower(&survey->kept, file->dir_fd, file->next, err) : code;
+}
+
+/* The segments that are kept; of those below, what an interrupted trimming left goes. */
+static enum err_code list_kept(struct survey *survey, struct err *err)
+{
+    enum err_code code = wal_kept_load(&survey->kept, survey->dir_fd, err);
+
+    if (code == ERR_OK)
+        code = wal_segment_remove_before(survey->dir_fd, survey->kept.segment, err);
+    if (code == ERR_OK)
+        code = wal_segment_list(&survey->list, survey->dir_fd, err);
+    if (code == ERR_OK && survey->list.count == 0 && survey->kept.region != 0)
+        code = err_set(err, ERR_CORRUPT, "all segments are missing, which began at number %" PRIu64,
+                       survey->kept.segment);
+    return code;
 }
 
 static enum err_code survey_run(struct survey *survey, struct wal_file *file,
                                 const struct wal_options *options, struct err *err)
 {
-    enum err_code code = wal_segment_list(&survey->list, file->dir_fd, err);
+    enum err_code code = list_kept(survey, err);
 
     if (code == ERR_OK)
         code = wal_cursor_init(&survey->cursor, err);

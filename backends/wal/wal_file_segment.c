@@ -253,6 +253,14 @@ enum err_code wal_segment_create(int *out_fd, int dir_fd, const struct wal_segme
     return ERR_OK;
 }
 
+static enum err_code remove_one(int dir_fd, uint64_t number, struct err *err)
+{
+    char name[WAL_SEGMENT_NAME_BYTES];
+
+    wal_segment_name(name, number);
+    return unlinkat(dir_fd, name, 0) == 0 ? ERR_OK : wal_errno(err, errno, "remove", number);
+}
+
 enum err_code wal_segment_remove_after(int dir_fd, uint64_t last, struct err *err)
 {
     struct wal_segment_list list;
@@ -262,11 +270,25 @@ enum err_code wal_segment_remove_after(int dir_fd, uint64_t last, struct err *er
     if (code != ERR_OK)
         return code;
     for (size_t i = list.count; code == ERR_OK && i > 0 && list.numbers[i - 1] > last; i--) {
-        char name[WAL_SEGMENT_NAME_BYTES];
+        code = remove_one(dir_fd, list.numbers[i - 1], err);
+        changed = true;
+    }
+    if (code == ERR_OK && changed && fsync(dir_fd) != 0)
+        code = wal_errno(err, errno, "sync of the folder", 0);
+    wal_segment_list_free(&list);
+    return code;
+}
 
-        wal_segment_name(name, list.numbers[i - 1]);
-        if (unlinkat(dir_fd, name, 0) != 0)
-            code = wal_errno(err, errno, "remove", list.numbers[i - 1]);
+enum err_code wal_segment_remove_before(int dir_fd, uint64_t first, struct err *err)
+{
+    struct wal_segment_list list;
+    enum err_code code = wal_segment_list(&list, dir_fd, err);
+    bool changed = false;
+
+    if (code != ERR_OK)
+        return code;
+    for (size_t i = 0; code == ERR_OK && i < list.count && list.numbers[i] < first; i++) {
+        code = remove_one(dir_fd, list.numbers[i], err);
         changed = true;
     }
     if (code == ERR_OK && changed && fsync(dir_fd) != 0)

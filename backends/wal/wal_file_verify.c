@@ -37,6 +37,7 @@ struct look {
     struct wal_control *control; /* NULL: none, or damaged */
     struct wal_place floor;      /* known as committed; segment 0: nothing is known */
     bool same_boot;              /* the floor is the end */
+    struct wal_kept kept;        /* segments below its first one were forgotten */
     struct wal_segment_list list;
     struct file *files; /* one for each of the list */
     uint64_t epoch;     /* highest seen */
@@ -140,6 +141,57 @@ static void check_control(struct look *look)
     }
 }
 
+/* --- what was trimmed --------------------------------------------------------------------------
+ */
+
+static enum err_code read_kept(struct look *look, struct err *err)
+{
+    struct err why = {0};
+    enum err_code code = wal_kept_load(&look->kept, look->dir_fd, &why);
+
+    name_path(look, WAL_TRIM_NAME);
+    if (code == ERR_CORRUPT) {
+        damage(look, 0, why.message);
+        /* Where the log begins is what is there. */
+        look->kept = (struct wal_kept){.segment = 1};
+        if (look->list.count > 0)
+            look->kept.segment = look->list.numbers[0];
+        code = ERR_OK;
+    }
+    if (code != ERR_OK) {
+        *err = why;
+        return code;
+    }
+    memcpy(look->out->first, look->kept.first, sizeof(look->out->first));
+    return ERR_OK;
+}
+
+/* What an interrupted trimming left over is none of the log's. */
+static void drop_trimmed(struct wal_segment_list *list, uint64_t first)
+{
+    size_t gone = 0;
+
+    while (gone < list->count && list->numbers[gone] < first)
+        gone++;
+    list->count -= gone;
+    memmove(list->numbers, list->numbers + gone, list->count * sizeof(*list->numbers));
+}
+
+/* The first segment, whose header is in hand, begins no later than what is kept. */
+static void check_kept(struct look *look)
+{
+    const struct wal_kept *kept = &look->kept;
+    bool fits = kept->region == 0 || (kept->region == look->header.region &&
+                                      kept->partitions == look->header.partitions);
+
+    for (uint32_t p = 0; fits && p < kept->partitions; p++)
+        fits = look->header.start[p] <= kept->first[p];
+    if (fits)
+        return;
+    name_path(look, WAL_TRIM_NAME);
+    damage(look, 0, "what it says was trimmed does not fit the first segment");
+}
+
 /* --- headers --------------------------------------------------------------------------------- */
 
 /* Whether the header in look->header can be this log's; before: the segment before, NULL: not
@@ -195,6 +247,8 @@ static enum err_code look_at_header(struct look *look, size_t i, struct err *err
     }
     file->previous_end = look->header.previous_end;
     file->is_sound = true;
+    if (i == 0)
+        check_kept(look);
     look->epoch = look->header.epoch;
     look->out->region = look->header.region;
     look->out->partitions = look->header.partitions;
@@ -204,7 +258,7 @@ static enum err_code look_at_header(struct look *look, size_t i, struct err *err
 static enum err_code look_at_headers(struct look *look, struct err *err)
 {
     enum err_code code = ERR_OK;
-    uint64_t due = 1;
+    uint64_t due = look->kept.segment;
 
     /* What stands behind the committed place was never told to anybody. */
     while (look->same_boot && look->list.count > 0 &&
@@ -236,7 +290,7 @@ static enum err_code give(struct look *look, const struct wal_frame *frame, stru
     struct scrub_finding place = {.file = look->path, .byte = look->cursor.at - frame->size};
 
     look->out->frames++;
-    if (look->request->each == NULL)
+    if (look->request->each == NULL || frame->offset < look->kept.first[frame->partition])
         return ERR_OK;
     return look->request->each(look->request->state, look->out, &item, &place, err);
 }
@@ -332,8 +386,11 @@ static enum err_code look_at_all(struct look *look, struct err *err)
         code = wal_segment_list(&look->list, look->dir_fd, err);
     if (code == ERR_OK)
         code = read_control(look, err);
+    if (code == ERR_OK)
+        code = read_kept(look, err);
     if (code != ERR_OK)
         return code;
+    drop_trimmed(&look->list, look->kept.segment);
     if (look->list.count == 0 && look->control == NULL)
         return err_set(err, ERR_NOT_FOUND, "there is no log in %.200s", look->request->folder);
     look->files = array_alloc(look->list.count, sizeof(*look->files));

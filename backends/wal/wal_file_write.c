@@ -26,7 +26,8 @@ void wal_file_publish(struct wal_file *file)
 
     assert(file->end == file->committed);
     assert(file->committed <= UINT32_MAX);
-    atomic_store_explicit(&control->used_bytes, file->sealed_bytes + file->committed,
+    atomic_store_explicit(&control->used_bytes,
+                          file->sealed_bytes + file->committed - atomic_load(&file->removed_bytes),
                           memory_order_relaxed);
     /* Release, and in this order: who sees an end finds a place that holds it, and who sees the
      * place finds the bytes below it. */
@@ -47,7 +48,7 @@ enum err_code wal_file_start_segment(struct wal_file *file, uint64_t epoch, stru
         .segment = file->segment + 1,
         .epoch = epoch,
         .previous_end = file->segment == 0 ? 0 : file->committed,
-        .oldest = 1,
+        .oldest = atomic_load(&file->kept_segment),
     };
     enum err_code code;
     int fd;

@@ -233,6 +233,7 @@ const struct wal_ops wal_kafka_ops = {
     .append = kafka_append,
     .recover = kafka_recover,
     .ends = ends,
+    .trim = kafka_trim,
     .first = first,
     .hint_set = kafka_hint_set,
     .hint = kafka_hint,

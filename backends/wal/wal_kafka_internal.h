@@ -4,6 +4,7 @@
  *   wal_kafka_append.c   the producer: append, recovery after a failure
  *   wal_kafka_read.c     readers
  *   wal_kafka_control.c  the control partition: which log this is, and the hints
+ *   wal_kafka_trim.c     forgetting what stands at the beginning
  *   wal_kafka_topic.c    the topic: made, waited for, its settings checked
  *   wal_kafka_client.c   librdkafka's handles: settings, log lines, what its errors mean
  *   wal_kafka_url.c      what a URL says
@@ -133,6 +134,17 @@ MUST_CHECK enum err_code kafka_offsets(struct wal_kafka *wal, const struct kafka
  * the log.  Errors: ERR_NOT_FOUND, ERR_CONFIG, ERR_UNAVAILABLE. */
 MUST_CHECK enum err_code kafka_topic_find(struct wal_kafka *wal, uint32_t partitions,
                                           uint32_t *partitions_out, struct err *err);
+
+/* Wait for the answer to what the cluster's administration was just asked.  *event, when it is not
+ * NULL, is the caller's to destroy.  Errors: ERR_TIMEOUT, those of kafka_failed. */
+MUST_CHECK enum err_code kafka_await_event(struct wal_kafka *wal, rd_kafka_queue_t *queue,
+                                           const char *what, rd_kafka_event_t **event,
+                                           struct err *err);
+rd_kafka_AdminOptions_t *kafka_admin_options(struct wal_kafka *wal, rd_kafka_admin_op_t operation);
+
+/* --- wal_kafka_trim.c ------------------------------------------------------------------------ */
+
+MUST_CHECK enum err_code kafka_trim(struct wal *base, const uint64_t *positions, struct err *err);
 
 /* --- wal_kafka_control.c --------------------------------------------------------------------- */
 

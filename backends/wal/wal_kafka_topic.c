@@ -110,9 +110,8 @@ static enum err_code await_topic(struct wal_kafka *wal, struct kafka_shape *shap
 
 /* --- questions to the cluster's administration ----------------------------------------------- */
 
-/* Wait for the answer to what was just asked. */
-static enum err_code await_event(struct wal_kafka *wal, rd_kafka_queue_t *queue, const char *what,
-                                 rd_kafka_event_t **event, struct err *err)
+enum err_code kafka_await_event(struct wal_kafka *wal, rd_kafka_queue_t *queue, const char *what,
+                                rd_kafka_event_t **event, struct err *err)
 {
     *event = rd_kafka_queue_poll(queue, (int)(KAFKA_OPEN_NS / NS_PER_MS) + 1000);
     if (*event == NULL)
@@ -122,7 +121,7 @@ static enum err_code await_event(struct wal_kafka *wal, rd_kafka_queue_t *queue,
     return ERR_OK;
 }
 
-static rd_kafka_AdminOptions_t *admin_options(struct wal_kafka *wal, rd_kafka_admin_op_t operation)
+rd_kafka_AdminOptions_t *kafka_admin_options(struct wal_kafka *wal, rd_kafka_admin_op_t operation)
 {
     rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(wal->asking.rk, operation);
     char text[100];
@@ -196,10 +195,10 @@ static enum err_code create(struct wal_kafka *wal, uint32_t partitions, int brok
 
     if (topic == NULL)
         return ERR_CONFIG;
-    options = admin_options(wal, RD_KAFKA_ADMIN_OP_CREATETOPICS);
+    options = kafka_admin_options(wal, RD_KAFKA_ADMIN_OP_CREATETOPICS);
     queue = rd_kafka_queue_new(wal->asking.rk);
     rd_kafka_CreateTopics(wal->asking.rk, &topic, 1, options, queue);
-    code = await_event(wal, queue, "making the topic", &event, err);
+    code = kafka_await_event(wal, queue, "making the topic", &event, err);
     if (code == ERR_OK)
         code = creation_result(wal, event, err);
     if (event != NULL)
@@ -304,13 +303,13 @@ static enum err_code check_once(struct wal_kafka *wal, int brokers, struct err *
 {
     rd_kafka_ConfigResource_t *resource =
         rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, wal->place.topic);
-    rd_kafka_AdminOptions_t *options = admin_options(wal, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
+    rd_kafka_AdminOptions_t *options = kafka_admin_options(wal, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
     rd_kafka_queue_t *queue = rd_kafka_queue_new(wal->asking.rk);
     rd_kafka_event_t *event = NULL;
     enum err_code code;
 
     rd_kafka_DescribeConfigs(wal->asking.rk, &resource, 1, options, queue);
-    code = await_event(wal, queue, "reading the topic's settings", &event, err);
+    code = kafka_await_event(wal, queue, "reading the topic's settings", &event, err);
     if (code == ERR_OK)
         code = judge(wal, event, brokers, err);
     if (event != NULL)

@@ -13,11 +13,13 @@ struct wal_verified {
     uint32_t region;     /* number of the log */
     uint32_t partitions; /* 0: no segment could be read */
     uint64_t segments, frames, bytes;
-    uint64_t end[PARTITIONS_MAX]; /* of each partition, as far as it could be read */
-    bool is_whole;                /* no frame is missing: all below the ends were given */
+    uint64_t first[PARTITIONS_MAX]; /* of each partition: what was below has been trimmed */
+    uint64_t end[PARTITIONS_MAX];   /* of each partition, as far as it could be read */
+    bool is_whole;                  /* no frame is missing: all below the ends were given */
 };
 
-/* An item that is whole.  log: what is known so far, region and partitions in any case; file and
+/* An item that is whole and not trimmed.  log: what is known so far, region, partitions and firsts
+ * in any case; file and
  * byte: where the item's frame begins.  An error ends the verification with it. */
 typedef enum err_code wal_verify_fn(void *state, const struct wal_verified *log,
                                     const struct wal_item *item, const struct scrub_finding *place,

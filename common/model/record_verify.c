@@ -40,6 +40,10 @@ enum err_code record_verify(struct record_verifier *verifier, uint32_t partition
     assert(partition < verifier->partitions);
     if (code != ERR_OK)
         return code;
+    /* A trimmed log begins with a record that was written in the epoch in force. */
+    if (offset > 0 && verifier->epochs[partition].epoch == 0 &&
+        out->record.op == RECORD_VERSION_VECTOR)
+        verifier->epochs[partition].epoch = out->record.epoch;
     out->counts = epoch_admit(&verifier->epochs[partition], &out->record, offset);
     *(out->counts ? &verifier->counted : &verifier->voided) += 1;
     code = check_place(verifier, partition, &out->record, err);

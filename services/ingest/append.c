@@ -275,8 +275,10 @@ static void all_committed(struct sequencer *s)
     for (size_t i = 0; i < s->staged_count; i++) {
         const struct line *line = &s->lines[s->staged[i].partition];
 
-        s->views[s->staged[i].partition] = (struct line_view){
-            .end = line->committed, .clock = line->vector.clock, .epoch = line->epoch};
+        s->views[s->staged[i].partition] = (struct line_view){.end = line->committed,
+                                                              .clock = line->vector.clock,
+                                                              .epoch = line->epoch,
+                                                              .vector = line->vector_offset};
     }
     pthread_mutex_unlock(&s->lock);
 }
@@ -389,14 +391,14 @@ enum err_code append_group(struct sequencer *s, struct sequence_batch *list, str
     return ERR_OK;
 }
 
-enum err_code append_vectors(struct sequencer *s, struct err *err)
+enum err_code append_vectors(struct sequencer *s, bool all, struct err *err)
 {
     enum err_code rc = ERR_OK;
 
     s->staged_count = 0;
     buffer_reset(&s->scratch);
     for (uint32_t i = 0; i < s->partitions && rc == ERR_OK; i++)
-        if (s->lines[i].since_vector > 0)
+        if (all || s->lines[i].since_vector > 0)
             rc = stage_vector(s, i, err);
     if (rc != ERR_OK) {
         restore_lines(s);
@@ -410,4 +412,37 @@ enum err_code append_vectors(struct sequencer *s, struct err *err)
     else
         all_in_doubt(s, NULL, err);
     return rc;
+}
+
+enum err_code append_wanted(struct sequencer *s, uint64_t wanted, struct err *err)
+{
+    enum err_code rc = append_vectors(s, true, err);
+
+    pthread_mutex_lock(&s->lock);
+    s->vectors_done = wanted;
+    if (rc == ERR_OK)
+        s->vectors_good = wanted;
+    env_cond_broadcast(&s->vectors_come);
+    pthread_mutex_unlock(&s->lock);
+    return rc;
+}
+
+enum err_code sequencer_checkpoint(struct sequencer *s, uint64_t deadline_ns, uint64_t *positions,
+                                   struct err *err)
+{
+    enum err_code rc = ERR_OK;
+    uint64_t wanted;
+
+    pthread_mutex_lock(&s->lock);
+    wanted = ++s->vectors_wanted;
+    env_cond_signal(&s->work);
+    while (rc == ERR_OK && s->vectors_done < wanted && !s->stopping)
+        rc = env_cond_wait(&s->vectors_come, &s->lock, deadline_ns);
+    if (rc == ERR_OK && s->vectors_good < wanted)
+        rc = s->stopping ? ERR_DEAD : ERR_UNAVAILABLE;
+    for (uint32_t i = 0; rc == ERR_OK && i < s->partitions; i++)
+        positions[i] = s->views[i].vector;
+    pthread_mutex_unlock(&s->lock);
+    return rc == ERR_OK ? ERR_OK
+                        : err_set(err, rc, "no version vectors could be appended to the log");
 }

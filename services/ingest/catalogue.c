@@ -9,6 +9,8 @@
 #include "common/base/log.h"
 #include "services/ingest/catalogue_row.h"
 
+#define REPEAT_BATCH 100 /* changes of one append */
+
 static const struct log_context CONTEXT = {.operation = "catalogue"};
 
 const uint8_t CATALOGUE_NAMES[INCARNATION_BYTES];
@@ -253,12 +255,9 @@ bool catalogue_is_news(const struct collection *known, const struct collection *
     return stamp_compare(collection->created, known->created) < 0;
 }
 
-/* One record in every partition, all with the change stamp.  A change that was made in another
- * region stands there as one of ours, so that it reaches a third region before records that are
- * written here: that one may not hear from the first for a while.  What was told is not told again,
- * or it would come back for ever. */
-static enum err_code change_batch(struct catalogue *catalogue, const struct collection *collection,
-                                  struct sequence_batch **out, struct err *err)
+/* A record of the change for each partition below `partitions`. */
+static enum err_code add_change(struct sequence_batch *batch, const struct collection *collection,
+                                uint32_t partitions, struct err *err)
 {
     struct record record = {
         .op = RECORD_COLLECTION, .schema = collection->schema, .stamp = collection->schema};
@@ -271,12 +270,60 @@ static enum err_code change_batch(struct catalogue *catalogue, const struct coll
     record.payload = definition.data;
     record.payload_len = definition.len;
     rc = buffer_check(&definition, err);
-    *out = NULL;
-    if (rc == ERR_OK)
-        rc = sequence_batch_new(out, catalogue->sequencer, err);
-    for (uint32_t i = 0; i < catalogue->sequencer->partitions && rc == ERR_OK; i++)
-        rc = sequence_batch_add(*out, i, &record, err);
+    for (uint32_t i = 0; i < partitions && rc == ERR_OK; i++)
+        rc = sequence_batch_add(batch, i, &record, err);
     buffer_free(&definition);
+    return rc;
+}
+
+/* One record in every partition, all with the change stamp.  A change that was made in another
+ * region stands there as one of ours, so that it reaches a third region before records that are
+ * written here: that one may not hear from the first for a while.  What was told is not told again,
+ * or it would come back for ever. */
+static enum err_code change_batch(struct catalogue *catalogue, const struct collection *collection,
+                                  struct sequence_batch **out, struct err *err)
+{
+    enum err_code rc = sequence_batch_new(out, catalogue->sequencer, err);
+
+    return rc == ERR_OK ? add_change(*out, collection, catalogue->sequencer->partitions, err) : rc;
+}
+
+/* The next entry that has no change under way, from *at on. */
+static bool next_settled(struct catalogue *catalogue, size_t *at, struct collection *out)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&catalogue->lock);
+    for (; *at < catalogue->count && !found; ++*at) {
+        found = catalogue->entries[*at].state != COLLECTION_PENDING;
+        if (found)
+            *out = catalogue->entries[*at].collection;
+    }
+    pthread_mutex_unlock(&catalogue->lock);
+    return found;
+}
+
+enum err_code catalogue_repeat(struct catalogue *catalogue, uint64_t deadline_ns, struct err *err)
+{
+    uint32_t partitions = catalogue->sequencer->partitions;
+    struct collection collection;
+    enum err_code rc = ERR_OK;
+    size_t at = 0;
+    bool more = next_settled(catalogue, &at, &collection);
+
+    while (more && rc == ERR_OK) {
+        struct sequence_batch *batch = NULL;
+
+        rc = sequence_batch_new(&batch, catalogue->sequencer, err);
+        for (size_t i = 0; more && rc == ERR_OK && i < REPEAT_BATCH; i++) {
+            rc = add_change(batch, &collection, partitions, err);
+            partitions = 1;
+            more = next_settled(catalogue, &at, &collection);
+        }
+        if (rc == ERR_OK)
+            rc = sequencer_commit(catalogue->sequencer, batch, deadline_ns, err);
+        sequence_batch_put(catalogue->sequencer, batch);
+    }
     return rc;
 }
 

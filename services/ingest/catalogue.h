@@ -93,6 +93,13 @@ MUST_CHECK enum err_code catalogue_foreign(struct catalogue *catalogue,
                                            const struct collection *collection,
                                            uint64_t deadline_ns, struct err *err);
 
+/* Append again what is known of every collection that has no change under way: all of it to
+ * partition 0, from which everything comes back when the metadata store is lost, and of one
+ * collection to every partition, so that other regions pass what stands before.  Nothing changes by
+ * it, for equal stamps are the same change.  Errors: the sequencer's. */
+MUST_CHECK enum err_code catalogue_repeat(struct catalogue *catalogue, uint64_t deadline_ns,
+                                          struct err *err);
+
 /* Is the change news to who knows the other one, both of one name?  The same everywhere, in any
  * order: of one incarnation a drop is final, and the newer change counts; of two the later
  * generation, or, where two regions made different ones, the smaller creation stamp. */

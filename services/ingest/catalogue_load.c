@@ -77,6 +77,10 @@ static enum err_code load_item(struct catalogue *catalogue, struct epoch_state *
     struct record record;
     enum err_code rc = record_peek(&record, item->data, item->len, err);
 
+    /* A trimmed log begins with a record that was written in the epoch in force. */
+    if (rc == ERR_OK && epochs->epoch == 0 && item->offset > 0 &&
+        record.op == RECORD_VERSION_VECTOR)
+        epochs->epoch = record.epoch;
     if (rc != ERR_OK || !epoch_admit(epochs, &record, item->offset) ||
         record.op != RECORD_COLLECTION)
         return rc;

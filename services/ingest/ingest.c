@@ -32,6 +32,7 @@ const struct route ingest_routes[] = {
     {"POST", "/internal/v1/append", handle_append, BODY_BYTES_MAX, "appendForeign"},
     {"POST", "/internal/v1/replay", handle_replay, BODY_BYTES_MAX, "replaySpool"},
     {"GET", "/internal/v1/status", handle_status, 0, "ingestStatus"},
+    {"POST", "/internal/v1/trim", handle_trim, 0, "trimLog"},
     {NULL, NULL, NULL, 0, NULL},
 };
 
@@ -157,11 +158,14 @@ enum err_code ingest_open(struct ingest *ingest, const struct ingest_setup *setu
     ingest->spare = NULL;
     ingest->replayer = NULL;
     ingest->settler = NULL;
+    ingest->trimmer = NULL;
     ingest->registered = false;
     open_metrics(ingest, setup->metrics);
     headroom_init(&ingest->headroom);
     rc = sequencer_open(&ingest->sequencer, &sequencer, err);
     catalogue_init(&ingest->catalogue, &ingest->sequencer, setup->meta, setup->env);
+    if (rc == ERR_OK && setup->trim.every_ns > 0)
+        rc = trimmer_open(&ingest->trimmer, ingest, &setup->trim, err);
     if (rc == ERR_OK)
         rc = busy_open(&ingest->busy, setup->env, err);
     if (rc == ERR_OK)
@@ -194,6 +198,8 @@ enum err_code ingest_start(struct ingest *ingest, const char *url, struct err *e
         rc = env_thread_start(ingest->env, &ingest->replayer, "spool", replay_main, ingest, err);
     if (rc == ERR_OK)
         rc = env_thread_start(ingest->env, &ingest->settler, "settle", settle_thread, ingest, err);
+    if (rc == ERR_OK && ingest->trimmer != NULL)
+        rc = trimmer_start(ingest->trimmer, err);
     return rc;
 }
 
@@ -202,6 +208,7 @@ void ingest_stop(struct ingest *ingest)
     if (ingest->env == NULL)
         return;
     sequencer_stop(&ingest->sequencer);
+    trimmer_stop(ingest->trimmer);
     spool_stop(ingest->spool);
     settle_stop(&ingest->catalogue);
 }
@@ -215,6 +222,8 @@ void ingest_close(struct ingest *ingest)
     ingest->replayer = NULL;
     env_thread_join(ingest->settler);
     ingest->settler = NULL;
+    trimmer_close(ingest->trimmer);
+    ingest->trimmer = NULL;
     sequencer_close(&ingest->sequencer);
     spool_close(ingest->spool);
     ingest->spool = NULL;
@@ -273,6 +282,7 @@ void ingest_measure(struct ingest *ingest)
 
     if (ingest->metrics.busy == NULL)
         return;
+    trimmer_measure(ingest->trimmer);
     pthread_mutex_lock(&s->lock);
     wal = s->wal;
     holder = s->state == SEQUENCER_HOLDER;

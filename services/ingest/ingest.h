@@ -7,7 +7,8 @@
  * (replay.c).
  *
  * All state is in struct ingest, so that many can live in one process.  Threads: "appender" and
- * "lease" (sequencer.h), "spool" (replay.c), "settle" (settle.h); handlers run on the server's.
+ * "lease" (sequencer.h), "spool" (replay.c), "settle" (settle.h), "trim" (trim.h); handlers run on
+ * the server's.
  */
 #ifndef VICINAL_INGEST_INGEST_H
 #define VICINAL_INGEST_INGEST_H
@@ -29,6 +30,7 @@
 #include "services/ingest/headroom.h"
 #include "services/ingest/sequencer.h"
 #include "services/ingest/spool.h"
+#include "services/ingest/trim.h"
 
 #define INGEST_RESERVE_DEFAULT MIB(16)
 #define SELECTION_PAGE         1000           /* ids that a filter finds at a time */
@@ -54,7 +56,8 @@ struct ingest_setup {
     spool_open_store_fn
         *open_spool; /* how to open that, with open_spool_context; NULL: by the URL */
     void *open_spool_context;
-    uint64_t spool_bytes; /* 0: SPOOL_BYTES_DEFAULT */
+    uint64_t spool_bytes;     /* 0: SPOOL_BYTES_DEFAULT */
+    struct trim_options trim; /* every_ns 0: the log is not trimmed */
 };
 
 struct import_spare;
@@ -76,6 +79,7 @@ struct ingest_options {
     uint64_t spool_bytes;
     uint64_t partitions;
     uint64_t reserve;
+    uint64_t trim_every, trim_records, region_retention;
     bool repair;
 };
 
@@ -91,6 +95,7 @@ struct ingest {
     struct spool *spool; /* NULL: what the log does not take is refused */
     struct env_thread *replayer;
     struct env_thread *settler; /* settle.h */
+    struct trimmer *trimmer;    /* NULL: the log is not trimmed */
     struct ingest_metrics metrics;
     char url[160];
     atomic_uint writes;         /* of clients, under way */

@@ -1,8 +1,8 @@
 /* vicinal-ingest: options, back ends, the service's life.
  *
  * Threads: the server's workers run the handlers; "appender" owns the log, "lease" renews the row
- * (sequencer.h), "settle" ends what failed half-way (settle.h); the cluster's two follow the
- * metadata store and the replicas. */
+ * (sequencer.h), "settle" ends what failed half-way (settle.h), "trim" trims the log (trim.h); the
+ * cluster's two follow the metadata store and the replicas. */
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
@@ -60,6 +60,30 @@ static const struct option OPTIONS[] = {
      .help = "What the spool may hold; when it is full, writes are refused.",
      .offset = offsetof(struct ingest, options.spool_bytes)},
     EMBEDDERS_OPTION_ROWS(struct ingest, options.embedders, options.embedders_cache),
+    {.name = "trim-every",
+     .type = OPTION_U64,
+     .fallback = "30",
+     .max = 366 * 86400,
+     .unit = "s",
+     .help = "How often it is looked whether the log may be trimmed: below all replicas, verified "
+             "snapshots and other regions; 0: it never is.",
+     .offset = offsetof(struct ingest, options.trim_every)},
+    {.name = "trim-records",
+     .type = OPTION_U64,
+     .fallback = "100000",
+     .min = 1,
+     .max = INT64_MAX,
+     .unit = "records",
+     .help = "From one place that the log may be trimmed to to the next.",
+     .offset = offsetof(struct ingest, options.trim_records)},
+    {.name = "region-retention",
+     .type = OPTION_U64,
+     .fallback = "0",
+     .max = 366 * 86400,
+     .unit = "s",
+     .help = "A region that is farther behind no longer keeps the log from being trimmed, and has "
+             "to be made anew then; 0: all are waited for.",
+     .offset = offsetof(struct ingest, options.region_retention)},
     {.name = "repair",
      .type = OPTION_BOOL,
      .fallback = "false",
@@ -110,16 +134,20 @@ static enum err_code open_service(void *state, struct err *err)
     char spool[SPOOL_URL_BYTES];
     struct http_client_options client = {.env = ingest->base.env};
     struct cluster_options cluster = {.env = ingest->base.env, .metrics = ingest->base.metrics};
-    struct ingest_setup setup = {.env = ingest->base.env,
-                                 .metrics = ingest->base.metrics,
-                                 .name = ingest->options.name,
-                                 .embedders = ingest->options.embedders,
-                                 .embedders_cache = ingest->options.embedders_cache,
-                                 .open_wal = open_log,
-                                 .open_wal_context = ingest,
-                                 .log_locks = strncmp(ingest->options.wal, "file:", 5) == 0,
-                                 .reserve_bytes = ingest->options.reserve,
-                                 .spool_bytes = ingest->options.spool_bytes};
+    struct ingest_setup setup = {
+        .env = ingest->base.env,
+        .metrics = ingest->base.metrics,
+        .name = ingest->options.name,
+        .embedders = ingest->options.embedders,
+        .embedders_cache = ingest->options.embedders_cache,
+        .open_wal = open_log,
+        .open_wal_context = ingest,
+        .log_locks = strncmp(ingest->options.wal, "file:", 5) == 0,
+        .reserve_bytes = ingest->options.reserve,
+        .spool_bytes = ingest->options.spool_bytes,
+        .trim = {.every_ns = ingest->options.trim_every * NS_PER_S,
+                 .records = ingest->options.trim_records,
+                 .region_retention_ns = ingest->options.region_retention * NS_PER_S}};
     enum err_code rc;
 
     if ((rc = wal_check_url(ingest->options.wal, err)) != ERR_OK)

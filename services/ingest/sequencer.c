@@ -29,6 +29,7 @@ enum err_code sequencer_open(struct sequencer *s, const struct sequencer_setup *
     pthread_mutex_init(&s->lock, NULL);
     env_cond_init(s->env, &s->work);
     env_cond_init(s->env, &s->renewal);
+    env_cond_init(s->env, &s->vectors_come);
     (void)err_set(&s->refusal, ERR_READ_ONLY, "this ingest has not taken over the log yet");
     if (m == NULL)
         return ERR_OK;
@@ -179,6 +180,7 @@ static enum err_code recover_once(struct sequencer *s)
 /* What the holder is to do next. */
 struct errand {
     struct sequence_batch *list; /* append these */
+    uint64_t vectors;            /* append one to every partition first; 0: nobody asks for it */
     bool idle;                   /* nothing came for long */
     bool step_down;
 };
@@ -209,12 +211,15 @@ static enum err_code take_queued(struct sequencer *s, struct errand *errand)
 
     *errand = (struct errand){0};
     pthread_mutex_lock(&s->lock);
-    while (rc == ERR_OK && s->queue.count == 0 && !s->stopping && !s->step_down)
+    while (rc == ERR_OK && s->queue.count == 0 && !s->stopping && !s->step_down &&
+           s->vectors_wanted == s->vectors_done)
         rc = env_cond_wait(&s->work, &s->lock, deadline);
     errand->idle = rc == ERR_TIMEOUT && s->queue.count == 0;
     errand->step_down = s->step_down;
     s->step_down = false;
-    if (rc != ERR_DEAD && !errand->step_down)
+    if (s->vectors_wanted > s->vectors_done)
+        errand->vectors = s->vectors_wanted;
+    else if (rc != ERR_DEAD && !errand->step_down)
         errand->list = take_group_locked(s);
     pthread_mutex_unlock(&s->lock);
     return rc == ERR_DEAD ? ERR_DEAD : ERR_OK;
@@ -235,8 +240,10 @@ static enum err_code serve(struct sequencer *s)
     }
     if (errand.list != NULL)
         rc = append_group(s, errand.list, &err);
+    else if (errand.vectors > 0)
+        rc = append_wanted(s, errand.vectors, &err);
     else if (errand.idle)
-        rc = append_vectors(s, &err);
+        rc = append_vectors(s, false, &err);
     if (rc != ERR_OK) {
         log_err(LOG_WARN, &CONTEXT, "an append is in doubt", &err);
         if (s->metrics.doubts != NULL)
@@ -266,7 +273,8 @@ static void appender_main(void *argument)
              : state == SEQUENCER_RECOVERING ? recover_once(s)
                                              : serve(s);
     }
-    if (rc != ERR_DEAD && state_of(s) == SEQUENCER_HOLDER && append_vectors(s, &gone) != ERR_OK)
+    if (rc != ERR_DEAD && state_of(s) == SEQUENCER_HOLDER &&
+        append_vectors(s, false, &gone) != ERR_OK)
         log_err(LOG_WARN, &CONTEXT, "no version vectors at the end", &gone);
     (void)err_set(&gone, ERR_DEAD, "the service is shutting down");
     set_state(s, SEQUENCER_STANDBY, &gone);
@@ -294,6 +302,7 @@ void sequencer_stop(struct sequencer *s)
     s->stopping = true;
     env_cond_broadcast(&s->work);
     env_cond_broadcast(&s->renewal);
+    env_cond_broadcast(&s->vectors_come);
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -315,6 +324,7 @@ void sequencer_close(struct sequencer *s)
     buffer_free(&s->scratch);
     env_cond_free(&s->work);
     env_cond_free(&s->renewal);
+    env_cond_free(&s->vectors_come);
     pthread_mutex_destroy(&s->lock);
     *s = (struct sequencer){0};
 }

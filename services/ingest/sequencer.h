@@ -152,6 +152,7 @@ struct line {
 /* What others may see of a line. */
 struct line_view {
     uint64_t end, clock, epoch;
+    uint64_t vector; /* offset of the newest version vector record that is known */
 };
 
 struct staged {
@@ -215,6 +216,9 @@ struct sequencer {
     bool stopping, wanted, step_down;
     /* lease, on a log without a lock */
     uint64_t lease_version, lease_seen_ns, lease_counter;
+    /* vectors that somebody waits for: how often they were asked for, tried, and appended */
+    uint64_t vectors_wanted, vectors_done, vectors_good;
+    struct env_cond vectors_come;
 };
 
 MUST_CHECK enum err_code sequencer_open(struct sequencer *s, const struct sequencer_setup *setup,
@@ -271,6 +275,12 @@ uint64_t sequencer_end(struct sequencer *s, uint32_t partition);
 /* Copies of every partition's view; NULL when there is no log yet.  Free with free(). */
 struct line_view *sequencer_views(struct sequencer *s, uint32_t *partitions);
 
+/* Append a version vector record to every partition; positions (one for each partition) are where
+ * they stand: a log that is trimmed may begin there.
+ * Errors: ERR_TIMEOUT, ERR_DEAD, ERR_READ_ONLY (not the holder), ERR_UNAVAILABLE. */
+MUST_CHECK enum err_code sequencer_checkpoint(struct sequencer *s, uint64_t deadline_ns,
+                                              uint64_t *positions, struct err *err);
+
 /* --- between sequencer.c, append.c, takeover.c and lease.c ------------------------------------ */
 
 /* Give everything in the list its turn and append it. Errors: the append's; all is in doubt then.
@@ -278,8 +288,11 @@ struct line_view *sequencer_views(struct sequencer *s, uint32_t *partitions);
 MUST_CHECK enum err_code append_group(struct sequencer *s, struct sequence_batch *list,
                                       struct err *err);
 
-/* Version vector records for all lines that have records behind their newest one. */
-MUST_CHECK enum err_code append_vectors(struct sequencer *s, struct err *err);
+/* Version vector records for all lines, or for those that have records behind their newest one. */
+MUST_CHECK enum err_code append_vectors(struct sequencer *s, bool all, struct err *err);
+
+/* What sequencer_checkpoint waits for; those who wait are told, whatever becomes of it. */
+MUST_CHECK enum err_code append_wanted(struct sequencer *s, uint64_t wanted, struct err *err);
 
 /* The batch's outcome is known: wake its handler.  Caller holds no lock. */
 void batch_finish(struct sequencer *s, struct sequence_batch *batch, const struct err *outcome);

@@ -118,6 +118,8 @@ enum err_code handle_status(struct request *req)
     json_u64(&w, available);
     if (ingest->spool != NULL)
         write_spool(ingest, &spool, &w);
+    if (ingest->trimmer != NULL)
+        trimmer_write(ingest->trimmer, &w);
     write_partitions(s, &w);
     json_end_object(&w);
     return ERR_OK;

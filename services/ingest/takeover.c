@@ -116,6 +116,23 @@ static void meet_epoch(struct sequencer *s, struct line *line, const struct reco
     }
 }
 
+/* A hint was wrong.  A trimmed log begins with a version vector record as well. */
+static enum err_code begin_at_first(struct sequencer *s, uint32_t partition, struct err *err)
+{
+    struct line *line = &s->lines[partition];
+    uint64_t first;
+    enum err_code rc = wal_first(s->wal, partition, &first, err);
+
+    if (rc == ERR_OK && first > 0 && first == line->read)
+        rc = err_set(err, ERR_CORRUPT, "partition %u begins at %llu, where no epoch can be told",
+                     partition, (unsigned long long)first);
+    if (rc != ERR_OK)
+        return rc;
+    line->read = first;
+    line->from_hint = first > 0;
+    return ERR_OK;
+}
+
 static enum err_code absorb(struct sequencer *s, struct reading *reading,
                             const struct wal_item *item, struct err *err)
 {
@@ -131,7 +148,7 @@ static enum err_code absorb(struct sequencer *s, struct reading *reading,
         line->from_hint = false;
         if (record.op != RECORD_VERSION_VECTOR || item->offset != line->read) {
             reading->restart = true;
-            return wal_first(s->wal, item->partition, &line->read, err);
+            return begin_at_first(s, item->partition, err);
         }
         line->admitted = (struct epoch_state){.epoch = record.epoch};
     }
@@ -361,7 +378,8 @@ static void install_lines(struct sequencer *s)
     for (uint32_t i = 0; i < s->partitions; i++)
         s->views[i] = (struct line_view){.end = s->lines[i].committed,
                                          .clock = s->lines[i].vector.clock,
-                                         .epoch = s->lines[i].epoch};
+                                         .epoch = s->lines[i].epoch,
+                                         .vector = s->lines[i].vector_offset};
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -428,9 +446,10 @@ static enum err_code place_lines(struct sequencer *s, const uint64_t *hints, str
         uint64_t hint = MAX_OF(wal_hint(s->wal, i), hints[i]);
 
         rc = wal_first(s->wal, i, &first, err);
-        line->from_hint = rc == ERR_OK && hint > first && hint < reading.ends[i];
-        if (rc == ERR_OK)
-            line->read = line->from_hint ? hint : first;
+        if (rc != ERR_OK)
+            break;
+        line->read = hint > first && hint < reading.ends[i] ? hint : first;
+        line->from_hint = line->read > 0;
     }
     reading_free(&reading);
     return rc;

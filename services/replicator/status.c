@@ -32,6 +32,8 @@ static void write_partitions(struct json_writer *w, const struct peer *peer)
         json_u64(w, peer->views[i].end);
         json_key(w, "applied");
         json_u64(w, peer->views[i].applied);
+        json_key(w, "held");
+        json_u64(w, peer->views[i].held);
         json_end_object(w);
     }
     json_end_array(w);
@@ -47,6 +49,8 @@ static void write_peer(struct json_writer *w, const struct peer *peer)
     json_text(w, peer->row.name);
     json_key(w, "number");
     json_u64(w, peer->view_number);
+    json_key(w, "own_number");
+    json_u64(w, peer->own_number);
     json_key(w, "state");
     json_text(w, peer_state_text(peer->state));
     json_key(w, "detail");

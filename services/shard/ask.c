@@ -18,6 +18,7 @@
 #include "common/base/checked.h"
 #include "common/base/json_writer.h"
 #include "services/shard/copy.h"
+#include "services/shard/snapshot.h"
 
 #define ANSWER_BYTES_MAX MIB(256)
 
@@ -485,6 +486,14 @@ const struct route shard_routes[] = {
      .path = "/internal/v1/copy",
      .handler = copy_start_handle,
      .operation = "copyStart"},
+    {.method = "POST",
+     .path = "/internal/v1/snapshot",
+     .handler = snapshot_start_handle,
+     .operation = "snapshotStart"},
+    {.method = "GET",
+     .path = "/internal/v1/snapshot",
+     .handler = snapshot_status_handle,
+     .operation = "snapshotStatus"},
     {.method = "GET",
      .path = "/internal/v1/copy",
      .handler = copy_status_handle,

@@ -76,6 +76,12 @@ MUST_CHECK enum err_code fetch_count(struct ask *ask, struct err *err);
 struct json_writer;
 void digest_write(struct json_writer *w, struct hash128 digest);
 
+/* The digest of a partition, made anew from the ids of the snapshot.
+ * Errors: ERR_CORRUPT, ERR_IO, ERR_DEAD (stopping). */
+MUST_CHECK enum err_code digest_count(struct store_txn *txn, uint32_t partition,
+                                      const atomic_bool *is_stopping, struct hash128 *out,
+                                      struct err *err);
+
 /* The handlers. */
 enum err_code ask_handle(struct request *req);         /* POST /internal/v1/ask */
 enum err_code search_json_handle(struct request *req); /* POST /internal/v1/search */

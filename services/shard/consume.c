@@ -342,8 +342,9 @@ static enum err_code run_batch(struct shard *shard, const struct wal_item *items
     if (code != ERR_OK) {
         undo(&batch);
     } else {
-        atomic_fetch_add(&shard->commits, 1);
         publish(shard);
+        /* Behind it: who finds the commit counted finds its positions. */
+        atomic_fetch_add(&shard->commits, 1);
         settle(&batch);
     }
     apply_effects_free(&batch.effects);
@@ -483,7 +484,7 @@ static bool pause_after(struct shard *shard, const struct err *err)
                                                                                    : SHARD_FAILED,
                     err);
     if (shard->setup.on_damage != NULL && store_is_damaged(shard->setup.store))
-        shard->setup.on_damage(err);
+        shard->setup.on_damage(shard->setup.process, err);
     code = env_sleep_until(shard->env, env_boot_ns(shard->env) + RETRY_NS);
     return code != ERR_DEAD;
 }

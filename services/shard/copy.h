@@ -16,30 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cluster/copy_files.h"
 #include "common/base/err.h"
-#include "common/base/hash.h"
-#include "common/base/limits.h"
 #include "common/http/route.h"
-
-#define COPY_CHUNK_BYTES MIB(1)
-#define COPY_NAME_BYTES  192
-#define COPY_FILES_MAX   100000
-#define COPY_STORE_NAME  "store/data.mdb"
 
 struct shard;
 struct copier;
-
-struct copy_file {
-    char name[COPY_NAME_BYTES]; /* below the replica's folder: "store/…", "segments/LIFE/…" */
-    uint64_t bytes;
-    struct hash128 digest; /* of its chunks, one after the other: copy_chain */
-};
-
-/* Add a file's next chunk to its digest, which begins as zeros. */
-void copy_chain(struct hash128 *digest, const void *data, size_t len);
-
-/* Is this the name of a file of a copy, and of nothing outside of it? */
-bool copy_name_is_valid(const char *name);
 
 /* folder: where copies are made, emptied first; borrowed, as is shard.  rate: bytes per second, 0:
  * as fast as it goes.  Errors: ERR_IO, ERR_CONFIG, ERR_NO_MEMORY. */

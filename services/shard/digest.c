@@ -13,7 +13,7 @@
 
 /* One collection in the partition. */
 struct scan {
-    struct shard *shard;
+    const atomic_bool *is_stopping;
     struct store_txn *txn;
     uint32_t partition;
     uint32_t collection;
@@ -63,11 +63,30 @@ static enum err_code scan_ids(struct scan *scan, struct err *err)
         code = store_cursor_next(cursor, &key, &value, &more, err);
         if (code != ERR_OK || !more || !id_key_is_of(key, scan->collection, scan->partition))
             break;
-        code = shard_is_stopping(scan->shard) ? err_set(err, ERR_DEAD, "shutting down")
+        code = atomic_load(scan->is_stopping) ? err_set(err, ERR_DEAD, "shutting down")
                                               : add_entry(scan, key, value, err);
     }
     if (cursor != NULL)
         store_cursor_close(cursor);
+    return code;
+}
+
+enum err_code digest_count(struct store_txn *txn, uint32_t partition,
+                           const atomic_bool *is_stopping, struct hash128 *out, struct err *err)
+{
+    struct scan scan = {.is_stopping = is_stopping, .txn = txn, .partition = partition};
+    enum err_code code = ERR_OK;
+
+    *out = (struct hash128){0};
+    while (code == ERR_OK) {
+        code = apply_read_definition(&scan.definition, txn, scan.collection, err);
+        if (code == ERR_NOT_FOUND)
+            return ERR_OK;
+        if (code == ERR_OK)
+            code = scan_ids(&scan, err);
+        hash128_add(out, scan.found);
+        scan.collection++;
+    }
     return code;
 }
 
@@ -156,7 +175,7 @@ static enum err_code check_served(struct shard *shard, uint64_t partition, struc
 
 static enum err_code run_scan(struct shard *shard, struct request *req, uint32_t partition)
 {
-    struct scan scan = {.shard = shard, .partition = partition};
+    struct scan scan = {.is_stopping = &shard->is_stopping, .partition = partition};
     struct json_writer w;
     enum err_code code = store_begin(&scan.txn, shard->setup.store, false, &req->err);
 

@@ -6,8 +6,10 @@
  * tried again a second later; searches scan flat what is not linked. */
 #include <assert.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "common/base/checked.h"
 #include "common/base/log.h"
 #include "services/shard/shard.h"
 
@@ -68,20 +70,60 @@ static void watch_map(struct shard *shard)
     pthread_mutex_unlock(&shard->lock);
 }
 
+/* What was published when a sync began is safe when it has ended. */
+struct syncing {
+    uint64_t commits; /* of which a sync knows */
+    uint64_t generation;
+    uint64_t positions[PARTITIONS_MAX]; /* by slot */
+};
+
+static void begin_sync(struct shard *shard, struct syncing *syncing)
+{
+    pthread_mutex_lock(&shard->lock);
+    syncing->generation = shard->generation;
+    for (uint32_t slot = 0; slot < shard->served_count; slot++)
+        syncing->positions[slot] = shard->partitions[slot].position;
+    pthread_mutex_unlock(&shard->lock);
+}
+
+static bool is_synced(struct shard *shard)
+{
+    bool is_all = true;
+
+    pthread_mutex_lock(&shard->lock);
+    for (uint32_t slot = 0; slot < shard->served_count; slot++)
+        is_all = is_all && shard->partitions[slot].synced == shard->partitions[slot].position;
+    pthread_mutex_unlock(&shard->lock);
+    return is_all;
+}
+
+/* A store that was cleared meanwhile is another. */
+static void end_sync(struct shard *shard, const struct syncing *syncing)
+{
+    pthread_mutex_lock(&shard->lock);
+    for (uint32_t slot = 0; syncing->generation == shard->generation && slot < shard->served_count;
+         slot++)
+        shard->partitions[slot].synced = syncing->positions[slot];
+    pthread_mutex_unlock(&shard->lock);
+}
+
 /* Unless nothing was committed since. */
-static enum err_code sync_store(struct shard *shard, uint64_t *synced)
+static enum err_code sync_store(struct shard *shard, struct syncing *syncing)
 {
     uint64_t commits = atomic_load(&shard->commits);
     struct err err = {0};
     enum err_code code;
 
-    if (commits == *synced)
+    if (commits == syncing->commits && is_synced(shard))
         return ERR_OK;
+    begin_sync(shard, syncing);
     code = store_sync(shard->setup.store, &err);
-    if (code == ERR_OK)
-        *synced = commits;
-    else if (code != ERR_DEAD)
+    if (code == ERR_OK) {
+        end_sync(shard, syncing);
+        syncing->commits = commits;
+    } else if (code != ERR_DEAD) {
         report(shard, "the store could not be synced", &err);
+    }
     return code;
 }
 
@@ -89,9 +131,11 @@ void indexer_run(void *argument)
 {
     struct shard *shard = argument;
     uint64_t chores_ns = env_boot_ns(shard->env) + CHORES_NS;
-    uint64_t synced = 0;   /* commits of which a sync knows */
+    struct syncing *syncing = array_alloc(1, sizeof(*syncing));
     uint64_t build_ns = 0; /* when linking began; 0: there is nothing to link */
 
+    if (syncing == NULL)
+        abort();
     while (!shard_is_stopping(shard)) {
         enum err_code code = ERR_OK;
         uint64_t now_ns;
@@ -110,13 +154,14 @@ void indexer_run(void *argument)
             pthread_mutex_unlock(&shard->lock);
         }
         if (code == ERR_DEAD)
-            return;
+            break;
         now_ns = env_boot_ns(shard->env);
         if (now_ns < chores_ns)
             continue;
         chores_ns = now_ns + CHORES_NS;
-        if (sync_store(shard, &synced) == ERR_DEAD)
-            return;
+        if (sync_store(shard, syncing) == ERR_DEAD)
+            break;
         watch_map(shard);
     }
+    free(syncing);
 }

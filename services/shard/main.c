@@ -1,8 +1,8 @@
 /* vicinal-shard: one replica of a shard as a process.
  *
  * Options → the metadata store is opened → the port is known → a new replica fetches a copy of
- * another one (seed.h) → the store is opened, the node is registered and the threads start (see
- * shard.h) → ready when it has caught up with the log. */
+ * another one, or a snapshot (begin.h) → the store is opened, the node is registered and the
+ * threads start (see shard.h) → ready when it has caught up with the log. */
 #include <assert.h>
 #include <errno.h>
 #include <signal.h>
@@ -15,9 +15,10 @@
 #include "backends/blob/blob.h"
 #include "cluster/cluster.h"
 #include "common/base/checked.h"
+#include "common/base/log.h"
 #include "common/http/service.h"
 #include "services/shard/ask.h"
-#include "services/shard/seed.h"
+#include "services/shard/begin.h"
 #include "services/shard/sound.h"
 
 #define URL_BYTES_MAX    4096
@@ -31,7 +32,7 @@ struct process {
     struct service_base base; /* first */
     struct shard shard;
     const char *data;
-    char segments[PATH_BYTES_MAX], copies[PATH_BYTES_MAX];
+    char segments[PATH_BYTES_MAX], copies[PATH_BYTES_MAX], snapshots[PATH_BYTES_MAX];
     const char *wal_url;
     const char *meta_url;
     const char *blob_url;
@@ -42,6 +43,7 @@ struct process {
     uint64_t link_threads;
     uint64_t cold_above;
     uint64_t copy_rate;
+    uint64_t snapshot_every, snapshot_records, snapshot_keep;
     bool seed;
     struct meta *meta;
     struct store *store;
@@ -62,7 +64,9 @@ static enum err_code process_open(void *state, struct err *err)
     if (snprintf(process->segments, sizeof(process->segments), "%s/segments", process->data) >=
             (int)sizeof(process->segments) ||
         snprintf(process->copies, sizeof(process->copies), "%s/copies", process->data) >=
-            (int)sizeof(process->copies))
+            (int)sizeof(process->copies) ||
+        snprintf(process->snapshots, sizeof(process->snapshots), "%s/snapshot", process->data) >=
+            (int)sizeof(process->snapshots))
         return err_set(err, ERR_CONFIG, "--data is too long");
     if ((code = wal_check_url(process->wal_url, err)) != ERR_OK)
         return err_wrap(err, "--wal");
@@ -83,26 +87,37 @@ static bool is_asked_to_end(void)
            (sigismember(&waiting, SIGTERM) == 1 || sigismember(&waiting, SIGINT) == 1);
 }
 
-/* *bytes: how much of another replica this one begins with. */
-static enum err_code begin(struct process *process, uint64_t *bytes, struct err *err)
+/* *bytes: how much of another replica, or of a snapshot, this one begins with. */
+static enum err_code begin(struct process *process, const struct err *damage,
+                           struct shard_setup *setup, struct err *err)
 {
-    struct seed seed = {.env = process->base.env,
-                        .meta = process->meta,
-                        .data = process->data,
-                        .shard = (uint32_t)process->shard_number,
-                        .replica = (uint32_t)process->replica_number,
-                        .is_stopping = is_asked_to_end};
-    enum err_code code;
+    struct begin begin = {.env = process->base.env,
+                          .meta = process->meta,
+                          .blob = process->blob,
+                          .wal_url = process->wal_url,
+                          .data = process->data,
+                          .shard = (uint32_t)process->shard_number,
+                          .replica = (uint32_t)process->replica_number,
+                          .seed = process->seed,
+                          .damage = damage,
+                          .is_stopping = is_asked_to_end};
+    enum err_code code = begin_run(&begin, err);
 
-    *bytes = 0;
-    if (!process->seed)
-        return ERR_OK;
-    code = http_client_open(&seed.client, &(struct http_client_options){.env = seed.env}, err);
-    if (code == ERR_OK)
-        code = seed_run(&seed, err);
-    http_client_close(seed.client);
-    *bytes = seed.bytes;
+    setup->copied_bytes = begin.bytes;
+    setup->was_set_aside = begin.was_set_aside;
     return code;
+}
+
+/* The shard cannot go on from its store, and the log does not reach back: whoever supervises the
+ * process starts it again, and it begins from elsewhere. */
+static void give_up(void *context, const struct err *why)
+{
+    const struct process *process = context;
+    struct err err = {0};
+
+    if (begin_again(process->data, &err) != ERR_OK)
+        log_err(LOG_ERROR, NULL, "the store cannot be marked as one to be set aside", &err);
+    service_give_up(why);
 }
 
 static enum err_code open_store(struct process *process, struct err *err)
@@ -130,8 +145,9 @@ static uint32_t link_threads(const struct process *process)
 }
 
 /* The next process looks at the store, and sets it aside. */
-static void on_damage(const struct err *why)
+static void on_damage(void *context, const struct err *why)
 {
+    (void)context;
     sound_suspect();
     service_give_up(why);
 }
@@ -140,21 +156,16 @@ static void on_damage(const struct err *why)
 static enum err_code begin_with_store(struct process *process, struct shard_setup *setup,
                                       struct err *err)
 {
-    struct err why = {0};
-    enum err_code code = sound_begin(process->data, &setup->was_set_aside, err);
+    struct err damage = {0};
+    enum err_code code = begin(process, NULL, setup, err);
 
-    if (code == ERR_OK)
-        code = begin(process, &setup->copied_bytes, err);
     if (code == ERR_OK)
         code = open_store(process, err);
     if (code != ERR_CORRUPT)
         return code;
-    why = *err;
+    damage = *err;
     err_clear(err);
-    setup->was_set_aside = true;
-    code = sound_set_aside(process->data, &why, err);
-    if (code == ERR_OK)
-        code = begin(process, &setup->copied_bytes, err);
+    code = begin(process, &damage, setup, err);
     return code == ERR_OK ? open_store(process, err) : code;
 }
 
@@ -169,6 +180,12 @@ static enum err_code process_start(void *state, struct err *err)
         .segments = process->segments,
         .copies = process->copies,
         .copy_rate = process->copy_rate,
+        .snapshots = process->snapshots,
+        .snapshot_every_ns = process->snapshot_every * NS_PER_S,
+        .snapshot_records = process->snapshot_records,
+        .snapshot_keep = (uint32_t)process->snapshot_keep,
+        .begin_again = give_up,
+        .process = process,
         .metrics = process->base.metrics,
         .shard = (uint32_t)process->shard_number,
         .replica = (uint32_t)process->replica_number,
@@ -291,8 +308,31 @@ static struct option options[] = {
      .type = OPTION_U64,
      .fallback = "134217728",
      .unit = "bytes/s",
-     .help = "How fast copies for new replicas are made and handed out; 0: no limit.",
+     .help = "How fast copies for new replicas and snapshots are made, handed out and read back; "
+             "0: no limit.",
      .offset = offsetof(struct process, copy_rate)},
+    {.name = "snapshot-every",
+     .type = OPTION_U64,
+     .fallback = "86400",
+     .max = 366 * 86400,
+     .unit = "s",
+     .help = "A snapshot goes into the blob store when the last one is so old and 10000 records "
+             "have come since; 0: not because of its age.",
+     .offset = offsetof(struct process, snapshot_every)},
+    {.name = "snapshot-records",
+     .type = OPTION_U64,
+     .fallback = "5000000",
+     .max = INT64_MAX,
+     .unit = "records",
+     .help = "... or when so many records of the log have come since; 0: however many.",
+     .offset = offsetof(struct process, snapshot_records)},
+    {.name = "snapshot-keep",
+     .type = OPTION_U64,
+     .fallback = "2",
+     .min = 1,
+     .max = 1000,
+     .help = "Verified snapshots of the shard that are kept; older ones are removed.",
+     .offset = offsetof(struct process, snapshot_keep)},
     {.name = NULL},
 };
 

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -21,6 +22,7 @@
 #include "services/shard/apply.h"
 #include "services/shard/seed_fetch.h"
 #include "services/shard/segments.h"
+#include "services/shard/snapshot_store.h"
 
 #define WAIT_NS          (10 * NS_PER_S) /* for another replica to be ready */
 #define ABSENT_NS        (2 * NS_PER_S)  /* … that does not answer at all */
@@ -153,12 +155,19 @@ static enum err_code ask_others(const struct seed *seed, struct others *others, 
     return code;
 }
 
+static uint64_t records_min(const struct seed *seed)
+{
+    if (seed->is_trimmed)
+        return 1;
+    return seed->records_min == 0 ? SEED_RECORDS_MIN : seed->records_min;
+}
+
 /* Until one is ready, or none will be soon.  *found: there is one worth a copy. */
 static enum err_code find_other(const struct seed *seed, struct others *others, bool *found,
                                 struct err *err)
 {
     uint64_t began = env_boot_ns(seed->env), wait_ns = WAIT_NS;
-    uint64_t least = seed->records_min == 0 ? SEED_RECORDS_MIN : seed->records_min;
+    uint64_t least = records_min(seed);
     struct err ignored = {0};
 
     *found = false;
@@ -257,6 +266,15 @@ static enum err_code install(const struct seed *seed, const struct paths *paths,
 /* --- the whole ---------------------------------------------------------------------------------
  */
 
+static enum err_code empty_folder(const char *path, struct err *err)
+{
+    enum err_code code = segments_remove(path, err);
+
+    if (code == ERR_OK && mkdir(path, 0777) != 0)
+        code = err_set_errno(err, errno, "seed: mkdir %.200s", path);
+    return code;
+}
+
 static enum err_code fetch_from(struct seed *seed, const struct paths *paths, const char *url,
                                 struct err *err)
 {
@@ -265,10 +283,8 @@ static enum err_code fetch_from(struct seed *seed, const struct paths *paths, co
                                .url = url,
                                .folder = paths->seed,
                                .is_stopping = seed->is_stopping};
-    enum err_code code = segments_remove(paths->seed, err);
+    enum err_code code = empty_folder(paths->seed, err);
 
-    if (code == ERR_OK && mkdir(paths->seed, 0777) != 0)
-        code = err_set_errno(err, errno, "seed: mkdir %.200s", paths->seed);
     if (code == ERR_OK)
         code = seed_fetch_run(&fetch, err);
     if (code == ERR_OK)
@@ -314,6 +330,132 @@ static enum err_code begin_with_copy(struct seed *seed, const struct paths *path
     return ERR_OK;
 }
 
+/* --- a snapshot --------------------------------------------------------------------------------
+ */
+
+/* Does it reach to where the log begins?  The record before its position proves that the log is the
+ * one that was applied. */
+static bool reaches_log(const struct seed *seed, const struct snapshot *snapshot)
+{
+    for (size_t i = 0; seed->firsts != NULL && i < snapshot->partition_count; i++) {
+        const struct snapshot_partition *partition = &snapshot->partitions[i];
+        uint64_t first = seed->firsts[partition->partition];
+
+        if (first > 0 && partition->position <= first)
+            return false;
+    }
+    return true;
+}
+
+static bool is_worth_it(const struct seed *seed, const struct snapshot *snapshot)
+{
+    uint64_t position = 0, live = 0;
+
+    for (size_t i = 0; i < snapshot->partition_count; i++) {
+        position += snapshot->partitions[i].position;
+        live += snapshot->partitions[i].live;
+    }
+    return reaches_log(seed, snapshot) && MAX_OF(position, live) >= records_min(seed);
+}
+
+static enum err_code check_stopping(void *context, size_t len, struct err *err)
+{
+    (void)len;
+    return is_stopping(context) ? err_set(err, ERR_DEAD, "shutting down") : ERR_OK;
+}
+
+static enum err_code install_snapshot(struct seed *seed, const struct paths *paths,
+                                      const struct snapshot *snapshot, struct err *err)
+{
+    struct snapshot_fetch fetch = {.blob = seed->blob,
+                                   .snapshot = snapshot,
+                                   .folder = paths->seed,
+                                   .go_on = check_stopping,
+                                   .context = seed};
+    atomic_bool never = false;
+    enum err_code code = empty_folder(paths->seed, err);
+
+    if (code == ERR_OK)
+        code = snapshot_fetch(&fetch, err);
+    if (code == ERR_OK)
+        code = snapshot_compare(seed->env, paths->seed, snapshot, &never, err);
+    if (code == ERR_OK)
+        code = install(seed, paths, err);
+    if (code == ERR_OK)
+        seed->bytes = fetch.bytes;
+    return code;
+}
+
+static void tell_snapshot(const struct seed *seed, const char *id, enum err_code code,
+                          const struct err *err)
+{
+    char name[16];
+    struct log_context context = {.shard_id = name};
+
+    (void)snprintf(name, sizeof(name), "%u", seed->shard);
+    if (code == ERR_OK)
+        log_info(&context, "begun with a snapshot", LOG_U64("replica", seed->replica),
+                 LOG_TEXT("snapshot", id), LOG_U64("bytes", seed->bytes));
+    else
+        log_err(LOG_ERROR, &context, "a snapshot could not be used", err);
+}
+
+/* The newest one that is whole and reaches to the log's beginning.  Nothing usable is no error. */
+static enum err_code begin_with_snapshot(struct seed *seed, const struct paths *paths,
+                                         struct err *err)
+{
+    char id[SNAPSHOT_ID_BYTES] = "";
+    struct partition_set served;
+    struct snapshot_wanted wanted = {
+        .region = seed->region, .shard = seed->shard, .served = &served};
+    struct shard_map map;
+    struct snapshot snapshot;
+    struct err why = {0};
+    enum err_code code = read_map(seed->meta, &map, &why);
+
+    if (code != ERR_OK || seed->shard >= map.shards)
+        return ERR_OK;
+    shard_map_partitions(&map, seed->shard, &served);
+    do {
+        err_clear(&why);
+        code = snapshots_newest(seed->blob, &wanted, &snapshot, &why);
+        if (code != ERR_OK) {
+            if (code != ERR_NOT_FOUND || seed->is_trimmed)
+                tell_snapshot(seed, "", code, &why);
+            return ERR_OK;
+        }
+        (void)snprintf(id, sizeof(id), "%s", snapshot.id);
+        wanted.before = id;
+        if (!is_worth_it(seed, &snapshot)) {
+            snapshot_free(&snapshot);
+            return ERR_OK;
+        }
+        code = install_snapshot(seed, paths, &snapshot, &why);
+        snapshot_free(&snapshot);
+        tell_snapshot(seed, id, code, &why);
+    } while (code != ERR_OK && code != ERR_DEAD && !is_stopping(seed));
+    return code == ERR_OK ? ERR_OK : err_set(err, ERR_DEAD, "shutting down");
+}
+
+static bool has_store(const struct paths *paths)
+{
+    return access(paths->store_file, F_OK) == 0;
+}
+
+/* Without a store: from another replica, or from a snapshot, or from the log. */
+static enum err_code begin_anew(struct seed *seed, const struct paths *paths, struct err *err)
+{
+    enum err_code code = begin_with_copy(seed, paths, err);
+
+    if (code == ERR_OK && !has_store(paths) && seed->blob != NULL && seed->region != 0)
+        code = begin_with_snapshot(seed, paths, err);
+    if (code == ERR_OK && !has_store(paths) && seed->is_trimmed)
+        code = err_set(err, ERR_NOT_FOUND,
+                       "the log has been trimmed, and there is neither another replica that is "
+                       "ready nor a verified snapshot that reaches to its beginning");
+    return code;
+}
+
 enum err_code seed_run(struct seed *seed, struct err *err)
 {
     struct paths *paths = array_alloc(1, sizeof(*paths));
@@ -325,8 +467,8 @@ enum err_code seed_run(struct seed *seed, struct err *err)
     code = set_paths(paths, seed->data, err);
     if (code == ERR_OK)
         code = segments_remove(paths->seed, err);
-    if (code == ERR_OK && access(paths->store_file, F_OK) != 0)
-        code = begin_with_copy(seed, paths, err);
+    if (code == ERR_OK && !has_store(paths))
+        code = begin_anew(seed, paths, err);
     if (code == ERR_OK)
         code = segments_remove(paths->seed, err);
     free(paths);

@@ -18,6 +18,7 @@
 #include "services/shard/bitmap.h"
 #include "services/shard/copy.h"
 #include "services/shard/helpers.h"
+#include "services/shard/snapshot.h"
 
 bool shard_is_stopping(const struct shard *shard)
 {
@@ -135,7 +136,7 @@ static void open_metrics(struct shard *shard)
                              "Bytes of another replica's copy that this process began with."),
                (double)shard->setup.copied_bytes);
     metric_set(metrics_gauge(all, "shard_store_set_aside", labels,
-                             "1: a damaged store was in the place of this process's."),
+                             "1: a store that could not be used was in the place of this one's."),
                shard->setup.was_set_aside ? 1 : 0);
     m->applied = metrics_gauge(all, "shard_applied_records", labels,
                                "Records of the log that counted, since the store was made.");
@@ -203,6 +204,7 @@ void shard_measure(struct shard *shard)
 {
     if (shard->setup.metrics == NULL)
         return;
+    snapshotter_measure(shard->snapshotter);
     metric_set(shard->metrics.memory, (double)collections_memory(shard));
     metric_set(shard->metrics.memory_limit, (double)shard->setup.memory_bytes);
     metric_set(shard->metrics.bytes, (double)store_bytes(shard->setup.store));
@@ -235,6 +237,8 @@ static enum err_code start_threads(struct shard *shard, struct err *err)
                                                     .folder = shard->setup.copies,
                                                     .rate = shard->setup.copy_rate},
                            err);
+    if (code == ERR_OK && shard->setup.snapshots != NULL && shard->setup.blob != NULL)
+        code = snapshotter_open(&shard->snapshotter, shard, err);
     return code;
 }
 
@@ -291,6 +295,7 @@ void shard_stop(struct shard *shard)
     env_cond_broadcast(&shard->wanted);
     pthread_mutex_unlock(&shard->lock);
     copier_stop(shard->copier);
+    snapshotter_stop(shard->snapshotter);
 }
 
 void shard_close(struct shard *shard)
@@ -299,6 +304,7 @@ void shard_close(struct shard *shard)
         return;
     assert(shard_is_stopping(shard));
     copier_close(shard->copier);
+    snapshotter_close(shard->snapshotter);
     env_thread_join(shard->poller);
     env_thread_join(shard->maintainer);
     env_thread_join(shard->indexer);

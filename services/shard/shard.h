@@ -9,6 +9,7 @@
  *            may take minutes (maintain.c)
  *   fresh    asks the log's end every 100 ms (freshness.c)
  *   copy     makes copies for new replicas (copy.c)
+ *   snapshot makes snapshots in the blob store (snapshot.c)
  *   link     as many as the setup says: lent to the index thread (helpers.c)
  * and the server's workers, which call the handlers of shard_routes.
  *
@@ -50,9 +51,17 @@ struct shard_setup {
     const char *copies;    /* folder where copies for others are made; NULL: none are */
     uint64_t copy_rate;    /* of making and handing out copies, bytes per second; 0: no bound */
     uint64_t copied_bytes; /* with which this replica has begun, for the metrics */
-    bool was_set_aside;    /* a damaged store was in its place, for the metrics */
-    /* The store was found damaged: this replica can do nothing more with it.  NULL: it tries on. */
-    void (*on_damage)(const struct err *why);
+    bool was_set_aside;    /* another store was in its place, for the metrics */
+    const char *snapshots; /* folder where snapshots are made; NULL, or no blob: none are */
+    uint64_t snapshot_every_ns; /* between two of them; 0: not because of the time */
+    uint64_t snapshot_records;  /* of the log, between two of them; 0: however many */
+    uint32_t snapshot_keep;     /* verified ones that are kept */
+    /* The state is not in the log any more, and has to come from elsewhere: may not return soon, is
+     * called by the consumer.  NULL: the shard only says so. */
+    void (*begin_again)(void *context, const struct err *why);
+    /* The store was found damaged: nothing more can be done with it; likewise. */
+    void (*on_damage)(void *context, const struct err *why);
+    void *process;           /* context of both */
     struct metrics *metrics; /* NULL: none */
     uint32_t shard;
     uint32_t replica;
@@ -76,7 +85,8 @@ struct shard_poll {
 /* A partition as it is published. */
 struct shard_partition {
     uint64_t position;
-    uint64_t data; /* behind the newest data record below it */
+    uint64_t synced; /* what a power cut cannot take back; at most position */
+    uint64_t data;   /* behind the newest data record below it */
     uint64_t epoch;
     struct apply_counts counts;
     struct version_vector vector;
@@ -129,15 +139,17 @@ struct blob;
 struct copier;
 struct helpers;
 struct retired;
+struct snapshotter;
 
 struct shard {
     struct shard_setup setup;
     struct env *env;
     struct grace grace;
     struct shard_metrics metrics;
-    struct bitmap_cache *bitmaps; /* bitmap.c */
-    struct helpers *helpers;      /* helpers.c: of the index thread */
-    struct copier *copier;        /* copy.c; NULL: no copies are handed out */
+    struct bitmap_cache *bitmaps;    /* bitmap.c */
+    struct helpers *helpers;         /* helpers.c: of the index thread */
+    struct copier *copier;           /* copy.c; NULL: no copies are handed out */
+    struct snapshotter *snapshotter; /* snapshot.c; NULL: none are made */
     atomic_bool is_stopping;
     atomic_bool is_digesting;     /* a call of digest.c is under way */
     atomic_uint_fast64_t commits; /* of the store, by the consumer */

@@ -1,7 +1,7 @@
-/* Damaged stores are found and set aside: see sound.h.
+/* Damaged stores are found: see sound.h.
  *
- * Failure modes: what cannot be looked at, or renamed, fails the start, and the mark stays; a mark
- * that cannot be left is missed, and the next crash tries again. */
+ * Failure modes: what cannot be looked at fails the start, and the mark stays; a mark that cannot
+ * be left is missed, and the next crash tries again. */
 #include "services/shard/sound.h"
 
 #include <errno.h>
@@ -14,7 +14,6 @@
 #include "backends/store/store_verify.h"
 #include "common/base/checked.h"
 #include "common/base/log.h"
-#include "services/shard/segments.h"
 
 #define MARK "suspect"
 
@@ -62,23 +61,6 @@ enum err_code sound_watch(const char *data, struct err *err)
     return code;
 }
 
-enum err_code sound_set_aside(const char *data, const struct err *why, struct err *err)
-{
-    char store[PATH_MAX], aside[PATH_MAX];
-    enum err_code code = name_in(store, data, "store", err);
-
-    if (code == ERR_OK)
-        code = name_in(aside, data, "store.damaged", err);
-    if (code == ERR_OK)
-        code = segments_remove(aside, err);
-    if (code == ERR_OK && rename(store, aside) != 0)
-        code = err_set_errno(err, errno, "setting the store aside");
-    if (code == ERR_OK)
-        log_err(LOG_ERROR, &(struct log_context){0},
-                "the store is damaged; it is set aside, and the replica begins anew", why);
-    return code;
-}
-
 /* --- looking -----------------------------------------------------------------------------------
  */
 
@@ -114,24 +96,26 @@ static enum err_code look(const char *store, struct err *why, struct err *err)
     return code;
 }
 
-enum err_code sound_begin(const char *data, bool *set_aside, struct err *err)
+enum err_code sound_check(const char *data, struct err *why, struct err *err)
 {
     char mark[PATH_MAX], store[PATH_MAX];
-    struct err why = {0};
     enum err_code code = name_in(mark, data, MARK, err);
 
-    *set_aside = false;
     if (code == ERR_OK)
         code = name_in(store, data, "store", err);
     if (code != ERR_OK || access(mark, F_OK) != 0)
         return code;
-    code = look(store, &why, err);
-    if (code == ERR_OK && why.code != ERR_OK) {
-        *set_aside = true;
-        code = sound_set_aside(data, &why, err);
-    } else if (code == ERR_OK) {
-        log_warn(&(struct log_context){0}, "after a crash the store was looked at: it is sound");
-    }
+    code = look(store, why, err);
+    if (code == ERR_OK && why->code == ERR_OK)
+        log_warn(NULL, "after a crash the store was looked at: it is sound");
+    return code;
+}
+
+enum err_code sound_clear(const char *data, struct err *err)
+{
+    char mark[PATH_MAX];
+    enum err_code code = name_in(mark, data, MARK, err);
+
     if (code == ERR_OK && unlink(mark) != 0 && errno != ENOENT)
         code = err_set_errno(err, errno, "%.200s", mark);
     return code;

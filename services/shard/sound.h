@@ -1,17 +1,13 @@
-/* A store that may be damaged is looked at before a replica uses it, and set aside if it is.
+/* A store that may be damaged is looked at before a replica uses it.
  *
  * LMDB has no checksums of its pages and believes what it maps, so damage shows as an error at best
  * and as a crash at worst.  Both leave a mark in the replica's folder, DATA/suspect: an error by
  * sound_suspect, a crash (SIGSEGV, SIGBUS, SIGABRT) by a signal handler.  Where there is a mark the
  * next process looks at every page of the store (backends/store/store_verify.h), which takes
- * seconds for some gigabytes.  kill -9 and power cuts leave none: they do not damage a store.
- *
- * What is damaged becomes DATA/store.damaged, in the place of an earlier one, for whoever wants to
- * know why.  The replica is a new one then (seed.h): nothing is lost, for the log is the truth. */
+ * seconds for some gigabytes, and sets aside what is damaged (begin.h).  kill -9 and power cuts
+ * leave none: they do not damage a store. */
 #ifndef VICINAL_SHARD_SOUND_H
 #define VICINAL_SHARD_SOUND_H
-
-#include <stdbool.h>
 
 #include "common/base/err.h"
 
@@ -22,11 +18,11 @@ MUST_CHECK enum err_code sound_watch(const char *data, struct err *err);
 /* Leave the mark: the store was found damaged while it was in use.  Any thread. */
 void sound_suspect(void);
 
-/* If there is a mark: look, set aside what is damaged, remove the mark.  *set_aside: whether it
- * was. Errors: ERR_CONFLICT (another process has the store), ERR_CONFIG, ERR_IO, ERR_NO_MEMORY. */
-MUST_CHECK enum err_code sound_begin(const char *data, bool *set_aside, struct err *err);
+/* If there is a mark: look.  why: what was found; ERR_OK: nothing.
+ * Errors: ERR_CONFLICT (another process has the store), ERR_CONFIG, ERR_IO, ERR_NO_MEMORY. */
+MUST_CHECK enum err_code sound_check(const char *data, struct err *why, struct err *err);
 
-/* Set the store aside because of that; it is not open.  Errors: ERR_CONFIG, ERR_IO. */
-MUST_CHECK enum err_code sound_set_aside(const char *data, const struct err *why, struct err *err);
+/* Remove the mark, if there is one.  Errors: ERR_CONFIG, ERR_IO. */
+MUST_CHECK enum err_code sound_clear(const char *data, struct err *err);
 
 #endif

@@ -98,6 +98,21 @@ static enum err_code open_log(struct shard *shard, const struct shard_map *map, 
 /* --- 3. the state ------------------------------------------------------------------------------
  */
 
+/* A state that is made from a trimmed log would lack what was trimmed: it has to come from another
+ * replica or from a snapshot, which is where a process begins. */
+static enum err_code begin_again(struct shard *shard, uint32_t partition, uint64_t first,
+                                 struct err *err)
+{
+    (void)err_set(err, ERR_NOT_FOUND,
+                  "the log begins at %llu of partition %u: what comes before has to come from a "
+                  "snapshot or another replica",
+                  (unsigned long long)first, partition);
+    shard_shut(shard);
+    if (shard->setup.begin_again != NULL)
+        shard->setup.begin_again(shard->setup.process, err);
+    return err->code;
+}
+
 static enum err_code create_state(struct shard *shard, const struct partition_set *served,
                                   struct err *err)
 {
@@ -114,6 +129,8 @@ static enum err_code create_state(struct shard *shard, const struct partition_se
 
         if (partition_set_has(served, p))
             code = wal_first(shard->wal, p, &firsts[count++], err);
+        if (code == ERR_OK && partition_set_has(served, p) && firsts[count - 1] > 0)
+            code = begin_again(shard, p, firsts[count - 1], err);
         if (code != ERR_OK)
             return code;
     }

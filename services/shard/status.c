@@ -29,6 +29,8 @@ static void write_partition_locked(const struct shard *shard, struct json_writer
     json_u64(w, shard->partition_of[slot]);
     json_key(w, "position");
     json_u64(w, partition->position);
+    json_key(w, "synced");
+    json_u64(w, partition->synced);
     json_key(w, "data");
     json_u64(w, partition->data);
     json_key(w, "staleness_ms");

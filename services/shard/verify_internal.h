@@ -43,8 +43,10 @@ struct shard_verify {
     struct apply apply;
     struct verify_collection *collections; /* apply.collection_count of them */
     struct apply_partition *partitions;    /* what the log says, apply.partition_count of them */
-    struct buffer bulk;                    /* what the manifest in hand names */
-    struct err blob_err;                   /* why the blob store was given up; zeroed: it was not */
+    bool is_trimmed[PARTITIONS_MAX];       /* by slot: the log begins later than at 0 */
+    bool is_any_trimmed;
+    struct buffer bulk;  /* what the manifest in hand names */
+    struct err blob_err; /* why the blob store was given up; zeroed: it was not */
     char store_file[PATH_MAX];
 };
 

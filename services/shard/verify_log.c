@@ -2,7 +2,10 @@
  *
  * A live row is what the record of its stamp says, byte by byte: the log has checksums for what the
  * store has none for.  And an id is at least as new as each of its records that counted, unless a
- * truncation or a drop came over it. */
+ * truncation or a drop came over it.
+ *
+ * Of a log that was trimmed, what is left of it is held against the store: collections are believed
+ * to be what the store says, and rows whose records are gone are compared with nothing. */
 #include <string.h>
 
 #include "common/base/checked.h"
@@ -188,6 +191,20 @@ static enum err_code take(struct shard_verify *verify, const struct wal_item *it
                : verify_entry(verify, from, item->partition, record, err);
 }
 
+/* The first record of a partition whose log begins with it: what was before, the store says. */
+static void begin_trimmed(struct shard_verify *verify, uint32_t slot, const struct record *record)
+{
+    verify->is_trimmed[slot] = verify->is_any_trimmed = true;
+    if (record->op == RECORD_VERSION_VECTOR)
+        verify->partitions[slot].epoch.epoch = record->epoch;
+    for (uint32_t i = 0; i < verify->apply.collection_count; i++) {
+        const struct apply_part *part = &verify->apply.collections[i]->parts[slot];
+
+        verify->collections[i].parts[slot] = (struct verify_part){
+            .presence = part->presence, .schema = part->schema, .truncate = part->truncate};
+    }
+}
+
 enum err_code shard_verify_record(struct shard_verify *verify, const struct wal_item *item,
                                   const struct record_verified *verified,
                                   const struct scrub_finding *place, struct err *err)
@@ -207,6 +224,8 @@ enum err_code shard_verify_record(struct shard_verify *verify, const struct wal_
         return ERR_OK;
     if (item->offset + 1 == partition->position)
         check_last(verify, partition, item, place);
+    if (found->position == 0 && item->offset > 0)
+        begin_trimmed(verify, slot, &verified->record);
     found->position = item->offset + 1;
     (void)epoch_admit(&found->epoch, &verified->record, item->offset);
     found->voided += !verified->counts;
@@ -239,12 +258,12 @@ static bool vectors_equal(const struct version_vector *a, const struct version_v
 
 /* What of a partition's state is not as the log says, or NULL. */
 static const char *state_fault(const struct apply_partition *said,
-                               const struct apply_partition *found)
+                               const struct apply_partition *found, bool is_trimmed)
 {
-    if (said->applied != found->applied || said->voided != found->voided)
+    if (!is_trimmed && (said->applied != found->applied || said->voided != found->voided))
         return "how many records counted";
     if (said->epoch.epoch != found->epoch.epoch ||
-        said->epoch.epoch_offset != found->epoch.epoch_offset)
+        (!is_trimmed && said->epoch.epoch_offset != found->epoch.epoch_offset))
         return "the epoch";
     if (said->data < found->data) /* it may be above: what older versions wrote had none */
         return "the newest data";
@@ -257,7 +276,7 @@ static void check_partition(struct shard_verify *verify, uint32_t slot,
                             const struct wal_verified *log, bool is_whole)
 {
     const struct apply_partition *partition = &verify->apply.partitions[slot];
-    const char *fault = state_fault(partition, &verify->partitions[slot]);
+    const char *fault = state_fault(partition, &verify->partitions[slot], verify->is_trimmed[slot]);
 
     if (partition->partition >= log->partitions) {
         verify_find(verify, "partition %u: the log has only %u", partition->partition,
@@ -268,6 +287,10 @@ static void check_partition(struct shard_verify *verify, uint32_t slot,
         verify_find(verify, "partition %u was read up to %llu, the log ends at %llu",
                     partition->partition, (unsigned long long)partition->position,
                     (unsigned long long)log->end[partition->partition]);
+    else if (partition->position < log->first[partition->partition])
+        verify_find(verify, "partition %u was read up to %llu, the log begins at %llu",
+                    partition->partition, (unsigned long long)partition->position,
+                    (unsigned long long)log->first[partition->partition]);
     else if (is_whole && fault != NULL)
         verify_find(verify, "partition %u: %s is not as in the log", partition->partition, fault);
 }
@@ -279,6 +302,8 @@ static enum err_code check_definition(struct shard_verify *verify, uint32_t numb
     struct buffer said = {0}, logged = {0};
     enum err_code code;
 
+    if (verify->is_any_trimmed && !found->is_defined)
+        return ERR_OK;
     collection_encode(stored, COLLECTION_CREATE, &said);
     collection_encode(&found->definition, COLLECTION_CREATE, &logged);
     code = buffer_check(&said, err);
@@ -314,7 +339,7 @@ static void check_all_compared(struct shard_verify *verify, uint32_t number, boo
     for (size_t i = 0; i < found->word_count; i++)
         compared += (uint64_t)__builtin_popcountll(found->compared[i]);
     verify->result.compared += compared;
-    if (is_whole && !found->is_partial && compared < found->rows)
+    if (is_whole && !found->is_partial && !verify->is_any_trimmed && compared < found->rows)
         verify_find(verify, "collection %s: %llu of its %llu rows are not as in the log",
                     verify->apply.collections[number]->definition.name,
                     (unsigned long long)(found->rows - compared), (unsigned long long)found->rows);

@@ -187,6 +187,11 @@ static enum err_code faulty_ends(struct wal *wal, const uint32_t *partitions, si
     return wal_ends(faulty_of(wal)->inner, partitions, count, deadline_ns, ends, err);
 }
 
+static enum err_code faulty_trim(struct wal *wal, const uint64_t *positions, struct err *err)
+{
+    return wal_trim(faulty_of(wal)->inner, positions, err);
+}
+
 static enum err_code faulty_first(struct wal *wal, uint32_t partition, uint64_t *first,
                                   struct err *err)
 {
@@ -250,6 +255,7 @@ static const struct wal_ops FAULTY_OPS = {
     .append = faulty_append,
     .recover = faulty_recover,
     .ends = faulty_ends,
+    .trim = faulty_trim,
     .first = faulty_first,
     .hint_set = faulty_hint_set,
     .hint = faulty_hint,

@@ -77,10 +77,10 @@ def test_from_the_log(damage):
         suite.start()
         poll("all is there again", lambda: count(suite) == ROWS - 50, 60, 0.05)
         assert state(suite) == before
-        assert (store_of(suite).parent / "store.damaged/data.mdb").exists()
+        assert (store_of(suite).parent / "store.aside/data.mdb").exists()
         assert not (store_of(suite).parent / "suspect").exists()
         assert metric(suite, "shard_store_set_aside") == 1
-        assert "the store is damaged; it is set aside" in (suite.data / "log").read_text()
+        assert "the store is set aside" in (suite.data / "log").read_text()
         suite.restart()
         assert state(suite) == before and metric(suite, "shard_store_set_aside") == 0
 
@@ -101,7 +101,7 @@ def test_from_another_replica_while_it_is_used():
         reader.start()
         try:
             cut(store_of(suite, 1) / "data.mdb")
-            poll("it is set aside", (store_of(suite, 1).parent / "store.damaged").exists, 60, 0.05)
+            poll("it is set aside", (store_of(suite, 1).parent / "store.aside").exists, 60, 0.05)
             poll("both replicas are whole", lambda: all(
                 replica["health"] == "in" for replica in suite.get("/internal/v1/status").body["replicas"])
                 and len(suite.digests()) == 2 and state(suite) == before, 60, 0.2)
@@ -123,4 +123,4 @@ def test_a_crash_alone_sets_nothing_aside():
         poll("all is there", lambda: count(suite) == ROWS - 50, 30, 0.05)
         assert state(suite) == before
         assert "the store was looked at: it is sound" in (suite.data / "log").read_text()
-        assert not (store_of(suite).parent / "store.damaged").exists()
+        assert not (store_of(suite).parent / "store.aside").exists()

@@ -102,6 +102,7 @@ static struct {
         uint64_t offset;
         bool is_kept;
     } serials[SERIALS];
+    uint64_t trimmed[WAL_PARTITIONS]; /* what was asked for, whatever became of it */
 } logged;
 
 static enum err_code log_open(struct wal **out, struct err *err)
@@ -176,6 +177,28 @@ static void wal_work(void)
     wal_work_life();
 }
 
+/* What was acknowledged of the first life goes. */
+static void wal_work_trim(void)
+{
+    struct wal *wal = NULL;
+    struct err err = {0};
+    enum err_code code;
+
+    wal_work_life();
+    for (uint32_t serial = 1; serial <= logged.given; serial++)
+        if (logged.serials[serial].is_kept)
+            logged.trimmed[logged.serials[serial].partition] = logged.serials[serial].offset;
+    if (went(log_open(&wal, &err), &err)) {
+        code = wal_trim(wal, logged.trimmed, &err);
+        (void)went(code, &err);
+        if (code != ERR_OK)
+            (void)went(wal_trim(wal, logged.trimmed, &err), &err);
+        (void)went(log_append(wal, 2, &err), &err);
+    }
+    wal_close(wal);
+    wal_work_life();
+}
+
 static void wal_check_items(struct wal *wal)
 {
     uint32_t partitions[WAL_PARTITIONS] = {0, 1}, seen[SERIALS] = {0};
@@ -185,6 +208,10 @@ static void wal_check_items(struct wal *wal)
     size_t count;
     struct err err = {0};
 
+    for (uint32_t p = 0; p < WAL_PARTITIONS; p++) {
+        must(wal_first(wal, p, &positions[p], &err), &err);
+        assert_true(positions[p] == 0 || positions[p] == logged.trimmed[p]);
+    }
     must(wal_reader_open(&reader, wal, partitions, positions, WAL_PARTITIONS, &err), &err);
     do {
         must(wal_reader_next(reader, items, 16, &count, 0, &err), &err);
@@ -201,7 +228,8 @@ static void wal_check_items(struct wal *wal)
     } while (count > 0);
     wal_reader_close(reader);
     for (uint32_t serial = 1; serial <= logged.given; serial++)
-        if (logged.serials[serial].is_kept && seen[serial] != 1)
+        if (logged.serials[serial].is_kept && seen[serial] != 1 &&
+            logged.serials[serial].offset >= positions[logged.serials[serial].partition])
             fail_msg("%s %u%s: entry %u is lost", kind_names[fault.kind], fault.at,
                      fault.stays ? " and on" : "", serial);
 }
@@ -223,6 +251,15 @@ static void wal_check(void)
 static void nothing_acknowledged_by_the_log_is_lost(void **state)
 {
     static const struct subject subject = {0, wal_begin, wal_work, wal_check};
+
+    (void)state;
+    try_all(&subject);
+}
+
+/* What goes, goes whole: it is all there, or the log begins where it was told to. */
+static void a_trimming_that_fails_loses_nothing_else(void **state)
+{
+    static const struct subject subject = {0, wal_begin, wal_work_trim, wal_check};
 
     (void)state;
     try_all(&subject);
@@ -613,6 +650,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(nothing_acknowledged_by_the_log_is_lost),
         cmocka_unit_test(nothing_is_lost_when_the_recovery_of_the_log_fails),
+        cmocka_unit_test(a_trimming_that_fails_loses_nothing_else),
         cmocka_unit_test(a_shards_store_is_what_the_log_says_or_a_prefix),
         cmocka_unit_test(nothing_acknowledged_by_the_spool_is_lost),
         cmocka_unit_test(verification_that_fails_says_so_and_finds_nothing),

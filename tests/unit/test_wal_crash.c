@@ -24,6 +24,7 @@ static char base_folder[120], made_folder[140], image_folder_path[140];
 static size_t entry_count;             /* given to wal_append */
 static size_t batch_ends[BATCHES * 4]; /* behind each batch */
 static size_t batch_count;
+static uint64_t trimmed_to; /* of each partition, at most */
 
 static size_t entry_bytes(size_t number, uint8_t *out)
 {
@@ -77,17 +78,24 @@ static void append(struct wal *wal, size_t count)
     must(wal_append(wal, entries, count, NEVER_NS, offsets, &err), &err);
 }
 
-/* How many entries are there, from the first on. */
+/* How many entries there are or were, read from the first that is kept: the same of each
+ * partition. */
 static size_t read_all(struct wal *wal)
 {
     uint32_t partitions[PARTITIONS] = {0, 1};
     uint64_t positions[PARTITIONS] = {0, 0};
     struct wal_reader *reader;
     struct wal_item items[16];
-    size_t total = 0, count;
+    size_t total, count;
     uint8_t expected[LENGTHS_MAX];
     struct err err = {0};
 
+    for (uint32_t p = 0; p < PARTITIONS; p++)
+        must(wal_first(wal, p, &positions[p], &err), &err);
+    if (positions[0] != positions[1] || (positions[0] != 0 && positions[0] != trimmed_to))
+        fail_msg("moment %zu: the log begins at %llu and %llu", image.moment,
+                 (unsigned long long)positions[0], (unsigned long long)positions[1]);
+    total = (size_t)positions[0] * PARTITIONS;
     must(wal_reader_open(&reader, wal, partitions, positions, PARTITIONS, &err), &err);
     do {
         must(wal_reader_next(reader, items, 16, &count, 0, &err), &err);
@@ -114,6 +122,21 @@ static void record_life(const char *folder, size_t batches)
         append(wal, counts[i % ARRAY_COUNT(counts)]);
         trace_note(batch_count);
     }
+    wal_close(wal);
+}
+
+static void trim(const char *folder)
+{
+    uint64_t positions[PARTITIONS];
+    struct wal *wal = log_open(folder);
+    struct err err = {0};
+
+    trimmed_to = (entry_count - 3) / PARTITIONS;
+    for (uint32_t p = 0; p < PARTITIONS; p++)
+        positions[p] = trimmed_to;
+    must(wal_trim(wal, positions, &err), &err);
+    append(wal, 2);
+    trace_note(batch_count);
     wal_close(wal);
 }
 
@@ -249,6 +272,7 @@ static void check(bool is_reboot)
 static void begin(void)
 {
     entry_count = batch_count = 0;
+    trimmed_to = 0;
     assert_true(scratch_remove(base_folder) == 0 || errno == ENOENT);
     assert_int_equal(mkdir(base_folder, 0755), 0);
     trace_begin(base_folder);
@@ -282,6 +306,16 @@ static void a_crash_while_the_log_is_opened_again_loses_nothing(void **state)
     end(2);
 }
 
+static void a_crash_while_the_log_is_trimmed_loses_nothing_else(void **state)
+{
+    (void)state;
+    begin();
+    record_life(made_folder, 6);
+    trim(made_folder);
+    record_life(made_folder, 2);
+    end(3);
+}
+
 static int make(void **state)
 {
     const char *tmp = getenv("TMPDIR");
@@ -307,6 +341,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_acknowledged_outlives_a_crash_at_any_moment),
         cmocka_unit_test(a_crash_while_the_log_is_opened_again_loses_nothing),
+        cmocka_unit_test(a_crash_while_the_log_is_trimmed_loses_nothing_else),
     };
 
     return cmocka_run_group_tests(tests, make, forget);

@@ -455,6 +455,58 @@ static void what_is_no_longer_kept_is_not_found(void **state)
     wal_reader_close(reader);
 }
 
+static void trimmed_to(struct wal *wal, uint64_t expected)
+{
+    uint64_t first = UINT64_MAX;
+    struct err err;
+
+    assert_int_equal(wal_first(wal, 0, &first, &err), ERR_OK);
+    assert_int_equal(first, 0);
+    assert_int_equal(wal_first(wal, 1, &first, &err), ERR_OK);
+    assert_int_equal(first, expected);
+}
+
+static void the_log_is_trimmed_to_where_it_is_told(void **state)
+{
+    struct log *log = *state;
+    struct wal_reader *reader;
+    struct err err = {0};
+
+    for (unsigned i = 0; i < 8; i++)
+        must_append(log->wal, i);
+    assert_int_equal(wal_trim(log->wal, (uint64_t[]){0, 9}, &err), ERR_CONFLICT);
+    trimmed_to(log->wal, 0);
+    if (wal_trim(log->wal, (uint64_t[]){0, 5}, &err) != ERR_OK)
+        fail_msg("%s", err.message);
+    trimmed_to(log->wal, 5);
+    assert_int_equal(wal_trim(log->wal, (uint64_t[]){0, 3}, &err), ERR_OK);
+    trimmed_to(log->wal, 5);
+    assert_int_equal(wal_reader_open(&reader, log->wal, &(uint32_t){1}, &(uint64_t){4}, 1, &err),
+                     ERR_NOT_FOUND);
+    reader = reader_at(log->wal, 5);
+    must_read(reader, 5, 8);
+    wal_reader_close(reader);
+    /* A broker that died may have forgotten it: then all of it is still there, and it is told
+     * again. */
+    broker_tell("kill");
+    broker_tell("start");
+    wal_close(log->wal);
+    log->wal = must_open(log->url, true);
+    reader = reader_at(log->wal, 5);
+    must_read(reader, 5, 8);
+    wal_reader_close(reader);
+    assert_int_equal(wal_trim(log->wal, (uint64_t[]){0, 5}, &err), ERR_OK);
+    trimmed_to(log->wal, 5);
+    must_append(log->wal, 8);
+    reader = reader_at(log->wal, 5);
+    must_read(reader, 5, 9);
+    wal_reader_close(reader);
+    /* To the very end. */
+    assert_int_equal(wal_trim(log->wal, (uint64_t[]){0, 9}, &err), ERR_OK);
+    trimmed_to(log->wal, 9);
+    must_append(log->wal, 9);
+}
+
 /* --- several writers, hints ------------------------------------------------------------------ */
 
 struct opening {
@@ -602,6 +654,7 @@ int main(void)
         NAME_TEST(another_number_of_partitions_is_refused),
         LOG_TEST(a_topic_made_again_is_another_log),
         LOG_TEST(what_is_no_longer_kept_is_not_found),
+        LOG_TEST(the_log_is_trimmed_to_where_it_is_told),
         NAME_TEST(two_writers_make_one_log_and_both_append),
         LOG_TEST(hints_are_there_for_the_next_holder),
         LOG_TEST(a_killed_broker_loses_nothing_acknowledged),
