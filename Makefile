@@ -41,10 +41,10 @@ ENGINE_LIBS  := $(call lib,engine) $(call lib,common/base)
 TEST_LIBS    := $(call lib,tests/lib) $(foreach s,$(SERVICES),$(call lib,services/$(s))) \
                 $(call lib,cli) $(call lib,engine) $(CLUSTER_LIBS)
 
-BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/wal-bench
+BINARIES := $(SERVICES:%=$(BIN)/vicinal-%) $(BIN)/vicinal $(BIN)/engine-bench $(BIN)/wal-bench $(BIN)/log-bench
 
 .PHONY: all help deps deps-test run test bench bench-engine bench-distributed bench-imports bench-fresh bench-recovery \
-        format clean
+        bench-log format clean
 all: $(BINARIES)
 
 help:
@@ -57,7 +57,8 @@ help:
 	@echo "make bench-fresh        how soon what is written is found, and what it costs searches"
 	@echo "make bench-recovery     a killed shard of a million vectors comes back"
 	@echo "make bench-imports      imports from a file to durable, beside record by record"
-	@echo "make nightly    long fuzzing, 100,000 simulation seeds, a long kill loop"
+	@echo "make bench-log          ingest's way into the log beside the bare Kafka producer"
+	@echo "make nightly    long fuzzing, 100,000 simulation seeds, half an hour of faults, a long kill loop"
 	@echo "make format     clang-format over all sources"
 
 define library
@@ -94,6 +95,8 @@ $(BIN)/engine-bench: $(patsubst %,$(BUILD)/bench/%.o,engine_bench engine_filters
                                                       engine_keep engine_recall bench_ivf) $(ENGINE_LIBS)
 	$(call program,$^)
 $(BIN)/wal-bench: $(BUILD)/bench/wal_bench.o $(CLUSTER_LIBS)
+	$(call program,$^)
+$(BIN)/log-bench: $(patsubst %,$(BUILD)/bench/%.o,log_bench log_bare log_ours) $(call lib,services/ingest) $(CLUSTER_LIBS)
 	$(call program,$^)
 
 # The public API's description, compiled into the router.
@@ -194,6 +197,10 @@ bench-recovery: all $(BUILD)/venv-engine/ready
 # Imports beside record by record.
 bench-imports: all
 	@VICINAL_BIN=$(abspath $(BIN)) python3 bench/imports.py $(BENCH)
+
+# Ingest's way into the log, in files and on Kafka, beside librdkafka's producer alone.
+bench-log: all build/kafka/ready
+	@VICINAL_BIN=$(abspath $(BIN)) python3 bench/log.py $(BENCH)
 
 format:
 	clang-format-14 -i $$(git ls-files '*.c' '*.h')

@@ -33,7 +33,7 @@ LAYERS = {
     "services/shard": ["common", "backends", "cluster", "engine"],
     "cli": ["common", "backends", "cluster", "services/shard/verify.h",
             "services/ingest/spool_verify.h"],
-    "bench": ["common", "backends/wal", "engine"],
+    "bench": ["common", "backends/wal", "engine", "services/ingest/sequencer.h"],
     "tests": [""],
 }
 
@@ -44,7 +44,7 @@ THIRD_PARTY = {
     r"jansson\.h": ["common/http", "tests"],
     r"lmdb\.h": ["backends/store"],
     r"sqlite3\.h": ["backends/meta", "tests"],
-    r"librdkafka/": ["backends/wal"],
+    r"librdkafka/": ["backends/wal", "bench"],
     r"hiredis/": ["backends/cache"],
     r"libpq-fe\.h": ["backends/meta"],
     r"openssl/": ["common/base"],

@@ -36,8 +36,8 @@ struct wal_options {
 
 /* Errors: ERR_CONFLICT (another writer has it: wait and try again), ERR_CONFIG (URL, other number
  * of partitions, newer format), ERR_CORRUPT (damage below a committed position: says where, and
- * that --repair cuts there), ERR_NOT_FOUND (reader, and no log there yet), ERR_UNAVAILABLE (the
- * brokers cannot be reached: try again), ERR_IO, ERR_INSUFFICIENT_STORAGE. */
+ * which entries a cut there by --repair loses), ERR_NOT_FOUND (reader, and no log there yet),
+ * ERR_UNAVAILABLE (the brokers cannot be reached: try again), ERR_IO, ERR_INSUFFICIENT_STORAGE. */
 MUST_CHECK enum err_code wal_open(struct wal **out, const struct wal_options *options,
                                   struct err *err);
 

@@ -4,6 +4,7 @@
  *   wal_file_write.c    append, rotation, recovery after a failure
  *   wal_file_read.c     readers
  *   wal_file_recover.c  what a writer does before it may write: find the end, cut there
+ *   wal_file_loss.c     what is lost by cutting at damage
  *   wal_file_segment.c  segment files: names, listing, making, walking through frames
  *   wal_file_trim.c     forgetting what stands at the beginning
  *   wal_file_verify.c   looking at everything, changing nothing
@@ -188,6 +189,38 @@ MUST_CHECK enum err_code wal_cursor_fill(struct wal_cursor *cursor, uint64_t lim
  * the cursor at the bad one; bounded for hostile bytes. */
 MUST_CHECK enum err_code wal_cursor_find_proof(struct wal_cursor *cursor, uint64_t size,
                                                bool *is_proven, struct err *err);
+
+/* --- what damage costs ------------------------------------------------------------------------ */
+
+/* A cut of the log: which entries are behind it. */
+struct wal_loss_question {
+    int dir_fd;
+    const struct wal_segment_list *list;
+    const struct wal_control *control; /* NULL: none, or another log's */
+    uint32_t region;                   /* 0: not known */
+    uint32_t partitions;
+    struct wal_place cut;
+    struct wal_place end; /* nothing behind it was promised to anybody; segment 0: not known */
+    const uint64_t *next; /* offset that is due in each partition at the cut */
+};
+
+struct wal_loss {
+    uint32_t region; /* 0: nothing tells which log it was */
+    uint32_t partitions;
+    uint64_t entries;                                  /* of all partitions */
+    uint64_t from[PARTITIONS_MAX], to[PARTITIONS_MAX]; /* [from, to) is lost */
+};
+
+/* wal_file_loss.c.  Errors: ERR_IO, ERR_NO_MEMORY. */
+MUST_CHECK enum err_code
+wal_file_find_loss(struct wal_loss *out, const struct wal_loss_question *question, struct err *err);
+
+/* As many partitions with their offsets as there is room for, from *partition on, which is moved
+ * behind them.  How long the text is. */
+size_t wal_loss_text(const struct wal_loss *loss, uint32_t *partition, char *out, size_t size);
+
+/* Tell all of it in the program's log. */
+void wal_loss_tell(const struct wal_loss *loss);
 
 /* --- the log --------------------------------------------------------------------------------- */
 

@@ -9,7 +9,9 @@
  * A place known as committed is the control page's, the end of a segment that another follows, or
  * the start of a later append (wal_frame.batch).  A bad frame below such a place is damage:
  * refused, unless repair is asked for, which cuts there.  All headers are verified, and the frames
- * of the newest VERIFY_BYTES (with repair: of all); older ones are verified when they are read.
+ * of the newest VERIFY_BYTES (with repair, or when damage was met: of all); older ones are verified
+ * when they are read.  What a cut at damage loses is told by partition and offset, also by the
+ * refusal.
  */
 #include "backends/wal/wal_file_internal.h"
 
@@ -53,6 +55,7 @@ struct survey {
     struct wal_place cut;
     struct wal_cursor cursor;
     struct wal_segment_header header; /* scratch */
+    struct wal_loss loss;             /* when it is damaged */
 };
 
 /* Note the first damage. */
@@ -321,16 +324,38 @@ static enum err_code survey_tail(struct survey *survey, bool all, struct err *er
 
 static enum err_code refuse(const struct survey *survey, struct err *err)
 {
-    if (survey->floor.segment == 0)
+    char offsets[100];
+    uint32_t partition = 0;
+
+    if (wal_loss_text(&survey->loss, &partition, offsets, sizeof(offsets)) == 0)
         return err_set(err, ERR_CORRUPT,
-                       "segment %" PRIu64 " is damaged at byte %" PRIu64 ": %.120s; what stands "
-                       "behind was committed: --repair cuts there and loses it",
+                       "segment %" PRIu64 " is damaged at byte %" PRIu64
+                       ": %.120s; --repair cuts there and loses no entry that anything tells of",
                        survey->damage.segment, survey->damage.byte, survey->why);
     return err_set(err, ERR_CORRUPT,
-                   "segment %" PRIu64 " is damaged at byte %" PRIu64 ": %.120s; committed up to "
-                   "segment %" PRIu64 " byte %" PRIu64 ": --repair cuts there and loses the rest",
-                   survey->damage.segment, survey->damage.byte, survey->why, survey->floor.segment,
-                   survey->floor.byte);
+                   "segment %" PRIu64 " is damaged at byte %" PRIu64
+                   ": %.100s; --repair cuts there and loses %" PRIu64 " entries: %s%s",
+                   survey->damage.segment, survey->damage.byte, survey->why, survey->loss.entries,
+                   offsets, partition < survey->loss.partitions ? " and more" : "");
+}
+
+/* What a cut costs. */
+static enum err_code find_loss(struct survey *survey, const struct wal_control *control,
+                               struct err *err)
+{
+    struct wal_loss_question question = {
+        .dir_fd = survey->dir_fd,
+        .list = &survey->list,
+        .control = control,
+        .region = survey->region,
+        .partitions = survey->partitions,
+        .cut = survey->cut,
+        .next = survey->cursor.next,
+    };
+
+    if (survey->same_boot)
+        question.end = survey->floor;
+    return wal_file_find_loss(&survey->loss, &question, err);
 }
 
 /* Make the end of the log be where the survey says, on the disk too. */
@@ -402,6 +427,7 @@ static enum err_code survey_run(struct survey *survey, struct wal_file *file,
                                 const struct wal_options *options, struct err *err)
 {
     enum err_code code = list_kept(survey, err);
+    bool all;
 
     if (code == ERR_OK)
         code = wal_cursor_init(&survey->cursor, err);
@@ -412,9 +438,13 @@ static enum err_code survey_run(struct survey *survey, struct wal_file *file,
     if (survey->count > 0 && options->partitions != 0 && options->partitions != survey->partitions)
         return err_set(err, ERR_CONFIG, "the log has %u partitions, not %u", survey->partitions,
                        options->partitions);
-    if (survey->is_damaged && !options->repair)
-        return refuse(survey, err);
-    code = survey_tail(survey, options->repair, err);
+    all = options->repair || survey->is_damaged;
+    code = survey_tail(survey, all, err);
+    /* Where it is cut is known when all of it was looked at. */
+    if (code == ERR_OK && survey->is_damaged && !all)
+        code = survey_tail(survey, true, err);
+    if (code == ERR_OK && survey->is_damaged)
+        code = find_loss(survey, file->control, err);
     if (code == ERR_OK && survey->is_damaged && !options->repair)
         return refuse(survey, err);
     return code;
@@ -430,9 +460,12 @@ enum err_code wal_file_find_end(struct wal_file *file, const struct wal_options 
         return err_set(err, ERR_NO_MEMORY, "no memory to open the log");
     survey->dir_fd = file->dir_fd;
     code = survey_run(survey, file, options, err);
-    if (code == ERR_OK && survey->is_damaged)
+    if (code == ERR_OK && survey->is_damaged) {
         log_warn(NULL, "the log is cut at damage", LOG_U64("segment", survey->damage.segment),
-                 LOG_U64("byte", survey->damage.byte), LOG_TEXT("reason", survey->why));
+                 LOG_U64("byte", survey->damage.byte), LOG_TEXT("reason", survey->why),
+                 LOG_U64("entries_lost", survey->loss.entries));
+        wal_loss_tell(&survey->loss);
+    }
     *fresh = code == ERR_OK && survey->count == 0;
     if (code == ERR_OK && !*fresh)
         code = conclude(file, survey, err);

@@ -177,15 +177,22 @@ static enum err_code judge_error(struct kafka_reader *reader, const rd_kafka_mes
                                  struct err *err)
 {
     rd_kafka_resp_err_t code = message->err;
+    bool is_placed = (uint32_t)message->partition < reader->wal->base.partitions;
+    enum err_code outcome;
 
     if ((code == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET ||
          code == RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE) &&
-        (uint32_t)message->partition < reader->wal->base.partitions)
+        is_placed)
         return out_of_range(reader, (uint32_t)message->partition, err);
     if (kafka_is_passing(code))
         return ERR_OK;
     atomic_store(&reader->wal->is_suspect, true);
-    return kafka_failed(&reader->client, code, "reading", err);
+    outcome = kafka_failed(&reader->client, code, "reading", err);
+    /* What came with it is not believed: the entry that is due cannot be had. */
+    if (is_placed)
+        (void)err_wrap(err, "partition %d, offset %llu", (int)message->partition,
+                       (unsigned long long)reader->next[message->partition]);
+    return outcome;
 }
 
 static enum err_code judge(struct kafka_reader *reader, const rd_kafka_message_t *message,

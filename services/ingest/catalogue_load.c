@@ -113,6 +113,9 @@ static enum err_code load_log(struct catalogue *catalogue, const struct catalogu
             rc = err_set(err, ERR_TIMEOUT, "partition 0 cannot be read");
         for (size_t i = 0; i < count && rc == ERR_OK; i++) {
             rc = load_item(catalogue, &epochs, &items[i], err);
+            if (rc != ERR_OK)
+                (void)err_wrap(err, "partition 0, offset %llu",
+                               (unsigned long long)items[i].offset);
             position = items[i].offset + 1;
         }
     }

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "backends/store/store_verify.h"
 #include "common/base/checked.h"
 
 #define FORMAT         1u
@@ -197,6 +198,48 @@ static enum err_code take_format(struct store_txn *txn, struct err *err)
                      (struct store_value){.data = &format, .len = sizeof(format)}, err);
 }
 
+/* The first thing that is wrong. */
+static void note_finding(void *state, const struct scrub_finding *finding)
+{
+    struct err *first = state;
+
+    if (first->code == ERR_OK)
+        (void)err_set(first, ERR_CORRUPT, "%.100s, byte %llu: %.100s", finding->file,
+                      (unsigned long long)finding->byte, finding->text);
+}
+
+static bool go_on(void *state, uint64_t bytes)
+{
+    (void)state, (void)bytes;
+    return true;
+}
+
+/* LMDB believes its pages, and what waits here stands nowhere else: so they are looked at first. */
+static enum err_code check_pages(const char *url, struct err *err)
+{
+    static const char SCHEME[] = "lmdb:";
+    struct err first = {0}, why = {0};
+    struct scrub scrub = {.find = note_finding, .go_on = go_on, .state = &first};
+    struct store_verified found;
+    enum err_code rc;
+
+    if (strncmp(url, SCHEME, sizeof(SCHEME) - 1) != 0)
+        return ERR_OK;
+    rc = store_verify(url + sizeof(SCHEME) - 1, &scrub, &found, &why);
+    store_verified_end(&found);
+    if (first.code != ERR_OK)
+        return err_set(
+            err, ERR_CORRUPT,
+            "%s; records that were acknowledged may be lost: `vicinal verify` says more; "
+            "to start without them move the folder away",
+            first.message);
+    /* Who has it is told by opening it. */
+    if (rc == ERR_OK || rc == ERR_NOT_FOUND || rc == ERR_CONFLICT)
+        return ERR_OK;
+    *err = why;
+    return rc;
+}
+
 static enum err_code open_store(struct spool *spool, struct spool_status *status, struct err *err)
 {
     struct store_options options = {.url = spool->url,
@@ -204,10 +247,15 @@ static enum err_code open_store(struct spool *spool, struct spool_status *status
                                     .map_bytes = spool->setup.bytes_max * 2 + MAP_BYTES_MORE,
                                     .readers_max = 8};
     struct store_txn *txn = NULL;
-    enum err_code rc = spool->setup.open_store != NULL
-                           ? spool->setup.open_store(spool->setup.context, &spool->store, err)
-                           : store_open(&spool->store, &options, err);
+    enum err_code rc;
 
+    if (spool->setup.open_store != NULL) {
+        rc = spool->setup.open_store(spool->setup.context, &spool->store, err);
+    } else {
+        rc = check_pages(spool->url, err);
+        if (rc == ERR_OK)
+            rc = store_open(&spool->store, &options, err);
+    }
     if (rc != ERR_OK) {
         spool->store = NULL;
         return rc;

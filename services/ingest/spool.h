@@ -66,7 +66,8 @@ struct spool_setup {
     uint64_t bytes_max; /* 0: SPOOL_BYTES_DEFAULT; parked rows count */
 };
 
-/* Errors: those of store_open; ERR_CORRUPT; ERR_CONFIG (a newer format). */
+/* Looks at every page first.  Errors: those of store_open; ERR_CORRUPT (damage: says where);
+ * ERR_CONFIG (a newer format, or another process has it). */
 MUST_CHECK enum err_code spool_open(struct spool **out, const struct spool_setup *setup,
                                     struct err *err);
 void spool_close(struct spool *spool); /* nobody calls any more; NULL is fine */

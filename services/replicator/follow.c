@@ -57,26 +57,34 @@ enum err_code follow_open(struct peer *peer, struct err *err)
 /* --- one entry ---------------------------------------------------------------------------------
  */
 
-/* Its place in the log is its origin; after a doubt that its holder resolved, the offset that was
- * written into it may be another one.  Whoever changes it checks it first: a new checksum must not
- * cover up damage. */
-static enum err_code set_origin(struct peer *peer, const struct wal_item *item, uint8_t *copy,
-                                struct err *err)
+static enum err_code damaged(const struct peer *peer, const struct wal_item *item, struct err *err)
+{
+    return err_wrap(err, "region %s, partition %u, offset %llu", peer->row.name, item->partition,
+                    (unsigned long long)item->offset);
+}
+
+/* What is damaged is told where it stands, and not passed on. */
+static enum err_code check_record(const struct peer *peer, const struct wal_item *item,
+                                  struct err *err)
 {
     struct buffer scratch = {0};
     struct record record;
     enum err_code rc = record_decode(&record, item->data, item->len, &scratch, err);
 
-    if (rc == ERR_OK) {
-        struct record_turn turn = {.epoch = record.epoch,
-                                   .stamp = record.stamp,
-                                   .origin_region = record.origin_region,
-                                   .origin_offset = item->offset};
-
-        record_set_turn(copy, item->len, &turn);
-    }
     buffer_free(&scratch);
-    return rc == ERR_OK ? rc : err_wrap(err, "region %s", peer->row.name);
+    return rc == ERR_OK ? rc : damaged(peer, item, err);
+}
+
+/* Its place in the log is its origin; after a doubt that its holder resolved, the offset that was
+ * written into it may be another one. */
+static void set_origin(const struct wal_item *item, const struct record *record, uint8_t *copy)
+{
+    struct record_turn turn = {.epoch = record->epoch,
+                               .stamp = record->stamp,
+                               .origin_region = record->origin_region,
+                               .origin_offset = item->offset};
+
+    record_set_turn(copy, item->len, &turn);
 }
 
 static enum err_code add_to_run(struct peer *peer, const struct wal_item *item,
@@ -84,8 +92,10 @@ static enum err_code add_to_run(struct peer *peer, const struct wal_item *item,
 {
     struct run *run = &peer->lines[item->partition].run;
     size_t at = run->records.len + 4;
-    enum err_code rc;
+    enum err_code rc = check_record(peer, item, err);
 
+    if (rc != ERR_OK)
+        return rc;
     buffer_append_u32(&run->records, (uint32_t)item->len);
     buffer_append(&run->records, item->data, item->len);
     buffer_append_u64(&run->clocks, record->stamp.clock);
@@ -93,7 +103,7 @@ static enum err_code add_to_run(struct peer *peer, const struct wal_item *item,
     if (rc == ERR_OK)
         rc = buffer_check(&run->clocks, err);
     if (rc == ERR_OK && record->origin_offset != item->offset)
-        rc = set_origin(peer, item, run->records.data + at, err);
+        set_origin(item, record, run->records.data + at);
     run->count++;
     peer->run_bytes += item->len + 4;
     return rc;
@@ -137,7 +147,7 @@ static enum err_code note_held(struct peer *peer, const struct wal_item *item,
     if (entry != NULL)
         line->held = MAX_OF(line->held, entry->position);
     buffer_free(&scratch);
-    return rc == ERR_OK ? rc : err_wrap(err, "region %s", peer->row.name);
+    return rc == ERR_OK ? rc : damaged(peer, item, err);
 }
 
 static enum err_code take(struct peer *peer, const struct wal_item *item, bool *is_misled,
@@ -149,8 +159,7 @@ static enum err_code take(struct peer *peer, const struct wal_item *item, bool *
     enum err_code rc = record_peek(&record, item->data, item->len, err);
 
     if (rc != ERR_OK)
-        return err_wrap(err, "region %s, partition %u, offset %llu", peer->row.name,
-                        item->partition, (unsigned long long)item->offset);
+        return damaged(peer, item, err);
     if (item->offset < line->read)
         return ERR_OK;
     *is_misled = !trust_hint(line, item, &record);

@@ -140,8 +140,8 @@ struct apply_effects {
 void apply_effects_free(struct apply_effects *effects);
 
 /* Load the state that the store holds.  apply is zeroed or was loaded before (then everything is
- * loaded anew).  Errors: ERR_NOT_FOUND (the store is empty; err is set), ERR_CORRUPT, ERR_IO,
- * ERR_NO_MEMORY. */
+ * loaded anew).  Errors: ERR_NOT_FOUND (the store is empty; err is set), ERR_CORRUPT, ERR_CONFIG (a
+ * newer format), ERR_IO, ERR_NO_MEMORY. */
 MUST_CHECK enum err_code apply_load(struct apply *apply, struct store *store, struct err *err);
 
 /* Begin anew: clear the store and note whose log and which partitions it is for.  firsts has the

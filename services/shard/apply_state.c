@@ -20,7 +20,8 @@
 #include "services/shard/state_keys.h"
 
 #define STATE_FORMAT     1
-#define ROW_HAS_DATA     2 /* in a partition's row, where older ones have the vector's form, 1 */
+#define STATE_FORMAT_MAX 99 /* what says more is damaged, not newer */
+#define ROW_HAS_DATA     2  /* in a partition's row, where older ones have the vector's form, 1 */
 #define INDEX_SIZE_FIRST 64
 
 /* --- collections in memory ------------------------------------------------------------------- */
@@ -437,6 +438,7 @@ static enum err_code load_head(struct apply *apply, struct store_txn *txn, struc
 {
     struct store_value value;
     struct bytes_reader r = {0};
+    uint32_t format;
     enum err_code code =
         store_get(txn, STORE_META, (struct store_value){.data = "s", .len = 1}, &value, err);
 
@@ -446,7 +448,13 @@ static enum err_code load_head(struct apply *apply, struct store_txn *txn, struc
         return code;
     r.data = value.data;
     r.len = value.len;
-    if (read_u32(&r) != STATE_FORMAT)
+    format = read_u32(&r);
+    if (!r.failed && format > STATE_FORMAT && format <= STATE_FORMAT_MAX)
+        return err_set(err, ERR_CONFIG,
+                       "the shard's state has format %u, this version knows %d: run the version "
+                       "that wrote it, or remove the folder: it is rebuilt from the log",
+                       format, STATE_FORMAT);
+    if (format != STATE_FORMAT)
         return state_damaged(err, "the shard (another format)");
     apply->region = read_u32(&r);
     for (size_t i = 0; i < ARRAY_COUNT(apply->served.words); i++)

@@ -275,6 +275,12 @@ static enum err_code check_short(const struct batch *batch, const struct wal_ite
     return ERR_OK;
 }
 
+/* It failed before it had any effect. */
+static bool is_unread(const struct apply *apply, const struct apply_input *input)
+{
+    return apply->partitions[apply->slot_of[input->partition]].position <= input->offset;
+}
+
 /* Step 1: apply items until they or the time are used up; *taken says how many. */
 static enum err_code apply_items(struct batch *batch, const struct wal_item *items, size_t count,
                                  size_t *taken, struct err *err)
@@ -297,15 +303,15 @@ static enum err_code apply_items(struct batch *batch, const struct wal_item *ite
         if (code != ERR_OK || (is_last && i > 0))
             break;
         code = bulk_prepare(shard, &input, err);
-        /* What cannot be fetched ends the batch before it: tried again, it begins the next one and
-         * uses up no ordinals. */
-        if (code != ERR_OK && i > 0) {
+        if (code == ERR_OK)
+            code = apply_record(&shard->apply, batch->txn, &input, &batch->effects, err);
+        /* What cannot be fetched, or is damaged, ends the batch before it: what comes before is
+         * committed; tried again, it begins the next one and uses up no ordinals. */
+        if (code != ERR_OK && i > 0 && is_unread(&shard->apply, &input)) {
             err_clear(err);
             code = ERR_OK;
             break;
         }
-        if (code == ERR_OK)
-            code = apply_record(&shard->apply, batch->txn, &input, &batch->effects, err);
         if (code == ERR_OK)
             code = take_effects(batch, err);
         i++;

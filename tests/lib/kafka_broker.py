@@ -12,6 +12,7 @@ the end of its input is the end of the broker:
     kill | start | pause | resume      address     of the listener that wants a password
     create TOPIC PARTITIONS [name=value …]         delete TOPIC
     trim TOPIC PARTITION OFFSET                    what lies before is no longer kept
+    damage TOPIC PARTITION BYTES                   a byte of its log, so many before its end, is another
 
 The jars are fetched by `make deps-test` (tools/kafka).
 """
@@ -160,6 +161,15 @@ class KafkaBroker:
         code = struct.unpack(">h", self._ask(21, 1, body, 15)[-2:])[0]
         assert code == 0, f"topic {name} was not trimmed: error {code}"
 
+    def damage(self, name, partition, before_end):
+        """As a disk that gives back another byte than was written."""
+        path = max((self.folder / "data" / f"{name}-{partition}").glob("*.log"))
+        with open(path, "r+b") as log:
+            log.seek(-before_end, os.SEEK_END)
+            byte = log.read(1)[0]
+            log.seek(-before_end, os.SEEK_END)
+            log.write(bytes([byte ^ 0x10]))
+
     def url(self, prefix=""):
         return f"kafka://{self.bootstrap}" + (f"/{prefix}" if prefix else "")
 
@@ -217,6 +227,8 @@ def obey(broker, line):
         broker.create_topic(words[0], int(words[1]), dict(w.split("=") for w in words[2:]))
     elif command == "trim":
         broker.trim(words[0], int(words[1]), int(words[2]))
+    elif command == "damage":
+        broker.damage(words[0], int(words[1]), int(words[2]))
     elif command == "delete":
         broker.delete_topic(words[0])
     else:

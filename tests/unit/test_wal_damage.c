@@ -1,5 +1,6 @@
-/* Damage to the log in files: every byte flipped, every file cut at every length.  Opening either
- * finds everything that is known as committed, or refuses and says where; repair then cuts there.
+/* Damage to the log in files: every bit flipped, every byte another, every file cut at every
+ * length. Opening either finds everything that is known as committed, or refuses, says where, and
+ * which entries repair would lose; repair then cuts there and loses these.
  *
  * The log is made once and kept in memory; each case writes it anew and changes it.  Syncs do
  * nothing in this program: it is about bytes, and there are many cases. */
@@ -21,6 +22,7 @@
 
 #include "backends/wal/wal.h"
 #include "backends/wal/wal_file_format.h"
+#include "common/base/checked.h"
 #include "common/base/log.h"
 
 #define ENTRIES       20u /* 2 a batch, partitions in turn; 5 to a segment */
@@ -263,12 +265,33 @@ static void shorten(size_t index, size_t len)
 
 static unsigned refusals;
 
-/* Open, judge, repair where it is refused.  least: entries that must be there when it is not. */
+/* What was told of the loss is what is lost: all behind the first `found` entries. */
+static void check_told(const char *message, size_t found)
+{
+    char expected[120];
+    size_t first[2] = {(found + 1) / 2, found / 2};
+    int len = snprintf(expected, sizeof(expected), "loses %zu entries: ", ENTRIES - found);
+
+    for (unsigned p = 0; p < 2; p++) {
+        if (first[p] < ENTRIES / 2)
+            len += snprintf(
+                expected + len, sizeof(expected) - (size_t)len, "%spartition %u: %zu to %u",
+                p == 1 && first[0] < ENTRIES / 2 ? ", " : "", p, first[p], ENTRIES / 2 - 1);
+    }
+    if (found == ENTRIES)
+        snprintf(expected, sizeof(expected), "loses no entry that anything tells of");
+    if (strstr(message, expected) == NULL)
+        fail_msg("%zu were left, and it was told: %s", found, message);
+}
+
+/* Open, judge, repair where it is refused.  least: entries that must be there when it is not; 0:
+ * nothing else tells of what is lost. */
 static bool open_and_judge(size_t least)
 {
     struct wal *wal;
     struct err err = {0};
     enum err_code code = log_open(&wal, false, &err);
+    char told[sizeof(err.message)];
     size_t found;
 
     if (code == ERR_OK) {
@@ -283,11 +306,14 @@ static bool open_and_judge(size_t least)
     assert_non_null(strstr(err.message, "--repair"));
     if (refusals++ % REPAIR_STRIDE != 0)
         return false;
+    memcpy(told, err.message, sizeof(told));
     if (log_open(&wal, true, &err) != ERR_OK)
         fail_msg("%s", err.message);
     found = read_log(wal);
     assert_in_range(found, 0, ENTRIES);
     wal_close(wal);
+    if (least > 0)
+        check_told(told, found);
     if (log_open(&wal, false, &err) != ERR_OK)
         fail_msg("%s", err.message);
     assert_int_equal(read_log(wal), found);
@@ -310,8 +336,9 @@ static void an_undamaged_log_opens_with_everything(void **state)
     }
 }
 
-static void a_flipped_byte_is_found_or_harmless(void **state)
+static void a_changed_byte_is_found_or_harmless(void **state)
 {
+    static const uint8_t masks[] = {1, 2, 4, 8, 16, 32, 64, 128, 0xff};
     unsigned refused = 0;
     unsigned opened = 0;
 
@@ -319,12 +346,17 @@ static void a_flipped_byte_is_found_or_harmless(void **state)
     for (enum machine machine = SAME_BOOT; machine < MACHINES; machine++) {
         for (size_t i = 0; i <= last_index; i++) {
             for (size_t at = i % STRIDE; at < images[i].len; at += STRIDE) {
-                lay_out(machine);
-                flip(i, at, (uint8_t)(1u << (at + i) % 8));
-                if (open_and_judge(least_kept(machine, i)))
-                    opened++;
-                else
-                    refused++;
+                for (size_t m = 0; m < ARRAY_COUNT(masks); m++) {
+                    /* Every bit of every byte, on one machine or another. */
+                    if ((at + m) % MACHINES != machine)
+                        continue;
+                    lay_out(machine);
+                    flip(i, at, masks[m]);
+                    if (open_and_judge(least_kept(machine, i)))
+                        opened++;
+                    else
+                        refused++;
+                }
             }
         }
     }
@@ -377,9 +409,11 @@ static void a_damaged_control_page_loses_nothing(void **state)
 {
     (void)state;
     for (size_t at = 0; at < images[control_index].len; at += at < 1200 ? 1 : 97) {
-        lay_out(SAME_BOOT);
-        flip(control_index, at, (uint8_t)(1u << at % 8));
-        assert_true(open_and_judge(ENTRIES));
+        for (unsigned bit = 0; bit < 8; bit += IS_SANITIZED ? 3 : 1) {
+            lay_out(SAME_BOOT);
+            flip(control_index, at, (uint8_t)(1u << (at + bit) % 8));
+            assert_true(open_and_judge(ENTRIES));
+        }
     }
     for (size_t len = 0; len < images[control_index].len; len += 101) {
         lay_out(SAME_BOOT);
@@ -448,6 +482,44 @@ static void a_reader_finds_damage_and_says_where(void **state)
     assert_int_equal(wal_reader_next(reader, &item, 1, &count, 0, &err), ERR_CORRUPT);
     wal_reader_close(reader);
     wal_close(wal);
+}
+
+/* What the program's log says while a damaged log is repaired. */
+static void repair_and_read_what_is_told(char *told, size_t size)
+{
+    char path[240];
+    int out, before = dup(STDERR_FILENO);
+    struct wal *wal;
+    struct err err;
+    ssize_t len;
+
+    snprintf(path, sizeof(path), "%s/told", base_folder);
+    out = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
+    assert_true(out >= 0 && before >= 0 && dup2(out, STDERR_FILENO) >= 0);
+    log_start("test_wal_damage", LOG_WARN);
+    if (log_open(&wal, true, &err) != ERR_OK)
+        fail_msg("%s", err.message);
+    log_start("test_wal_damage", LOG_OFF);
+    assert_true(dup2(before, STDERR_FILENO) >= 0);
+    close(before);
+    wal_close(wal);
+    len = pread(out, told, size - 1, 0);
+    close(out);
+    assert_true(len > 0);
+    told[len] = '\0';
+}
+
+static void a_repair_says_which_entries_are_lost(void **state)
+{
+    char told[2000];
+
+    (void)state;
+    lay_out(OTHER_BOOT);
+    flip(1, wal_segment_header_size(2) + 50, 1);
+    repair_and_read_what_is_told(told, sizeof(told));
+    assert_non_null(strstr(told, "\"segment\":2"));
+    assert_non_null(strstr(told, "\"entries_lost\":15"));
+    assert_non_null(strstr(told, "partition 0: 3 to 9, partition 1: 2 to 9"));
 }
 
 /* A reader that has read what a repair then cut off must not go on as if nothing had been. */
@@ -522,16 +594,17 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_undamaged_log_opens_with_everything),
-        cmocka_unit_test(a_flipped_byte_is_found_or_harmless),
+        cmocka_unit_test(a_changed_byte_is_found_or_harmless),
         cmocka_unit_test(a_shortened_file_is_found_or_harmless),
         cmocka_unit_test(a_missing_file_is_found),
         cmocka_unit_test(a_damaged_control_page_loses_nothing),
         cmocka_unit_test(frames_behind_the_end_count_only_after_a_reboot),
         cmocka_unit_test(a_reader_finds_damage_and_says_where),
+        cmocka_unit_test(a_repair_says_which_entries_are_lost),
         cmocka_unit_test(a_reader_beyond_a_repair_is_told),
         cmocka_unit_test(a_replaced_log_is_a_conflict),
     };
-    const char *tmp = getenv("TMPDIR");
+    const char *tmp = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : getenv("TMPDIR");
     char command[200];
     int failed;
 

@@ -507,6 +507,91 @@ static void the_log_is_trimmed_to_where_it_is_told(void **state)
     must_append(log->wal, 9);
 }
 
+/* Entries from the first on, as they were written, until an error comes or nothing more; how many.
+ */
+static uint64_t read_what_can_be(struct wal *wal, struct err *err)
+{
+    struct wal_reader *reader = reader_at(wal, 0);
+    struct wal_item item;
+    uint64_t read = 0;
+    size_t count = 1;
+
+    *err = (struct err){0};
+    while (read < 4 && count > 0 &&
+           wal_reader_next(reader, &item, 1, &count, soon(300 * NS_PER_MS), err) == ERR_OK) {
+        char text[32];
+        int len = snprintf(text, sizeof(text), "entry %u", (unsigned)read);
+
+        if (count == 0)
+            break;
+        assert_int_equal(item.offset, read++);
+        assert_int_equal(item.len, len);
+        assert_memory_equal(item.data, text, (size_t)len);
+    }
+    if (err->code != ERR_OK) {
+        struct err again = {0};
+
+        assert_int_equal(wal_reader_next(reader, &item, 1, &count, soon(0), &again), err->code);
+        assert_string_equal(again.message, err->message);
+    }
+    wal_reader_close(reader);
+    return read;
+}
+
+/* How entries are packed is the writer's to choose, and every reader's to read. */
+static void packed_entries_are_read_as_others(void **state)
+{
+    static const char *const ways[] = {"lz4", "zstd", "snappy", "gzip", "none"};
+    const struct log *log = *state;
+    struct wal *plain = must_open(log->url, true);
+    struct wal_reader *reader;
+
+    for (unsigned i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        char url[240];
+        struct wal *wal;
+
+        snprintf(url, sizeof(url), "%s?compression=%s&linger_ms=5", log->url, ways[i]);
+        wal = must_open(url, true);
+        for (unsigned n = 0; n < 3; n++)
+            must_append(wal, 3 * i + n);
+        wal_close(wal);
+    }
+    reader = reader_at(plain, 0);
+    must_read(reader, 0, 15);
+    wal_reader_close(reader);
+    wal_close(plain);
+}
+
+/* The broker's disk gives back other bytes.  No entry is passed over, none comes as another; where
+ * the bytes have a checksum, it is told which one cannot be had. */
+static void a_damaged_entry_is_told_with_its_place(void **state)
+{
+    struct log *log = *state;
+    char place[60], text[100];
+    struct err err;
+    unsigned told = 0;
+
+    for (unsigned i = 0; i < 4; i++)
+        must_append(log->wal, i);
+    for (unsigned before_end = 1; before_end <= 150; before_end += 4) {
+        uint64_t read;
+
+        snprintf(text, sizeof(text), "damage %s.log 1 %u", log->topic, before_end);
+        broker_tell(text);
+        read = read_what_can_be(log->wal, &err);
+        broker_tell(text); /* as it was */
+        if (err.code == ERR_OK)
+            continue;
+        assert_in_range(read, 2, 3);
+        assert_true(err.code == ERR_CORRUPT || err.code == ERR_IO);
+        assert_non_null(strstr(err.message, "partition 1"));
+        snprintf(place, sizeof(place), "partition 1, offset %u", (unsigned)read);
+        told += strstr(err.message, place) != NULL;
+    }
+    assert_in_range(told, 15, 40);
+    assert_int_equal(read_what_can_be(log->wal, &err), 4);
+}
+
 /* --- several writers, hints ------------------------------------------------------------------ */
 
 struct opening {
@@ -653,6 +738,8 @@ int main(void)
         NAME_TEST(a_topic_made_beforehand_becomes_a_log),
         NAME_TEST(another_number_of_partitions_is_refused),
         LOG_TEST(a_topic_made_again_is_another_log),
+        LOG_TEST(a_damaged_entry_is_told_with_its_place),
+        NAME_TEST(packed_entries_are_read_as_others),
         LOG_TEST(what_is_no_longer_kept_is_not_found),
         LOG_TEST(the_log_is_trimmed_to_where_it_is_told),
         NAME_TEST(two_writers_make_one_log_and_both_append),
