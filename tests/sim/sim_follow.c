@@ -367,11 +367,12 @@ static void tell(const struct sim_region *region, uint32_t partition, const stru
 {
     if (region->sim->options.verbose)
         printf("           log %s: partition %u offset %llu: op %d, epoch %llu, stamp %llu-%u, "
-               "origin %u-%lld%s\n",
+               "origin %u-%lld%s %.*s %.*s\n",
                region->name, partition, (unsigned long long)offset, (int)record->op,
                (unsigned long long)record->epoch, (unsigned long long)record->stamp.clock,
                record->stamp.region, record->origin_region, (long long)record->origin_offset,
-               is_admitted ? "" : ", void");
+               is_admitted ? "" : ", void", (int)record->id_len, record->id,
+               (int)record->metadata_len, record->metadata);
 }
 
 static void follow_region(struct sim_region *region)

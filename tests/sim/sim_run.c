@@ -133,7 +133,7 @@ static void make_regions(struct sim *sim)
                                       .replicas = i == 0 ? SIM_REPLICAS : 1,
                                       .name = {(char)('a' + i)}};
         if (i > 0)
-            (void)snprintf(region->prefix, sizeof(region->prefix), "%s-", region->name);
+            (void)snprintf(region->prefix, sizeof(region->prefix), "%c-", (char)('a' + i));
         region->log.region = 1 + (uint32_t)sim_below(sim, UINT32_MAX - 1);
         if (meta_open(&region->rows, "memory:", &sim->world.env, &err) != ERR_OK)
             abort();

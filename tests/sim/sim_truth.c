@@ -321,12 +321,13 @@ static void check_shipped(struct sim *sim, uint32_t value)
     }
 }
 
+/* Of equal stamps, which two holders may give, that in the log counts. */
 static bool has_newer_event(const struct sim *sim, const struct sim_op *op)
 {
     const struct sim_history *history = &sim->regions[op->region].chronicle.ids[op->id];
 
     for (size_t i = 0; i < history->count; i++)
-        if (stamp_compare(history->events[i].stamp, op->spooled) > 0)
+        if (stamp_compare(history->events[i].stamp, op->spooled) >= 0)
             return true;
     return false;
 }
@@ -358,7 +359,9 @@ void truth_check_ops(struct sim *sim)
         if (op->state == OP_FAILED && op->times > 0)
             sim_fail(sim, "value %u had failed and counts", value);
         if (op->state == OP_SPOOLED && op->times == 0 && !is_overtaken(sim, op))
-            sim_fail(sim, "value %u was spooled and is lost", value);
+            sim_fail(sim, "value %u of '%s' was spooled (by %s, with the stamp %llu) and is lost",
+                     value, sim_ids[op->id], op->spool == NULL ? "nobody" : op->spool->name,
+                     (unsigned long long)op->spooled.clock);
         check_shipped(sim, value);
     }
 }
