@@ -54,7 +54,8 @@ def run(deployment, choice, seed, seconds):
     for kind, _, _, code, _ in journal.failures:
         codes[f"{kind}: {code}"] = codes.get(f"{kind}: {code}", 0) + 1
     print(f"VICINAL_SEED={seed}: {took:.0f} s, {len(schedule.faults)} faults; {sum(journal.requests.values())} "
-          f"requests {journal.requests}, {sum(w.acknowledged for w in writers) + len(ticker.numbers)} writes acknowledged "
+          f"requests {journal.requests}, "
+          f"{sum(w.acknowledged for w in writers) + len(ticker.numbers)} writes acknowledged "
           f"({sum(w.spooled for w in writers)} of them from the spool), failures {codes or 0}; slowest request "
           f"{max(journal.slowest.values()):.1f} s; oldest answer {max(w.oldest for w in watchers):.1f} s; "
           f"{there} records in the end")

@@ -22,7 +22,7 @@ import time
 
 from fault_proxy import FaultProxy
 from redis_server import free_port
-from suite import BIN, Client, Door, poll
+from suite import BIN, Client, Door, environment, poll
 from vicinal_cli import verify
 
 DISK_BYTES = 1 << 30
@@ -74,7 +74,8 @@ class Member:
 
     def start(self):
         self.is_killed = self.stays_down = False
-        self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log)
+        self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=self.log, env=environment())
 
     def kill(self, stays_down=False):
         """stays_down: until start() is called."""
