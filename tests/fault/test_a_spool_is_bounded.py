@@ -29,7 +29,8 @@ class Filler:
     def write(self):
         self.number += 1
         ids = [f"f{self.number}-{i}" for i in range(BATCH)]
-        answer = self.deployment.post(RECORDS, {"records": [{"id": i, "vector": [1, 2, 3], "text": i + TEXT} for i in ids]})
+        answer = self.deployment.post(RECORDS, {"records": [
+            {"id": i, "vector": [1, 2, 3], "text": i + TEXT} for i in ids]})
         if answer.status == 202:
             assert answer.body["durability"] == "spooled" and "read_token" not in answer.body, answer
             self.kept += ids
@@ -99,8 +100,8 @@ def test_an_outage_that_is_longer_than_the_spool():
         assert kept * len(TEXT) > SPOOL_BYTES // 2  # it is no timid guess
         while time.monotonic() < end:  # it does not end with that
             filler.write()
-        print(f"{kept} records kept in {spool_bytes_on_disk(deployment) / 1e6:.0f} MB, {len(filler.refused)} refused; memory "
-              f"{memory / 1e6:.0f} and {ingest.memory() / 1e6:.0f} MB, files {files} and {ingest.files()}")
+        print(f"{kept} records kept in {spool_bytes_on_disk(deployment) / 1e6:.0f} MB, {len(filler.refused)} refused; "
+              f"memory {memory / 1e6:.0f} and {ingest.memory() / 1e6:.0f} MB, files {files} and {ingest.files()}")
         assert spool_bytes_on_disk(deployment) < 2 * SPOOL_BYTES
         assert ingest.files() <= files + 8  # connections
         if SLOW == 1:
@@ -137,8 +138,8 @@ def test_a_spool_whose_disk_is_full():
         time.sleep(5)  # rounds of the replay
         grown = log_records(deployment) - before
         waiting = ingest_of(deployment).metric("spool_records")
-        print(f"{len(filler.kept)} records kept, {len(filler.refused)} refused; the log has {grown} more, {waiting:.0f} wait "
-              "to be forgotten")
+        print(f"{len(filler.kept)} records kept, {len(filler.refused)} refused; the log has {grown} more, "
+              f"{waiting:.0f} wait to be forgotten")
         assert grown < 1.2 * len(filler.kept) + 500
         disk.free()
         filler.check()

@@ -81,7 +81,8 @@ class Reader(threading.Thread):
         client, chance = Client(self.url, 60), random.Random(1)
         while not self.ends.is_set():
             tenant, began = chance.choice(self.tenants), time.monotonic()
-            answer = client.post(tenant.path("search"), {"vector": chance.choices((-1.0, 0.5), k=DIMENSION), "top_k": 5})
+            answer = client.post(tenant.path("search"), {
+                "vector": chance.choices((-1.0, 0.5), k=DIMENSION), "top_k": 5})
             if answer.status != 200 or answer.body["read"]["partial"]:
                 self.wrong.append(answer)
             self.asked += 1
@@ -121,9 +122,9 @@ def test_writes_do_not_stop_and_memory_does_not_grow():
                 thread.join()
         deployment.client.close()  # the router has closed it meanwhile
         print(f"{sum(t.taken for t in tenants)} records taken, {sum(t.refused for t in tenants)} requests refused, "
-              f"{sum(t.deleted for t in tenants)} deleted, {sum(t.taken_later for t in tenants)} taken after a refusal; "
-              f"{reader.asked} searches, slowest {reader.slowest:.2f} s; wanted {wanted / 1e6:.1f} of {LIMIT / 1e6:.1f} MB, "
-              f"memory {empty / 1e6:.0f} MB empty, {most / 1e6:.0f} at most")
+              f"{sum(t.deleted for t in tenants)} deleted, {sum(t.taken_later for t in tenants)} taken later; "
+              f"{reader.asked} searches, slowest {reader.slowest:.2f} s; wanted {wanted / 1e6:.1f} of "
+              f"{LIMIT / 1e6:.1f} MB, memory {empty / 1e6:.0f} MB empty, {most / 1e6:.0f} at most")
         assert not (wrong := [what for thread in (*tenants, reader) for what in thread.wrong]), wrong[:3]
         assert shard.process is process and not deployment.deaths, deployment.deaths
         assert wanted <= LIMIT + SECOND

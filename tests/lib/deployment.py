@@ -22,7 +22,7 @@ import time
 
 from fault_proxy import FaultProxy
 from redis_server import free_port
-from suite import BIN, Client, Door, poll
+from suite import BIN, Client, Door, environment, poll
 from vicinal_cli import verify
 
 DISK_BYTES = 1 << 30
@@ -74,7 +74,8 @@ class Member:
 
     def start(self):
         self.is_killed = self.stays_down = False
-        self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log)
+        self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=self.log, env=environment())
 
     def kill(self, stays_down=False):
         """stays_down: until start() is called."""
@@ -160,11 +161,11 @@ class Deployment(Door):
     def _add_all(self):
         if self.wal is None:
             self.wal = f"file:{self._folder('wal')}"
-        is_remote = not self.wal.startswith("file:")
+        self.log_is_shared = not self.wal.startswith("file:")
         for i in range(self.ingests):
             spool = "spool" if i == 0 else f"spool-{i}"
             self._add(f"ingest-{i}", "ingest", "--name", i, "--wal", self.wal, "--partitions", self.partitions,
-                      *(["--spool", self._folder(spool)] if is_remote else []))
+                      *(["--spool", self._folder(spool)] if self.log_is_shared else []))
         for i in range(self.shards):
             for j in range(self.replicas):
                 self._add(f"shard-{i}.{j}", "shard", "--shard", i, "--replica", j, "--wal", self.wal,
@@ -197,7 +198,7 @@ class Deployment(Door):
                 if code is None or member.stays_down or time.monotonic() < member.not_before:
                     continue
                 if not member.is_killed:
-                    self.deaths.append((member.name, code))
+                    self.deaths.append((member.name, code, time.monotonic()))
                 member.not_before = time.monotonic() + 0.1
                 member.start()
 

@@ -41,6 +41,11 @@ def poll(what, condition, seconds=10.0, every=0.01):
         time.sleep(every)
 
 
+def environment():
+    """Of services: VICINAL_SEED is meant for tests, and a shard would take it for its option --seed."""
+    return {name: value for name, value in os.environ.items() if name != "VICINAL_SEED"}
+
+
 class Answer(tuple):
     """(status, body); headers beside it."""
 
@@ -228,7 +233,7 @@ class Suite(Door):
             command += ["--" + name.replace("_", "-"), str(value)]
         self.log = open(self.data / "log", "ab")
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=self.log, start_new_session=True)
+                                        stderr=self.log, start_new_session=True, env=environment())
         ready = threading.Event()
 
         def read(stream=self.process.stdout):
