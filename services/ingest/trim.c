@@ -19,6 +19,7 @@
 
 #define CHECKPOINTS_MAX 16
 #define CHECKPOINT_NS   (30 * NS_PER_S)
+#define UNASKED_NS      (600 * NS_PER_S) /* while there is nothing to trim to */
 
 static const struct log_context CONTEXT = {.operation = "trim"};
 
@@ -42,7 +43,8 @@ struct trimmer {
     uint64_t term; /* of the sequencer; checkpoints are of this one */
     struct checkpoint checkpoints[CHECKPOINTS_MAX]; /* oldest first */
     size_t count;
-    uint64_t records; /* of the log at the newest one */
+    uint64_t records;  /* of the log at the newest one */
+    uint64_t asked_ns; /* when all were asked; 0: never in this term */
 
     pthread_mutex_t lock;
     struct env_cond changed;
@@ -359,8 +361,23 @@ static void follow_term(struct trimmer *trimmer)
     if (term == trimmer->term)
         return;
     trimmer->term = term;
+    trimmer->asked_ns = 0;
     forget_checkpoints(trimmer, trimmer->count);
     trimmer->records = trimmer->firsts;
+}
+
+/* Nothing waits to be trimmed, and a while ago nothing was in the way. */
+static bool may_rest(struct trimmer *trimmer)
+{
+    bool was_free;
+
+    if (trimmer->count > 0 || trimmer->asked_ns == 0 ||
+        env_boot_ns(trimmer->env) - trimmer->asked_ns >= UNASKED_NS)
+        return false;
+    pthread_mutex_lock(&trimmer->lock);
+    was_free = trimmer->held_by == HELD_BY_NOTHING;
+    pthread_mutex_unlock(&trimmer->lock);
+    return was_free;
 }
 
 /* Ask all, and trim to what they have passed. */
@@ -378,6 +395,7 @@ static enum err_code ask_and_trim(struct trimmer *trimmer, struct outcome *outco
     struct holders holders = {0};
     enum err_code rc = holders_gather(&setup, &holders, err);
 
+    trimmer->asked_ns = rc == ERR_OK && trimmer->count == 0 ? env_boot_ns(trimmer->env) : 0;
     if (rc == ERR_OK)
         trim_what_may_go(trimmer, &holders, outcome);
     holders_free(&holders);
@@ -400,6 +418,8 @@ static void run_round(struct trimmer *trimmer, bool is_wanted, struct outcome *o
         follow_term(trimmer);
         rc = checkpoint_if_due(trimmer, is_wanted, &err);
     }
+    if (rc == ERR_OK && !is_wanted && may_rest(trimmer))
+        return;
     if (rc == ERR_OK)
         rc = ask_and_trim(trimmer, outcome, &err);
     if (rc != ERR_OK)
