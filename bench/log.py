@@ -1,12 +1,11 @@
 """Measure ingest's way into the log: in files, and on Kafka beside librdkafka's producer alone.
 
-    bench/log.py [--rounds N] [--seconds S] [--only kafka,file,rest,packed] [--groups 1,16,100,1000,10000]
+    bench/log.py [--rounds N] [--seconds S] [--only kafka,file,rest] [--groups 1,16,100,1000,10000]
 
 On Kafka the bare producer and ingest take turns, on the same topic: as many writers, each committing
 groups of records one after the other, by linger.ms.  `stream` is the bare producer as it is fastest: one
 thread that hands records over and waits for none.  Records are vectors of 384 numbers.  REST is the
-whole suite: batches of 1,000 with vector_base64, four connections.  `packed` (not
-unless asked for; wants --texts) is what compressing saves on Kafka, and costs.  Starts a private broker; prints
+whole suite: batches of 1,000 with vector_base64, four connections.  Starts a private broker; prints
 tables of medians (least–greatest).  Exit code 0 with whole tables.  Nothing is left running.
 """
 import argparse
@@ -136,48 +135,6 @@ def file_tables(options):
            f"p50 / p99 of a commit, {WRITERS} writers, ms"], rows)
 
 
-# --- packed entries ------------------------------------------------------------------------------
-
-
-def texts_of(path, folder):
-    """Text and metadata of real passages, a line each, as records have them."""
-    lines = subprocess.run(["zstd", "-dc", path], check=True, capture_output=True).stdout.splitlines()[::5]
-    out = pathlib.Path(folder) / "texts"
-    out.write_bytes(b"\n".join(lines) + b"\n")
-    return out
-
-
-def bytes_on_disk(kafka, topic):
-    return sum(path.stat().st_size for path in kafka.folder.glob(f"data/{topic}.log-*/*.log"))
-
-
-def packed_tables(options):
-    found, sizes, folder = Found(), {}, tempfile.mkdtemp(prefix="vicinal-log-bench-")
-    texts = texts_of(options.texts, folder)
-    kinds = (("texts", ["--vector-bytes", "0"]), ("texts and vectors", []))
-    with KafkaBroker(settings=BROKER) as kafka:
-        for number in range(options.rounds):
-            say(f"packed, round {number + 1}")
-            for kind, words in kinds:
-                for packing in ("none", "lz4", "zstd"):
-                    for group in (1, 1000):
-                        topic = f"p{number}-{kind[-4:]}-{packing}-{group}"
-                        url = f"kafka://{kafka.bootstrap}/{topic}?compression={packing}"
-                        measure("append", url, 0.1, "--group", "1", "--vector-bytes", "4")
-                        before = bytes_on_disk(kafka, topic)
-                        result = measure("ingest", url, options.seconds, "--group", str(group), "--writers",
-                                         str(WRITERS), "--texts", str(texts), *words)
-                        found.add((kind, packing, group), result)
-                        sizes.setdefault((kind, packing, group), []).append(
-                            (bytes_on_disk(kafka, topic) - before) / result["records"])
-                        kafka.delete_topic(topic + ".log")
-    shutil.rmtree(folder)
-    table(["records", "compression", "records a commit", "bytes a record in Kafka", "records/s",
-           "µs of processor time a record"],
-          [[kind, packing, f"{group:,}", spread(sizes[kind, packing, group]), found.rate((kind, packing, group)),
-            f"{found.middle((kind, packing, group), 'cpu_us'):.1f}"] for kind, packing, group in found])
-
-
 # --- the whole suite -----------------------------------------------------------------------------
 
 
@@ -206,14 +163,12 @@ def main():
     parser.add_argument("--seconds", type=float, default=1.0, help="of each cell of a table")
     parser.add_argument("--groups", default="1,16,100,1000,10000")
     parser.add_argument("--only", default="kafka,file,rest")
-    parser.add_argument("--texts", help="docs-100k.jsonl.zst, for --only packed")
     parser.add_argument("--folder", default=None, help="where logs in files are made; default: the temporary folder")
     options = parser.parse_args()
     options.groups = [int(group) for group in options.groups.split(",")]
     parts = options.only.split(",")
     before = os.getloadavg()[0]
-    for part, tables in (("kafka", kafka_tables), ("file", file_tables), ("rest", rest_tables),
-                         ("packed", packed_tables)):
+    for part, tables in (("kafka", kafka_tables), ("file", file_tables), ("rest", rest_tables)):
         if part in parts:
             tables(options)
     print(f"{os.cpu_count()} cores, load average {before:.1f} at the start, {os.getloadavg()[0]:.1f} at the end; broker, "

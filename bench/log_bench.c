@@ -1,7 +1,7 @@
 /* Measure ways of making records durable in a log.
  *
  *   log-bench --way bare|append|ingest --wal URL [--group N] [--writers N] [--seconds S]
- *             [--linger MS] [--vector-bytes N] [--texts FILE] [--stream]
+ *             [--linger MS] [--vector-bytes N] [--stream]
  *
  *   bare     librdkafka's producer alone (a log on Kafka; its topic must be there)
  *   append   the log's own append, one at a time
@@ -60,30 +60,10 @@ static float *make_vector(size_t bytes)
     return vector;
 }
 
-/* The next line of the file, from its beginning again at its end. */
-static char *next_line(FILE *file, size_t *len)
-{
-    char *line = NULL;
-    size_t room = 0;
-    ssize_t got = getline(&line, &room, file);
-
-    if (got <= 0) {
-        rewind(file);
-        got = getline(&line, &room, file);
-    }
-    if (got <= 1) {
-        (void)fprintf(stderr, "log-bench: the file of texts has none\n");
-        exit(1);
-    }
-    *len = (size_t)got - 1;
-    return line;
-}
-
 static void make_records(struct log_bench_records *out, const struct log_bench_options *options)
 {
     float *vector = make_vector(options->vector_bytes);
     char *ids = array_alloc(options->group, 16);
-    FILE *texts = options->texts == NULL ? NULL : fopen(options->texts, "re");
     struct err err = {0};
 
     *out = (struct log_bench_records){.count = options->group};
@@ -91,7 +71,7 @@ static void make_records(struct log_bench_records *out, const struct log_bench_o
     out->partitions = array_alloc(options->group, sizeof(*out->partitions));
     out->at = array_alloc(options->group + 1, sizeof(*out->at));
     if (vector == NULL || ids == NULL || out->records == NULL || out->partitions == NULL ||
-        out->at == NULL || (options->texts != NULL && texts == NULL))
+        out->at == NULL)
         exit(1);
     for (size_t i = 0; i < options->group; i++) {
         char *id = ids + 16 * i;
@@ -102,16 +82,12 @@ static void make_records(struct log_bench_records *out, const struct log_bench_o
                                           .id_len = (size_t)len,
                                           .vector = options->vector_bytes == 0 ? NULL : vector,
                                           .vector_bytes = options->vector_bytes};
-        if (texts != NULL)
-            out->records[i].text = next_line(texts, &out->records[i].text_len);
         out->partitions[i] = record_partition(id, (size_t)len, LOG_BENCH_PARTITIONS);
         out->at[i] = out->bytes.len;
         if (record_encode(&out->records[i], &out->bytes, &err) != ERR_OK)
             fail(&err);
     }
     out->at[options->group] = out->bytes.len;
-    if (texts != NULL)
-        (void)fclose(texts);
 }
 
 /* --- writers --------------------------------------------------------------------------------- */
@@ -252,12 +228,15 @@ static const struct log_way *way_named(const char *name)
 static const struct log_way *parse(struct log_bench_options *options, bool *streams, int argc,
                                    char **argv)
 {
-    static const struct option LONG[] = {
-        {"way", required_argument, NULL, 'y'},          {"wal", required_argument, NULL, 'w'},
-        {"group", required_argument, NULL, 'g'},        {"writers", required_argument, NULL, 'n'},
-        {"seconds", required_argument, NULL, 's'},      {"linger", required_argument, NULL, 'l'},
-        {"texts", required_argument, NULL, 't'},        {"stream", no_argument, NULL, 'm'},
-        {"vector-bytes", required_argument, NULL, 'b'}, {NULL, 0, NULL, 0}};
+    static const struct option LONG[] = {{"way", required_argument, NULL, 'y'},
+                                         {"wal", required_argument, NULL, 'w'},
+                                         {"group", required_argument, NULL, 'g'},
+                                         {"writers", required_argument, NULL, 'n'},
+                                         {"seconds", required_argument, NULL, 's'},
+                                         {"linger", required_argument, NULL, 'l'},
+                                         {"stream", no_argument, NULL, 'm'},
+                                         {"vector-bytes", required_argument, NULL, 'b'},
+                                         {NULL, 0, NULL, 0}};
     const struct log_way *way = NULL;
     int c;
 
@@ -281,9 +260,6 @@ static const struct log_way *parse(struct log_bench_options *options, bool *stre
         case 'l':
             options->linger_ms = optarg;
             break;
-        case 't':
-            options->texts = optarg;
-            break;
         case 'm':
             *streams = true;
             break;
@@ -297,7 +273,7 @@ static const struct log_way *parse(struct log_bench_options *options, bool *stre
     if (way == NULL || options->wal == NULL || !(options->seconds > 0)) {
         (void)fprintf(stderr, "usage: log-bench --way bare|append|ingest --wal URL [--group N] "
                               "[--writers N] [--seconds S] [--linger MS] [--vector-bytes N] "
-                              "[--texts FILE] [--stream]\n");
+                              "[--stream]\n");
         exit(2);
     }
     return way;

@@ -15,7 +15,6 @@ struct log_bench_options {
     const char *linger_ms; /* of the bare producer; ours has it in its URL */
     size_t group;          /* records of a commit */
     size_t vector_bytes;   /* in each record; 0: none */
-    const char *texts;     /* a file: a line is a record's text; NULL: they have none */
     size_t writers;
     double seconds;
 };

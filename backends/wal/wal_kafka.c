@@ -160,6 +160,7 @@ static void close_log(struct wal *base)
     pthread_mutex_destroy(&wal->lock);
     free(wal->seen);
     free(wal->hints);
+    free(wal->order);
     free(wal);
 }
 

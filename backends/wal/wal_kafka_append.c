@@ -6,11 +6,17 @@
  * nothing of the append is ever sent again by librdkafka, and no append is taken until wal_recover
  * has made a new one.  What was on its way to the broker may still land.
  *
+ * Entries of a partition are handed over one behind the other, whatever order they come in:
+ * librdkafka makes a request of what it finds for a partition as soon as there is something, and
+ * so finds more of them.
+ *
  * Taking a producer down waits for its threads, so a thread of its own does that. */
 #include <assert.h>
 #include <stdlib.h>
 
 #include "backends/wal/wal_kafka_internal.h"
+#include "common/base/checked.h"
+#include "common/base/limits.h"
 
 #define VERIFY_NS (5 * NS_PER_S)
 
@@ -121,6 +127,35 @@ static rd_kafka_resp_err_t hand_over(struct wal_kafka *wal, const struct wal_ent
     return RD_KAFKA_RESP_ERR_NO_ERROR;
 }
 
+/* Where there is no memory for it they stay in the order in which they came. */
+static const uint32_t *sort_by_partition(struct wal_kafka *wal, const struct wal_entry *entries,
+                                         size_t count)
+{
+    size_t next[PARTITIONS_MAX + 1] = {0}, sum = 0;
+
+    if (count < 2 || count > UINT32_MAX)
+        return NULL;
+    if (count > wal->order_size) {
+        uint32_t *order = array_resize(wal->order, count, sizeof(*order));
+
+        if (order == NULL)
+            return NULL;
+        wal->order = order;
+        wal->order_size = count;
+    }
+    for (size_t i = 0; i < count; i++)
+        next[entries[i].partition]++;
+    for (uint32_t p = 0; p <= wal->base.partitions; p++) {
+        size_t in_p = next[p];
+
+        next[p] = sum;
+        sum += in_p;
+    }
+    for (size_t i = 0; i < count; i++)
+        wal->order[next[entries[i].partition]++] = (uint32_t)i;
+    return wal->order;
+}
+
 static rd_kafka_resp_err_t await_all(struct wal_kafka *wal, uint64_t deadline_ns)
 {
     struct kafka_client *client = wal->producing;
@@ -142,12 +177,17 @@ enum err_code kafka_produce_all(struct wal_kafka *wal, const struct wal_entry *e
     struct kafka_appending appending = {.offsets = offsets, .missing = count};
     rd_kafka_resp_err_t code = RD_KAFKA_RESP_ERR_NO_ERROR;
     enum err_code outcome = ERR_OK;
+    const uint32_t *order;
 
     if (wal->producing == NULL)
         return err_set(err, ERR_READ_ONLY, "the log has failed and is not recovered yet");
     wal->producing->appending = &appending;
-    for (size_t i = 0; i < count && code == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-        code = hand_over(wal, &entries[i], i, deadline_ns);
+    order = sort_by_partition(wal, entries, count);
+    for (size_t i = 0; i < count && code == RD_KAFKA_RESP_ERR_NO_ERROR; i++) {
+        size_t at = order == NULL ? i : order[i];
+
+        code = hand_over(wal, &entries[at], at, deadline_ns);
+    }
     if (code == RD_KAFKA_RESP_ERR_NO_ERROR)
         code = await_all(wal, deadline_ns);
     if (code != RD_KAFKA_RESP_ERR_NO_ERROR) {

@@ -107,6 +107,8 @@ struct wal_kafka {
     struct kafka_client asking;
     struct kafka_client *producing; /* NULL: must recover */
     struct env_thread *burying;     /* takes down the one that failed last */
+    uint32_t *order;                /* of the entries of an append; the appender's */
+    size_t order_size;
     atomic_bool is_suspect; /* something happened that another log of this name would explain */
     pthread_mutex_t lock;   /* of what follows */
     uint64_t *seen;         /* [P + 1] the highest end that was told */
