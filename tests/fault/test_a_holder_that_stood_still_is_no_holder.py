@@ -58,10 +58,20 @@ def engines():
 
 
 def second_ingest(suite, wal, meta):
+    """It stands by when this returns: one that starts while an engine is away ends."""
     log = open(suite.data / "second-ingest", "wb")
-    return subprocess.Popen([BIN / "vicinal-ingest", "--name", "1", "--wal", wal, "--meta", meta, "--partitions", "8",
-                             "--listen", "127.0.0.1:0", "--log-level", "info"],
-                            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log)
+    second = subprocess.Popen([BIN / "vicinal-ingest", "--name", "1", "--wal", wal, "--meta", meta,
+                               "--partitions", "8", "--listen", "127.0.0.1:0", "--log-level", "info"],
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
+    door = Client(f"http://127.0.0.1:{second.stdout.readline().split()[-1].decode()}")
+    try:
+        poll("the second ingest stands by", lambda: "stands by" in str(door.get("/readyz").body), 30)
+    except BaseException:
+        second.kill()
+        raise
+    finally:
+        door.close()
+    return second
 
 
 def count(writers):
