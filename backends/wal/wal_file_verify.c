@@ -173,6 +173,8 @@ static void drop_trimmed(struct wal_segment_list *list, uint64_t first)
 
     while (gone < list->count && list->numbers[gone] < first)
         gone++;
+    if (gone == 0) /* maybe there is no list */
+        return;
     list->count -= gone;
     memmove(list->numbers, list->numbers + gone, list->count * sizeof(*list->numbers));
 }
