@@ -129,7 +129,8 @@ static struct collection flat_collection(struct rig *rig, const char *name)
     return collection;
 }
 
-/* Vectors of a collection, until all indexes take so much; each is applied before the next one. */
+/* Vectors of a collection, until all indexes take so much; near that each is applied before the
+ * next one. */
 static unsigned fill(struct rig *rig, const struct collection *collection, uint64_t bytes)
 {
     uint64_t until_ns = env_boot_ns(env_real()) + 6 * RIG_WAIT_MS * NS_PER_MS;
@@ -143,6 +144,8 @@ static unsigned fill(struct rig *rig, const struct collection *collection, uint6
 
         (void)snprintf(id, sizeof(id), "id-%05u", count++);
         partition = rig_upsert(rig, collection, id, vector, NULL);
+        if (count % 64 != 0 && collections_memory(&rig->shard) <= bytes - LIMIT / 16)
+            continue;
         do {
             (void)live_of(rig, positions);
             assert_true(env_boot_ns(env_real()) < until_ns);
