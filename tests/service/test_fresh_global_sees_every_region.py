@@ -211,6 +211,8 @@ def test_who_waits_does_not_hold_up_the_end():
                         "--router", "http://127.0.0.1:1", "--meta", door.meta], check=True, timeout=60 * SLOW)
         poll("the region is missed", lambda: door.post("/v1/collections/c/records/count", {
             "fresh": "global", "timeout_ms": 300}).status == 503)
+        poll("ingest knows of it too", lambda: door.post("/v1/collections/c/records", {
+            "records": [{"id": "w", "vector": [1, 2, 3]}], "write_quorum": 3, "timeout_ms": 300}).status == 504)
         answers = []
 
         def wait(path, body):
