@@ -48,7 +48,7 @@ def fill(suite, first=0, step=1):
 
 
 def count(suite):
-    return suite.post("/v1/collections/c/records/count", {"fresh": True}).body["count"]
+    return suite.post("/v1/collections/c/records/count", {"fresh": True, "timeout_ms": 20000}).body["count"]
 
 
 def shard(suite):
