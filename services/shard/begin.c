@@ -44,18 +44,6 @@ static enum err_code set_paths(struct paths *paths, const char *data, struct err
     return ERR_OK;
 }
 
-static enum err_code sync_folder(const char *path, struct err *err)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    enum err_code code = ERR_OK;
-
-    if (fd < 0 || fsync(fd) != 0)
-        code = err_set_errno(err, errno, "begin: sync of %.200s", path);
-    if (fd >= 0)
-        (void)close(fd); /* nothing was written through it */
-    return code;
-}
-
 enum err_code begin_again(const char *data, struct err *err)
 {
     char path[SEGMENTS_PATH_BYTES];
@@ -67,7 +55,7 @@ enum err_code begin_again(const char *data, struct err *err)
     if (fd < 0)
         return err_set_errno(err, errno, "begin: %.200s", path);
     (void)close(fd); /* its name is all */
-    return sync_folder(data, err);
+    return segments_sync(data, err);
 }
 
 /* --- the log -----------------------------------------------------------------------------------
@@ -160,7 +148,7 @@ static enum err_code set_aside(const struct begin *begin, const struct paths *pa
     if (code == ERR_OK && rename(paths->store, paths->aside) != 0 && errno != ENOENT)
         code = err_set_errno(err, errno, "begin: renaming %.200s", paths->store);
     if (code == ERR_OK)
-        code = sync_folder(begin->data, err);
+        code = segments_sync(begin->data, err);
     if (code == ERR_OK)
         log_err(LOG_ERROR, &(struct log_context){.shard_id = name},
                 "the store is set aside (store.aside); the state comes from another replica, a "

@@ -207,19 +207,6 @@ static enum err_code set_paths(struct paths *paths, const char *data, struct err
     return ERR_OK;
 }
 
-static enum err_code sync_folder(const char *path, struct err *err)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    enum err_code code = ERR_OK;
-
-    if (fd < 0)
-        return err_set_errno(err, errno, "seed: %.200s", path);
-    if (fsync(fd) != 0)
-        code = err_set_errno(err, errno, "seed: fsync %.200s", path);
-    (void)close(fd); /* nothing was written through it */
-    return code;
-}
-
 /* A folder takes the place of another, or of none. */
 static enum err_code take_place(const char *from, const char *to, struct err *err)
 {
@@ -253,14 +240,14 @@ static enum err_code install(const struct seed *seed, const struct paths *paths,
     enum err_code code = try_store(seed, paths->seed_store, err);
 
     if (code == ERR_OK)
-        code = sync_folder(paths->seed_store, err);
+        code = segments_sync(paths->seed_store, err);
     if (code == ERR_OK)
         code = take_place(paths->seed_segments, paths->segments, err);
     if (code == ERR_OK)
-        code = sync_folder(seed->data, err);
+        code = segments_sync(seed->data, err);
     if (code == ERR_OK)
         code = take_place(paths->seed_store, paths->store, err);
-    return code == ERR_OK ? sync_folder(seed->data, err) : code;
+    return code == ERR_OK ? segments_sync(seed->data, err) : code;
 }
 
 /* --- the whole ---------------------------------------------------------------------------------

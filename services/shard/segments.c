@@ -100,21 +100,26 @@ static enum err_code remove_all(const char *path, struct err *err)
     return ERR_OK;
 }
 
+enum err_code segments_sync(const char *path, struct err *err)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    enum err_code code = ERR_OK;
+
+    if (fd < 0)
+        return err_set_errno(err, errno, "segments: %.200s", path);
+    if (fsync(fd) != 0)
+        code = err_set_errno(err, errno, "segments: fsync %.200s", path);
+    (void)close(fd); /* nothing was written through it */
+    return code;
+}
+
 static enum err_code sync_parent(const char *path, struct err *err)
 {
     char parent[SEGMENTS_PATH_BYTES];
     const char *end = strrchr(path, '/');
-    enum err_code code = ERR_OK;
-    int fd;
 
     (void)snprintf(parent, sizeof(parent), "%.*s", (int)(end - path), path);
-    fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0)
-        return err_set_errno(err, errno, "segments: %.200s", parent);
-    if (fsync(fd) != 0)
-        code = err_set_errno(err, errno, "segments: fsync %.200s", parent);
-    (void)close(fd); /* nothing was written through it */
-    return code;
+    return segments_sync(parent, err);
 }
 
 enum err_code segments_remove(const char *path, struct err *err)

@@ -43,6 +43,9 @@ MUST_CHECK enum err_code segments_make(const char *root, uint64_t life, struct e
  * Errors: ERR_CONFIG, ERR_IO, ERR_INSUFFICIENT_STORAGE. */
 MUST_CHECK enum err_code segments_remove(const char *path, struct err *err);
 
+/* Sync a folder: names that were made, changed or removed in it stay so.  Errors: ERR_IO. */
+MUST_CHECK enum err_code segments_sync(const char *path, struct err *err);
+
 struct segments_sweep {
     const char *root; /* and ROOT/LIFE are there */
     uint64_t life;
