@@ -90,11 +90,13 @@ static uint64_t round_deadline(struct asking *asking, const struct aim *aims, ui
     return now + (deadline - now) / 2;
 }
 
-uint64_t cluster_staleness(int64_t known_ns, uint64_t now_ns)
+int64_t cluster_known_at(uint64_t at_ns, uint64_t staleness_ns)
 {
-    if (known_ns == CLUSTER_UNKNOWN)
-        return NEVER_NS;
-    return (int64_t)now_ns > known_ns ? now_ns - (uint64_t)known_ns : 0;
+    static const uint64_t limit_ns = INT64_MAX / 4;
+
+    if (staleness_ns > limit_ns)
+        return CLUSTER_UNKNOWN;
+    return (int64_t)at_ns - (int64_t)staleness_ns;
 }
 
 /* Since when, by our clock, the part may lack something.  The replica wrote its answer not before
@@ -102,12 +104,8 @@ uint64_t cluster_staleness(int64_t known_ns, uint64_t now_ns)
  * we stood still, is no excuse. */
 static int64_t known_of(const struct aim *aim, const struct wire_answer *answer)
 {
-    static const uint64_t limit_ns = INT64_MAX / 4;
-
-    if (answer->staleness_ns > limit_ns)
-        return CLUSTER_UNKNOWN;
-    return (int64_t)(aim->winner->began_ns + MIN_OF(answer->took_ns, aim->took_ns)) -
-           (int64_t)answer->staleness_ns;
+    return cluster_known_at(aim->winner->began_ns + MIN_OF(answer->took_ns, aim->took_ns),
+                            answer->staleness_ns);
 }
 
 /* One answered part into the result. */

@@ -125,8 +125,8 @@ struct cluster_part {
 
 #define CLUSTER_UNKNOWN INT64_MIN
 
-/* How old, now, that is which was whole at known_ns.  NEVER_NS: not known. */
-uint64_t cluster_staleness(int64_t known_ns, uint64_t now_ns);
+/* When that was whole which was staleness_ns old at at_ns. */
+int64_t cluster_known_at(uint64_t at_ns, uint64_t staleness_ns);
 
 /* What came back.  Owns everything; cluster_answer_free. */
 struct cluster_answer {

@@ -53,6 +53,7 @@ void reply_problem(struct request *req)
     struct json_writer w;
 
     buffer_reset(&req->reply.body);
+    req->reply.ages = NULL;
     req->reply.status = status;
     req->reply.content_type = MEDIA_PROBLEM;
     json_writer_init(&w, &req->reply.body);

@@ -26,6 +26,7 @@
 #define MEDIA_BINARY  "application/x-vicinal" /* between services, see common/model/wire.h */
 
 struct request;
+struct reply_age;
 typedef enum err_code handler_fn(struct request *req);
 
 struct route {
@@ -45,6 +46,7 @@ struct reply {
     int status;               /* 0: 200 */
     const char *content_type; /* NULL: application/json when there is a body */
     struct buffer body;
+    struct reply_age *ages; /* in the body, see age.h; the server writes them when it sends */
     struct reply_header headers[REPLY_HEADERS_MAX];
     size_t header_count;
 };

@@ -25,6 +25,7 @@
 #include "common/base/log.h"
 #include "common/base/stack.h"
 #include "common/base/text.h"
+#include "common/http/age.h"
 #include "common/http/server_body.h"
 #include "common/http/server_idle.h"
 
@@ -104,6 +105,7 @@ static void send_reply(struct worker *worker, const struct request *req, bool ke
     const struct reply *reply = &req->reply;
     struct buffer *out = &worker->out;
     bool is_bodyless = reply->status == 204 || reply->status == 304;
+    bool has_body = !is_bodyless && strcmp(req->method, "HEAD") != 0;
 
     buffer_reset(out);
     buffer_append_format(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: %s\r\n", reply->status,
@@ -120,10 +122,12 @@ static void send_reply(struct worker *worker, const struct request *req, bool ke
         buffer_append_text(out, "\r\n");
     }
     buffer_append_text(out, "\r\n");
-    if (!is_bodyless && strcmp(req->method, "HEAD") != 0)
+    if (has_body)
         buffer_append(out, reply->body.data, reply->body.len);
     if (!keep)
         mg_disable_connection_keep_alive(conn);
+    if (has_body && !out->failed) /* last: nothing but the write may come between */
+        ages_refresh(reply, env_boot_ns(req->env), out->data + out->len - reply->body.len);
     if (out->failed || mg_write(conn, out->data, out->len) != (int)out->len)
         mg_disable_connection_keep_alive(conn);
 }

@@ -2,13 +2,13 @@
 #include "services/router/router.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "common/base/checked.h"
 #include "common/base/limits.h"
 #include "common/base/text.h"
+#include "common/http/age.h"
 
 #define STALENESS_SECONDS_MAX 1e9
 #define FRESH_WORDS           "must be true, false or \"global\""
@@ -202,23 +202,23 @@ void consistency_apply(const struct consistency *consistency, const struct reque
 /* Of a read over all regions: since when something may have been committed anywhere that it does
  * not show.  What is known of the other regions is known of this region's log, and an answer that
  * does not show all of that may lack any of it. */
-static uint64_t global_staleness(const struct request *req, const struct consistency *consistency,
-                                 const struct cluster_answer *answer)
+static int64_t global_known(const struct consistency *consistency,
+                            const struct cluster_answer *answer)
 {
     uint64_t known_ns = consistency->reached.known_ns;
 
     if (known_ns == NEVER_NS || answer->stale)
-        return NEVER_NS;
-    return cluster_staleness(MIN_OF(answer->known_ns, (int64_t)known_ns), env_boot_ns(req->env));
+        return CLUSTER_UNKNOWN;
+    return MIN_OF(answer->known_ns, (int64_t)known_ns);
 }
 
-void read_info_from(struct read_info *info, const struct request *req,
-                    const struct consistency *consistency, const struct cluster_answer *answer)
+void read_info_from(struct read_info *info, const struct consistency *consistency,
+                    const struct cluster_answer *answer)
 {
     assert(answer->served_count <= answer->wanted_count);
     *info = (struct read_info){
         .seen = &answer->seen,
-        .staleness_ns = cluster_staleness(answer->known_ns, env_boot_ns(req->env)),
+        .known_ns = answer->known_ns,
         .stale = answer->stale,
         .partial = answer->partial,
         .coverage = answer->wanted_count == 0
@@ -226,12 +226,12 @@ void read_info_from(struct read_info *info, const struct request *req,
                         : (double)answer->served_count / (double)answer->wanted_count,
     };
     if (consistency->global) {
-        info->staleness_ns = global_staleness(req, consistency, answer);
+        info->known_ns = global_known(consistency, answer);
         info->stale = info->stale || !consistency->reached.is_met;
     }
 }
 
-void read_info_write(const struct read_info *info, struct json_writer *w)
+void read_info_write(const struct read_info *info, struct request *req, struct json_writer *w)
 {
     struct buffer token = {0};
 
@@ -240,10 +240,8 @@ void read_info_write(const struct read_info *info, struct json_writer *w)
     json_key(w, "read_token");
     json_put_string(w, (const char *)token.data, token.len);
     json_key(w, "staleness_seconds");
-    if (info->staleness_ns == NEVER_NS)
-        json_double(w, STALENESS_SECONDS_MAX); /* it has never caught up: as bad as can be said */
-    else
-        json_double(w, round((double)info->staleness_ns / 1e3) / 1e6);
+    static_assert(CLUSTER_UNKNOWN == AGE_UNKNOWN, "never caught up: as bad as can be said");
+    age_put(req, w, info->known_ns);
     json_key(w, "stale");
     json_bool(w, info->stale);
     json_key(w, "partial");

@@ -33,7 +33,7 @@ static void write_count(struct request *req, const struct consistency *consisten
 
     for (size_t i = 0; i < answer->count; i++)
         count += answer->parts[i].answer.count;
-    read_info_from(&info, req, consistency, answer);
+    read_info_from(&info, consistency, answer);
     json_writer_init(&w, &req->reply.body);
     json_begin_object(&w);
     json_key(&w, "count");
@@ -41,7 +41,7 @@ static void write_count(struct request *req, const struct consistency *consisten
     json_key(&w, "exact");
     json_bool(&w, true);
     json_key(&w, "read");
-    read_info_write(&info, &w);
+    read_info_write(&info, req, &w);
     json_end_object(&w);
 }
 

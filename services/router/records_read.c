@@ -63,12 +63,12 @@ static enum err_code write_record(struct request *req, const struct consistency 
         req->reply.status = 304;
         return ERR_OK;
     }
-    read_info_from(&info, req, consistency, answer);
+    read_info_from(&info, consistency, answer);
     json_writer_init(&w, &req->reply.body);
     json_begin_object(&w);
     row_write(row, &w);
     json_key(&w, "read");
-    read_info_write(&info, &w);
+    read_info_write(&info, req, &w);
     json_end_object(&w);
     return ERR_OK;
 }
@@ -212,7 +212,7 @@ static enum err_code write_records(struct request *req, const struct get_request
     written = arena_alloc(&req->arena, count + 1, sizeof(*written));
     if (written == NULL)
         return err_set(&req->err, ERR_NO_MEMORY, "no memory for the records");
-    read_info_from(&info, req, &get->consistency, answer);
+    read_info_from(&info, &get->consistency, answer);
     json_writer_init(&w, &req->reply.body);
     json_begin_object(&w);
     json_key(&w, "records");
@@ -230,7 +230,7 @@ static enum err_code write_records(struct request *req, const struct get_request
     }
     json_end_array(&w);
     json_key(&w, "read");
-    read_info_write(&info, &w);
+    read_info_write(&info, req, &w);
     json_end_object(&w);
     return ERR_OK;
 }

@@ -98,14 +98,15 @@ void consistency_apply(const struct consistency *consistency, const struct reque
 /* What an answer's "read" says. */
 struct read_info {
     const struct token *seen;
-    uint64_t staleness_ns;
+    int64_t
+        known_ns; /* boot time: what was committed before it is in the answer; CLUSTER_UNKNOWN */
     bool stale;
     bool partial;
     double coverage;
 };
-void read_info_from(struct read_info *info, const struct request *req,
-                    const struct consistency *consistency, const struct cluster_answer *answer);
-void read_info_write(const struct read_info *info, struct json_writer *w);
+void read_info_from(struct read_info *info, const struct consistency *consistency,
+                    const struct cluster_answer *answer);
+void read_info_write(const struct read_info *info, struct request *req, struct json_writer *w);
 
 /* --- reading bodies --------------------------------------------------------------------------- */
 

@@ -101,7 +101,7 @@ static enum err_code write_page(struct request *req, const struct hit_list *page
         json_put_string(&w, (const char *)token.data, token.len);
     }
     json_key(&w, "read");
-    read_info_write(info, &w);
+    read_info_write(info, req, &w);
     json_end_object(&w);
     if (token.failed)
         req->reply.body.failed = true;
@@ -138,7 +138,7 @@ static enum err_code run_scroll(struct request *req, const struct scroll_request
         next.last = page.rows[page.count - 1].id;
         next.last_len = page.rows[page.count - 1].id_len;
     }
-    read_info_from(&info, req, &scroll->consistency, &answer);
+    read_info_from(&info, &scroll->consistency, &answer);
     rc = write_page(req, &page, more && page.count > 0 ? &next : NULL, &info);
 out:
     cluster_answer_free(&answer);

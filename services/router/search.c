@@ -11,6 +11,7 @@
 
 #include "common/base/checked.h"
 #include "common/base/limits.h"
+#include "common/http/age.h"
 
 #define BATCH_REPLY_MAX MIB(256) /* later items are refused once the reply is so long */
 
@@ -198,19 +199,17 @@ static enum err_code merge(struct search *search)
 
 static void read_info_of(struct search *search)
 {
-    uint64_t now_ns = env_boot_ns(search->req->env);
-    uint64_t age_ns = now_ns - search->times.resolved_ns; /* the cache was looked into after that */
-
     if (search->cache == CACHE_HIT && !search->request.explain)
-        search->read = (struct read_info){.seen = &search->cached.seen,
-                                          .staleness_ns = search->cached.staleness_ns + age_ns,
-                                          .coverage = 1.0};
+        search->read = (struct read_info){
+            .seen = &search->cached.seen,
+            /* The cache was looked into after that. */
+            .known_ns = cluster_known_at(search->times.resolved_ns, search->cached.staleness_ns),
+            .coverage = 1.0};
     else
-        read_info_from(&search->read, search->req, &search->request.consistency, &search->answer);
+        read_info_from(&search->read, &search->request.consistency, &search->answer);
     search->read.stale = search->read.stale || search->id_stale;
     if (search->request.kind == QUERY_ID)
-        search->read.staleness_ns =
-            MAX_OF(search->read.staleness_ns, cluster_staleness(search->id_known_ns, now_ns));
+        search->read.known_ns = MIN_OF(search->read.known_ns, search->id_known_ns);
 }
 
 /* What does the cache say?  An explained search is told, and asks the shards nevertheless. */
@@ -413,6 +412,7 @@ static void run_item(struct request *req, const struct collection *collection,
                             .arena = arena,
                             .collection = *collection,
                             .times = {.began_ns = env_boot_ns(req->env)}};
+    struct reply_age *ages = req->reply.ages;
     struct buffer answer = {0};
     struct json_reader reader;
     enum err_code rc;
@@ -424,10 +424,13 @@ static void run_item(struct request *req, const struct collection *collection,
         rc = run_search(&search, &reader, &answer);
     if (rc == ERR_OK)
         rc = buffer_check(&answer, &req->err);
-    if (rc == ERR_OK)
+    if (rc == ERR_OK) {
         json_raw(w, answer.data, answer.len);
-    else
+        ages_move(&req->reply, ages, w->out->len - answer.len);
+    } else {
+        req->reply.ages = ages;
         write_item_error(req, w);
+    }
     buffer_free(&answer);
     search_free(&search);
 }

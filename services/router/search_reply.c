@@ -143,7 +143,7 @@ void search_write_answer(const struct search *search, const void *matches, size_
     json_key(&w, "matches");
     json_raw(&w, matches, matches_len);
     json_key(&w, "read");
-    read_info_write(&search->read, &w);
+    read_info_write(&search->read, search->req, &w);
     json_key(&w, "took_ms");
     json_double(&w, round((double)took_ns / 1e3) / 1e3);
     if (search->request.explain) {

@@ -156,8 +156,9 @@ def test_a_process_that_stands_still_and_goes_on(suite, service):
                 time.sleep(1.2)
     lies = [lie for reader in readers for lie in reader.lies]
     told = [age for reader in readers for age in reader.told]
-    # From an answer's last look at the clock to the wire it is a moment, which TSan stretches.
-    assert len(lies) <= (2 if SLOW > 4 else 0), lies[:3]
+    # From an answer's last look at the clock to the wire it is a microsecond: one in thousands of
+    # those under way is stopped in it.
+    assert len(lies) <= 1, lies[:3]
     assert max(reader.slowest for reader in readers) > 1
     print(f"{service}: {len(told)} answers, the oldest {max(told):.2f} s, {sum(r.refused for r in readers)} refused")
 

@@ -20,6 +20,7 @@
 
 #include "common/base/limits.h"
 #include "common/base/log.h"
+#include "common/http/age.h"
 #include "common/http/client.h"
 #include "common/http/server.h"
 
@@ -53,6 +54,28 @@ static inline enum err_code show(struct request *req)
     return ERR_OK;
 }
 
+/* Tells the boot time, waits, and tells the age of that moment behind much else, as an item of a
+ * batch and for itself. */
+static inline enum err_code aged(struct request *req)
+{
+    struct buffer item = {0};
+    struct json_writer w, inner;
+    int64_t then = (int64_t)env_boot_ns(req->env);
+
+    json_writer_init(&inner, &item);
+    age_put(req, &inner, then);
+    json_writer_init(&w, &req->reply.body);
+    json_begin_array(&w);
+    json_i64(&w, then);
+    json_raw(&w, item.data, item.len);
+    ages_move(&req->reply, NULL, req->reply.body.len - item.len);
+    age_put(req, &w, AGE_UNKNOWN);
+    age_put(req, &w, then);
+    json_end_array(&w);
+    buffer_free(&item);
+    return env_sleep_until(req->env, (uint64_t)then + 20 * NS_PER_MS);
+}
+
 static inline enum err_code slow(struct request *req)
 {
     struct world *world = req->state;
@@ -77,9 +100,13 @@ static inline enum err_code picky(struct request *req)
 }
 
 static const struct route routes[] = {
-    {"POST", "/echo", echo, ECHO_MAX, "echo"}, {"GET", "/things/*", show, 0, "show"},
-    {"GET", "/slow", slow, 0, "slow"},         {"GET", "/damaged", damaged, 0, "damaged"},
-    {"POST", "/picky", picky, 1000, "picky"},  {0},
+    {"POST", "/echo", echo, ECHO_MAX, "echo"},
+    {"GET", "/things/*", show, 0, "show"},
+    {"GET", "/slow", slow, 0, "slow"},
+    {"GET", "/damaged", damaged, 0, "damaged"},
+    {"POST", "/picky", picky, 1000, "picky"},
+    {"GET", "/aged", aged, 0, "aged"},
+    {0},
 };
 
 static inline int open_world(void **state)

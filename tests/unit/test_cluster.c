@@ -164,7 +164,7 @@ static void every_shard_is_asked_once(void **state)
     assert_int_equal(run(world, &count), ERR_OK);
     assert_int_equal(count.answer.count, 2);
     assert_int_equal(count.answer.retries, 0);
-    assert_true(cluster_staleness(count.answer.known_ns, env_boot_ns(env_real())) >= 3 * NS_PER_MS);
+    assert_true(count.answer.known_ns <= (int64_t)(env_boot_ns(env_real()) - 3 * NS_PER_MS));
     for (uint32_t p = 0; p < FAKE_PARTITIONS; p++)
         assert_int_equal(token_position(&count.answer.seen, FAKE_REGION, p), 10);
     assert_int_equal(atomic_load(&world->fakes[0].asked) + atomic_load(&world->fakes[1].asked), 1);

@@ -26,6 +26,26 @@ static void a_call_gets_its_answer(void **state)
     http_call_free(&call);
 }
 
+/* The handler waited after it had put them. */
+static void ages_are_those_of_the_sending(void **state)
+{
+    struct world *world = *state;
+    struct http_call call = make_call(world, "GET", "/aged");
+    double then, item, unknown, age, now;
+
+    assert_int_equal(http_call_one(world->client, &call, soon()), ERR_OK);
+    now = (double)env_boot_ns(env_real()) / 1e9;
+    buffer_append(&call.reply, "", 1);
+    assert_int_equal(
+        sscanf((const char *)call.reply.data, "[%lf,%lf,%lf,%lf]", &then, &item, &unknown, &age),
+        4);
+    then /= 1e9;
+    assert_true(age >= 0.02 && then + age <= now);
+    assert_true(item >= 0.02 && item <= age + 1e-3);
+    assert_true(unknown == 1e9);
+    http_call_free(&call);
+}
+
 static void dots_in_a_path_stay(void **state)
 {
     struct world *world = *state;
@@ -540,6 +560,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         TEST(a_call_gets_its_answer),
+        TEST(ages_are_those_of_the_sending),
         TEST(dots_in_a_path_stay),
         TEST(an_error_comes_back_as_it_was),
         TEST(a_500_does_not_say_what_is_inside),

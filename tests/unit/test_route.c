@@ -11,6 +11,7 @@
 
 #include "common/base/log.h"
 #include "common/base/text.h"
+#include "common/http/age.h"
 #include "common/http/json_doc.h"
 #include "common/http/route.h"
 
@@ -410,6 +411,52 @@ static void headers_are_replaced_and_cleaned(void **state)
     assert_string_equal(reply.headers[1].value, "/a??X-Evil: 1");
 }
 
+/* Ten characters of a JSON number, whatever the age; never more than the truth. */
+static void ages_have_one_width(void **state)
+{
+    static const struct {
+        int64_t since;
+        uint64_t now;
+        const char *text;
+    } ages[] = {
+        {0, 0, "0.00000000"},
+        {0, 19, "0.00000001"},
+        {1000, 5, "0.00000000"},
+        {-1, 9, "0.00000001"},
+        {0, 1 * NS_PER_S, "1.00000000"},
+        {0, 9999999999, "9.99999999"},
+        {7, 12 * NS_PER_S + 7, "12.0000000"},
+        {0, 123456 * NS_PER_S + 789999999, "123456.789"},
+        {0, 9999999 * NS_PER_S + 999999999, "9999999.99"},
+        {0, 10000000 * NS_PER_S, "1000000000"},
+        {-INT64_MAX, UINT64_MAX / 4, "1000000000"},
+        {AGE_UNKNOWN, 5, "1000000000"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(ages) / sizeof(ages[0]); i++) {
+        char text[AGE_CHARS + 1] = {0};
+
+        age_write(text, ages[i].since, ages[i].now);
+        assert_string_equal(text, ages[i].text);
+    }
+}
+
+/* They are of the body that was given up. */
+static void a_problem_has_no_ages(void **state)
+{
+    struct request req = {.env = env_real(), .err = {.code = ERR_INTERNAL}};
+    struct json_writer w;
+
+    (void)state;
+    json_writer_init(&w, &req.reply.body);
+    age_put(&req, &w, 0);
+    assert_non_null(req.reply.ages);
+    reply_problem(&req);
+    assert_null(req.reply.ages);
+    request_free(&req);
+}
+
 #define TEST(f) cmocka_unit_test_setup(f, reset)
 
 int main(void)
@@ -424,6 +471,8 @@ int main(void)
         TEST(only_a_whole_traceparent_is_taken),
         TEST(every_code_becomes_a_problem),
         TEST(a_code_without_a_message_is_answered_too),
+        TEST(ages_have_one_width),
+        TEST(a_problem_has_no_ages),
         TEST(a_message_that_is_no_utf8_is_still_json),
         TEST(an_error_of_the_transport_keeps_the_handler_out),
         TEST(query_parameters),
