@@ -47,11 +47,11 @@ def environment():
 
 
 class Answer(tuple):
-    """(status, body); headers beside it."""
+    """(status, body); headers beside it, and when its head had come (monotonic)."""
 
-    def __new__(cls, status, body, headers):
+    def __new__(cls, status, body, headers, came):
         self = super().__new__(cls, (status, body))
-        self.status, self.body, self.headers = status, body, headers
+        self.status, self.body, self.headers, self.came = status, body, headers, came
         return self
 
 
@@ -83,6 +83,7 @@ class Client:
         try:
             self.connection.request(method, path, body, headers)
             response = self.connection.getresponse()
+            came = time.monotonic()
             data = response.read()
         except (OSError, http.client.HTTPException):
             self.close()
@@ -92,7 +93,7 @@ class Client:
         kind = response.headers.get_content_type()
         if kind in ("application/json", "application/problem+json") and data:
             data = json.loads(data)
-        return Answer(response.status, data, response.headers)
+        return Answer(response.status, data, response.headers, came)
 
     def get(self, path, headers=None):
         return self.request("GET", path, None, headers)

@@ -46,6 +46,10 @@ class Writer:
             self.ends.wait(self.pause)
         client.close()
 
+    def when(self, number):
+        """It was answered."""
+        return next(answered for answered, known in self.answered if known == number)
+
     def before(self, when):
         """Numbers that were answered before that time."""
         return {number for answered, number in list(self.answered) if answered < when}
@@ -70,7 +74,8 @@ class Reader:
 
     def __init__(self, url, writer, fresh=False):
         self.url, self.writer, self.fresh = url, writer, fresh
-        self.lies, self.told, self.slowest, self.refused = [], [], 0, 0
+        self.lies = []  # (path, the age that was told, the true one, numbers that were missing)
+        self.told, self.slowest, self.refused = [], 0, 0
         self.ends = threading.Event()
         self.thread = threading.Thread(daemon=True, target=self.run)
 
@@ -85,17 +90,16 @@ class Reader:
                                             "timeout_ms": 2000})
             except OSError:
                 continue
-            came = time.monotonic()
-            self.slowest = max(self.slowest, came - began)
+            self.slowest = max(self.slowest, answer.came - began)
             if answer.status != 200:
                 self.refused += 1
                 continue
             age = answer.body["read"]["staleness_seconds"]
             self.told.append(age)
             seen = {row["metadata"]["n"] for row in answer.body[rows]}
-            missing = self.writer.before(came - age - ON_THE_WAY) - seen
+            missing = self.writer.before(answer.came - age - ON_THE_WAY) - seen
             if missing:
-                self.lies.append((path, age, came - began, sorted(missing)[:5]))
+                self.lies.append((path, age, answer.came - self.writer.when(min(missing)), sorted(missing)[:5]))
         client.close()
 
     def __enter__(self):
