@@ -98,8 +98,7 @@ void consistency_apply(const struct consistency *consistency, const struct reque
 /* What an answer's "read" says. */
 struct read_info {
     const struct token *seen;
-    int64_t
-        known_ns; /* boot time: what was committed before it is in the answer; CLUSTER_UNKNOWN */
+    int64_t known_ns; /* as cluster_answer has it */
     bool stale;
     bool partial;
     double coverage;
