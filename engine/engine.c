@@ -350,6 +350,13 @@ void engine_keep(struct engine *engine, const struct engine_bitmap *living)
     graph->cold_live = colds_live(graph_cold(graph));
 }
 
+void engine_rest(struct engine *engine)
+{
+    pthread_mutex_lock(write_lock_of(engine));
+    keeper_rest(engine->keeper, graph_of(engine));
+    pthread_mutex_unlock(write_lock_of(engine));
+}
+
 bool engine_is_due(const struct engine *engine)
 {
     pthread_mutex_lock(write_lock_of(engine));

@@ -180,6 +180,10 @@ struct engine_hooks {
     void *state;
 };
 
+/* Nothing has been linked for a while: until more is, a smaller part that the graph has grown by is
+ * worth being written.  Any thread. */
+void engine_rest(struct engine *engine);
+
 /* Is there maintenance that is worth its cost?  The graph has grown by a part since it was last
  * written, or above cold_above, or has doubled since its recall was measured, or what was measured
  * is not written yet, or many vectors are dead. */

@@ -4,7 +4,8 @@
  * of themselves what they stand for.  A segment of a graph that begins behind cold parts says so
  * too: without them it cannot be used, for what it covers would have gaps.  It is written again
  * when the graph has grown by a quarter, so that each vector is written about five times while a
- * collection grows, and at most a fifth of it is linked again after a restart.
+ * collection grows, and at most a fifth of it is linked again after a restart; or, when it grows no
+ * more for now, by a sixteenth.
  * What was measured on the graph is a file of its own, graph.cal, for it is known only after the
  * segment is written, and stays true when that is written again.  One that is damaged or of another
  * graph is not looked at again: it costs the seconds of measuring.
@@ -27,6 +28,7 @@
 enum {
     GROWTH_LEAST = 5, /* times flat_below: by default what is linked in about a second */
     GROWTH_PART = 4,
+    REST_PART = 16,
 };
 
 struct keeper {
@@ -35,8 +37,9 @@ struct keeper {
     struct err notice;   /* why it, or a cold part, was set aside */
     uint32_t next_cold;  /* number of the next cold part */
     _Atomic uint32_t covered;
-    _Atomic uint32_t written;    /* slots of the engine's graph that are in the segment */
-    _Atomic uint32_t floor;      /* of the segment */
+    _Atomic uint32_t written; /* slots of the engine's graph that are in the segment */
+    _Atomic uint32_t floor;   /* of the segment */
+    _Atomic uint32_t rested;  /* graph.linked when it was told to rest; it does until that grows */
     _Atomic uint32_t calibrated; /* graph.calibrated of the calibration that is in the folder */
 };
 
@@ -285,7 +288,18 @@ bool keeper_is_due(const struct keeper *keeper, const struct graph *graph)
     if (keeper_is_behind(keeper, graph) &&
         graph_size_of(graph).count >= (uint64_t)frame_sample(&graph->options) + BATCH_MAX)
         return true; /* so many are linked soon */
-    return linked >= written && linked - written >= MAX_OF(least, (uint64_t)written / GROWTH_PART);
+    uint32_t part = linked == atomic_load_explicit(&keeper->rested, memory_order_relaxed)
+                        ? REST_PART
+                        : GROWTH_PART;
+    return linked >= written && linked - written >= MAX_OF(least, (uint64_t)written / part);
+}
+
+void keeper_rest(struct keeper *keeper, const struct graph *graph)
+{
+    if (keeper != NULL)
+        atomic_store_explicit(&keeper->rested,
+                              atomic_load_explicit(&graph->linked, memory_order_relaxed),
+                              memory_order_relaxed);
 }
 
 void keeper_forget(struct keeper *keeper)

@@ -33,6 +33,9 @@ bool keeper_is_behind(const struct keeper *keeper, const struct graph *graph);
 /* Has the graph grown so much that it should be written again, or is the segment behind? */
 bool keeper_is_due(const struct keeper *keeper, const struct graph *graph);
 
+/* See engine_rest(). */
+void keeper_rest(struct keeper *keeper, const struct graph *graph);
+
 /* Write it: see engine_maintain(). */
 MUST_CHECK enum err_code keeper_seal(struct engine *engine, const struct engine_hooks *hooks,
                                      struct err *err);

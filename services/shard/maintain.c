@@ -25,7 +25,10 @@
 #define PAUSE_MOST_NS  (300 * NS_PER_S)
 #define COMMIT_WAIT_NS (10 * NS_PER_S)
 
-enum { NICE = 5 };
+enum {
+    NICE = 5,
+    REST_LOOKS = 5, /* without anything new in the graph: it rests */
+};
 
 struct work {
     struct shard *shard;
@@ -107,6 +110,18 @@ static void put_off(struct work *work, const struct err *err)
     entry->pause_ns = MIN_OF(2 * entry->pause_ns, PAUSE_MOST_NS);
 }
 
+/* What was loaded is not linked anew after every restart, and gives its memory back, although the
+ * graph will perhaps never grow by as much as makes it worth writing while it grows. */
+static void look_at_growth(struct shard_collection *entry)
+{
+    uint64_t linked = engine_linked(entry->engine);
+
+    entry->looks = linked == entry->linked ? entry->looks + 1 : 0;
+    entry->linked = linked;
+    if (entry->looks == REST_LOOKS)
+        engine_rest(entry->engine);
+}
+
 static void maintain(struct shard *shard, struct shard_collection *entry)
 {
     struct work work = {.shard = shard, .entry = entry};
@@ -114,6 +129,7 @@ static void maintain(struct shard *shard, struct shard_collection *entry)
     struct err err = {0};
     enum err_code code;
 
+    look_at_growth(entry);
     if (env_boot_ns(shard->env) < entry->due_ns || !engine_is_due(entry->engine) || !enter(&work))
         return;
     if (entry->life != 0)

@@ -116,6 +116,8 @@ struct shard_collection {
     atomic_bool is_leaving;       /* another entry, or none, is in its place, or about to be */
     uint64_t due_ns;              /* not maintained before this boot time; the maintainer's */
     uint64_t pause_ns;            /* after the next failure; 0: the shortest; the maintainer's */
+    uint64_t linked;              /* at the last look, and looks since that changed; the */
+    uint32_t looks;               /* maintainer's */
     /* below: guarded by shard.lock */
     bool is_published; /* readers may find it */
     bool is_maintained;

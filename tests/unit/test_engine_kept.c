@@ -211,6 +211,29 @@ static void the_dead_stay_dead_and_the_owner_has_the_last_word(void **state)
     engine_close(engine);
 }
 
+static void one_that_rests_is_written_again_when_it_has_grown_by_a_sixteenth(void **state)
+{
+    struct engine *engine = kept_engine(2000);
+
+    (void)state;
+    engine_rest(engine);
+    assert_false(engine_is_due(engine));
+    data_insert(engine, &data, 2000, 2200);
+    data_link(engine);
+    assert_false(engine_is_due(engine)); /* it has not rested since */
+    engine_rest(engine);
+    maintain(engine);
+    assert_int_equal(engine_covered(engine), engine_linked(engine));
+    data_insert(engine, &data, 2200, 2300);
+    data_link(engine);
+    engine_rest(engine);
+    assert_false(engine_is_due(engine));
+    engine_close(engine);
+    engine = open_engine(NULL);
+    engine_rest(engine); /* nothing to write into */
+    engine_close(engine);
+}
+
 static void it_is_written_again_when_it_has_grown_by_a_quarter(void **state)
 {
     struct engine *engine = kept_engine(2000);
@@ -468,6 +491,7 @@ int main(void)
         KEPT(what_searches_seldom_read_leaves_memory_for_the_file),
         KEPT(the_dead_stay_dead_and_the_owner_has_the_last_word),
         KEPT(it_is_written_again_when_it_has_grown_by_a_quarter),
+        KEPT(one_that_rests_is_written_again_when_it_has_grown_by_a_sixteenth),
         KEPT(a_damaged_segment_is_set_aside),
         KEPT(a_segment_of_other_options_is_set_aside),
         KEPT(what_a_crash_left_unfinished_is_removed),

@@ -1,6 +1,6 @@
 /* A restart takes over the segments: only what is behind them is read from the store and linked
  * anew, and what was deleted or rewritten since is as it was.
- * link-flags: -Wl,--wrap=engine_insert */
+ * link-flags: -Wl,--wrap=engine_insert -Wl,--wrap=engine_rest */
 #include "tests/unit/segments_rig.h"
 
 static atomic_uint inserted;
@@ -18,6 +18,17 @@ enum err_code __wrap_engine_insert(struct engine *engine, uint32_t ordinal, cons
     if (ordinal < atomic_load(&lowest))
         atomic_store(&lowest, ordinal);
     return __real_engine_insert(engine, ordinal, vector, err);
+}
+
+static atomic_uint rested;
+
+void __real_engine_rest(struct engine *engine);
+void __wrap_engine_rest(struct engine *engine);
+
+void __wrap_engine_rest(struct engine *engine)
+{
+    atomic_fetch_add(&rested, 1);
+    __real_engine_rest(engine);
 }
 
 static void count_anew(void)
@@ -75,6 +86,21 @@ static void what_changed_since_the_segment_is_as_it_was(void **state)
     rig_free(rig);
 }
 
+/* Its engine decides whether it is worth writing. */
+static void a_graph_that_grows_no_more_is_told_to_rest(void **state)
+{
+    struct rig *rig = segments_rig_ready();
+    struct collection collection = segments_kept(rig, "c");
+
+    (void)state;
+    AWAIT(atomic_load(&rested) > 0);
+    atomic_store(&rested, 0);
+    segments_write(rig, &collection, RECORD_UPSERT, 0, 500, 1);
+    rig_catch_up(rig);
+    AWAIT(atomic_load(&rested) > 0);
+    rig_free(rig);
+}
+
 static void without_a_folder_nothing_is_kept(void **state)
 {
     struct rig *rig = segments_rig_new(true);
@@ -102,6 +128,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(only_what_is_behind_the_segment_is_inserted),
         cmocka_unit_test(what_changed_since_the_segment_is_as_it_was),
+        cmocka_unit_test(a_graph_that_grows_no_more_is_told_to_rest),
         cmocka_unit_test(without_a_folder_nothing_is_kept),
     };
 
