@@ -394,6 +394,23 @@ static void a_mark_that_is_cut_or_anothers_is_named(void **state)
     buffer_free(&bytes);
 }
 
+static void a_manifest_that_names_no_end_of_objects_comes_to_an_end(void **state)
+{
+    struct snapshot_partition partitions[PARTITIONS + 1] = {{0}};
+    struct world *world = *state;
+    struct copy_file files[2];
+    struct snapshot snapshot;
+    struct err err = {0};
+
+    make(world, &SOUND);
+    describe(&SOUND, &snapshot, partitions, files);
+    files[1].bytes = INT64_MAX;
+    must(snapshot_publish(world->blob.inner, &snapshot, &err), &err);
+    must(snapshot_mark_verified(world->blob.inner, &snapshot, &err), &err);
+    look(world);
+    assert_in_range(world->findings, 1, 2000);
+}
+
 /* A manifest that is whole and lies where another belongs. */
 static void a_manifest_of_another_snapshot_is_named(void **state)
 {
@@ -592,6 +609,7 @@ int main(void)
         TEST(a_changed_byte_of_a_part_is_found_and_its_file_is_named),
         TEST(a_manifest_that_is_missing_cut_or_changed_is_named),
         TEST(a_mark_that_is_cut_or_anothers_is_named),
+        TEST(a_manifest_that_names_no_end_of_objects_comes_to_an_end),
         TEST(a_manifest_of_another_snapshot_is_named),
         TEST(positions_that_the_log_does_not_have_are_told),
         TEST(a_trimmed_log_has_to_begin_where_a_whole_snapshot_reaches_to),
