@@ -23,14 +23,15 @@
 #include "services/ingest/spool_verify.h"
 
 #define REGIONS_FILE  "regions" /* up_folder.c */
-#define BLOB_FOLDER   "blob"    /* up_regions.c */
+#define LOCK_FILE     "lock"
+#define BLOB_FOLDER   "blob" /* up_regions.c */
 #define REGIONS_BYTES 4096
 
 static const struct option options[] = {
     {.name = "blob",
      .type = OPTION_TEXT,
-     .help = "Blob store of imports, as `up` was given it.  By default DIR/blob, if it is there;\n"
-             "without one, rows that were imported are not compared.",
+     .help = "Blob store of imports and snapshots, as `up` was given it.  By default DIR/blob, if\n"
+             "it is there; without one, rows that were imported are not compared.",
      .offset = offsetof(struct verify, blob_url)},
     {.name = "json",
      .type = OPTION_BOOL,
@@ -159,7 +160,7 @@ static enum err_code look_at_suite(struct verify *verify, const char *folder, st
     enum err_code rc;
     int lock, count;
 
-    rc = scrub_lock(&lock, folder, "lock", err);
+    rc = scrub_lock(&lock, folder, LOCK_FILE, err);
     if (rc != ERR_OK)
         return rc;
     count = scandir(folder, &names, is_shard, alphasort);
@@ -202,11 +203,8 @@ static enum err_code look_at_regions(struct verify *verify, const char *folder, 
 {
     char names[REGIONS_BYTES], path[PATH_MAX];
     char *state = NULL;
-    int lock = -1;
     enum err_code rc = read_regions(folder, names, err);
 
-    if (rc == ERR_OK)
-        rc = scrub_lock(&lock, folder, "lock", err);
     for (char *name = rc == ERR_OK ? strtok_r(names, ",\n", &state) : NULL;
          rc == ERR_OK && name != NULL; name = strtok_r(NULL, ",\n", &state)) {
         if (!region_name_is_valid(name))
@@ -217,8 +215,6 @@ static enum err_code look_at_regions(struct verify *verify, const char *folder, 
         else
             rc = look_at_suite(verify, path, err);
     }
-    if (lock >= 0)
-        (void)close(lock); /* lets go of it */
     return rc;
 }
 
@@ -256,7 +252,7 @@ static enum err_code open_blob(struct verify *verify, const char *folder, struct
     return blob_open_to_read(&verify->blob, url, verify->env, err);
 }
 
-static enum err_code look_at(struct verify *verify, const char *folder, struct err *err)
+static enum err_code look_at_folder(struct verify *verify, const char *folder, struct err *err)
 {
     struct verify_shard shard = {0};
     enum err_code rc;
@@ -273,6 +269,23 @@ static enum err_code look_at(struct verify *verify, const char *folder, struct e
     rc = look_at_suite(verify, folder, err);
     if (rc == ERR_OK && verify->things == 0)
         rc = err_set(err, ERR_CONFIG, "%.200s holds nothing of vicinal's", folder);
+    return rc;
+}
+
+/* Everything, while nothing may begin to run on it. */
+static enum err_code look_at(struct verify *verify, const char *folder, struct err *err)
+{
+    bool has_url = verify->blob_url != NULL;
+    int lock;
+    enum err_code rc = scrub_lock(&lock, folder, LOCK_FILE, err);
+
+    if (rc == ERR_OK)
+        rc = look_at_folder(verify, folder, err);
+    if (rc == ERR_OK && verify->blob != NULL && !verify_is_stopping())
+        rc = verify_blob(verify, has_url ? verify->blob_url : folder, has_url ? "" : BLOB_FOLDER,
+                         err);
+    if (lock >= 0)
+        (void)close(lock); /* lets go of it */
     return rc;
 }
 
@@ -298,6 +311,7 @@ static int run_verify(void *settings, const struct cli_operands *operands)
         rc = err_set(&err, ERR_DEAD, "stopped");
     verify_end(verify);
     buffer_free(&verify->report);
+    verify_forget_logs(verify);
     blob_close(verify->blob);
     if (rc != ERR_OK)
         (void)cli_fail("verify", &err);
@@ -313,7 +327,8 @@ const struct verb verb_verify = {
     .about =
         "DIR is the folder of `vicinal up`, or what a log or a shard keeps by itself.  Looks at\n"
         "the log, the stores of the shards, their segments, the spool and the metadata file,\n"
-        "and holds the shards against the log and the objects of imports that it names.\n"
+        "and holds the shards against the log and the objects of imports that it names, and\n"
+        "the snapshots of the blob store against their manifests and the log.\n"
         "Changes nothing; no service may be running.\n\n"
         "Exit codes: 0 all is well, 1 damage was found, 2 something could not be looked at.",
     .options = options,

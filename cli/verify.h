@@ -2,6 +2,7 @@
  *
  *   verify.c          options, which folder is what, the order of things
  *   verify_log.c      the log, and the shards against it
+ *   verify_blob.c     the blob store: snapshots against the logs, and what no log names
  *   verify_report.c   things, their counts and findings, for people and as JSON
  *
  * A thing is what gets a line of its own: a log, a shard, a spool, a metadata file.  Who owns a
@@ -18,6 +19,7 @@
 #define VERIFY_COUNTS_MAX 11
 #define VERIFY_TOLD_MAX   20 /* findings of a thing that are told one by one */
 #define VERIFY_SHARDS_MAX 1024
+#define VERIFY_LOGS_MAX   32
 
 struct verify_told {
     char *file; /* owned */
@@ -33,7 +35,7 @@ enum verify_state {
 
 struct verify_thing {
     struct verify *verify;
-    const char *kind;    /* "log", "shard", "spool", "metadata" */
+    const char *kind;    /* "log", "shard", "spool", "metadata", "blobs" */
     char path[PATH_MAX]; /* what it is */
     struct scrub scrub;  /* its state is the thing */
     enum verify_state state;
@@ -47,11 +49,21 @@ struct verify_thing {
     size_t told_count;
 };
 
+/* Hashes of names. */
+struct verify_names {
+    struct hash128 *items;
+    size_t count, size;
+};
+
 struct verify {
     const char *blob_url; /* a setting; NULL: what the folder has */
     bool json;            /* a setting */
     /* state */
-    struct blob *blob; /* NULL: there is none */
+    struct blob *blob;                          /* NULL: there is none */
+    struct wal_verified *logs[VERIFY_LOGS_MAX]; /* owned: what the blob store is held against */
+    size_t log_count;
+    struct verify_names named; /* objects that these logs name */
+    bool is_log_missing;       /* they are not all that the folder has, or not whole */
     struct env *env;
     struct buffer report; /* JSON */
     struct json_writer *writer;
@@ -94,5 +106,22 @@ struct verify_shard {
 MUST_CHECK enum err_code verify_log(struct verify *verify, const char *folder, const char *name,
                                     struct verify_shard *shards, size_t shard_count,
                                     struct err *err);
+
+/* --- verify_blob.c --------------------------------------------------------------------------- */
+
+/* A record of a log may name an object.  Errors: ERR_NO_MEMORY. */
+MUST_CHECK enum err_code verify_note_named(struct verify *verify, const struct record *record,
+                                           struct err *err);
+
+/* What is known of a log is kept until the blob store is looked at; it is the verify's now.
+ * is_whole: all of its records were noted.  NULL: a log could not be looked at. */
+void verify_note_log(struct verify *verify, struct wal_verified *log, bool is_whole);
+
+/* The blob store folder/name (name "": folder is its URL), after all logs; its thing is told.
+ * Errors: ERR_NO_MEMORY, ERR_CONFIG. */
+MUST_CHECK enum err_code verify_blob(struct verify *verify, const char *folder, const char *name,
+                                     struct err *err);
+
+void verify_forget_logs(struct verify *verify);
 
 #endif

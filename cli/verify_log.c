@@ -35,6 +35,7 @@ static enum err_code take(void *state, const struct wal_verified *log, const str
         pass->is_whole = false;
         return ERR_OK;
     }
+    rc = verify_note_named(pass->thing->verify, &verified.record, err);
     for (size_t i = 0; rc == ERR_OK && i < pass->shard_count; i++)
         if (pass->shards[i].look != NULL)
             rc = shard_verify_record(pass->shards[i].look, item, &verified, place, err);
@@ -85,7 +86,11 @@ enum err_code verify_log(struct verify *verify, const char *folder, const char *
     if (pass.rules != NULL)
         buffer_free(&pass.rules->unpacked);
     free(pass.rules);
-    free(log);
+    if (pass.thing == NULL || pass.thing->state != VERIFY_OK) {
+        free(log);
+        log = NULL;
+    }
+    verify_note_log(verify, log, log != NULL && log->is_whole && pass.is_whole);
     if (pass.thing != NULL)
         verify_thing_end(pass.thing);
     return rc;

@@ -9,16 +9,14 @@
 #include <string.h>
 
 #include "cluster/snapshot_manifest.h"
+#include "cluster/snapshots_internal.h"
+#include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
 
-#define FOLDER        "snapshots"
-#define MANIFEST_NAME "manifest"
-#define VERIFIED_NAME "verified"
-#define SNAPSHOTS_MAX 10000
-#define OBJECTS_MAX   10000000 /* of one snapshot */
-#define TIME_DIGITS   16
+#define OBJECTS_MAX 10000000 /* of one snapshot */
+#define TIME_DIGITS 16
 
 void snapshot_free(struct snapshot *snapshot)
 {
@@ -53,16 +51,11 @@ bool snapshot_id_replica(const char *id, uint64_t *wall_us, uint32_t *replica)
     return strcmp(again, id) == 0;
 }
 
-/* The name of something of a snapshot, or with "" for both what all names of a shard begin with. */
-struct place {
-    uint32_t region, shard;
-    const char *id, *name;
-};
-
-static void name_of(char out[BLOB_NAME_BYTES_MAX + 1], const struct place *place)
+void snapshot_place_name(char out[BLOB_NAME_BYTES_MAX + 1], const struct snapshot_place *place)
 {
-    int len = snprintf(out, BLOB_NAME_BYTES_MAX + 1, FOLDER "/%08x/%u/%s%s%s", place->region,
-                       place->shard, place->id, place->id[0] == '\0' ? "" : "/", place->name);
+    int len =
+        snprintf(out, BLOB_NAME_BYTES_MAX + 1, SNAPSHOTS_PREFIX "%08x/%u/%s%s%s", place->region,
+                 place->shard, place->id, place->id[0] == '\0' ? "" : "/", place->name);
 
     assert(len > 0 && len <= BLOB_NAME_BYTES_MAX);
 }
@@ -73,7 +66,48 @@ void snapshot_part_name(char out[BLOB_NAME_BYTES_MAX + 1], const struct snapshot
     char name[64];
 
     (void)snprintf(name, sizeof(name), "%05zu.%07" PRIu64, file, part);
-    name_of(out, &(struct place){snapshot->region, snapshot->shard, snapshot->id, name});
+    snapshot_place_name(
+        out, &(struct snapshot_place){snapshot->region, snapshot->shard, snapshot->id, name});
+}
+
+/* Up to the next '/', of len bytes at most; *at goes behind it. */
+static bool take_word(const char **at, char *out, size_t size)
+{
+    size_t len = strcspn(*at, "/");
+
+    if (len == 0 || len >= size || (*at)[len] != '/')
+        return false;
+    memcpy(out, *at, len);
+    out[len] = '\0';
+    *at += len + 1;
+    return true;
+}
+
+bool snapshot_object_parse(struct snapshot_object *out, const char *name)
+{
+    struct snapshot_place place = {.id = out->id};
+    char again[BLOB_NAME_BYTES_MAX + 1], region[9], shard[8];
+    uint8_t bytes[4];
+    const char *at = name + strlen(SNAPSHOTS_PREFIX);
+    uint64_t number, wall_us;
+    uint32_t replica;
+
+    if (strlen(name) > BLOB_NAME_BYTES_MAX ||
+        strncmp(name, SNAPSHOTS_PREFIX, strlen(SNAPSHOTS_PREFIX)) != 0 ||
+        !take_word(&at, region, sizeof(region)) || !take_word(&at, shard, sizeof(shard)) ||
+        !take_word(&at, out->id, sizeof(out->id)) || at[0] == '\0' ||
+        !text_hex_decode(bytes, sizeof(bytes), region, strlen(region)) ||
+        !text_to_u64(shard, strlen(shard), &number) || number >= SHARDS_MAX ||
+        !snapshot_id_replica(out->id, &wall_us, &replica))
+        return false;
+    out->region =
+        (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+    out->shard = (uint32_t)number;
+    out->name = place.name = at;
+    place.region = out->region;
+    place.shard = out->shard;
+    snapshot_place_name(again, &place);
+    return strcmp(again, name) == 0;
 }
 
 /* --- publishing -------------------------------------------------------------------------------
@@ -85,7 +119,8 @@ enum err_code snapshot_publish(struct blob *blob, const struct snapshot *snapsho
     struct buffer bytes = {0};
     enum err_code code = snapshot_manifest_encode(snapshot, &bytes, err);
 
-    name_of(name, &(struct place){snapshot->region, snapshot->shard, snapshot->id, MANIFEST_NAME});
+    snapshot_place_name(name, &(struct snapshot_place){snapshot->region, snapshot->shard,
+                                                       snapshot->id, SNAPSHOT_MANIFEST_NAME});
     if (code == ERR_OK && bytes.len > BLOB_BYTES_MAX)
         code = err_set(err, ERR_IO, "the snapshot has too many files");
     if (code == ERR_OK)
@@ -101,7 +136,8 @@ enum err_code snapshot_mark_verified(struct blob *blob, const struct snapshot *s
     struct buffer bytes = {0};
     enum err_code code = snapshot_manifest_encode(snapshot, &bytes, err);
 
-    name_of(name, &(struct place){snapshot->region, snapshot->shard, snapshot->id, VERIFIED_NAME});
+    snapshot_place_name(name, &(struct snapshot_place){snapshot->region, snapshot->shard,
+                                                       snapshot->id, SNAPSHOT_VERIFIED_NAME});
     if (code == ERR_OK)
         code = blob_put(blob, name, bytes.data, SNAPSHOT_CHECKSUM_BYTES, err);
     buffer_free(&bytes);
@@ -113,7 +149,6 @@ enum err_code snapshot_mark_verified(struct blob *blob, const struct snapshot *s
 
 struct listing {
     struct snapshot_list *list;
-    size_t prefix_len;
     bool failed;
 };
 
@@ -143,25 +178,18 @@ static struct snapshot_entry *entry_of(struct snapshot_list *list, const char *i
 static bool see(void *context, const char *name)
 {
     struct listing *listing = context;
-    const char *id = name + listing->prefix_len, *slash = strchr(id, '/');
-    char copy[SNAPSHOT_ID_BYTES];
+    struct snapshot_object object;
     struct snapshot_entry *entry;
-    uint64_t wall_us;
-    uint32_t replica;
 
-    if (slash == NULL || (size_t)(slash - id) >= sizeof(copy))
+    if (!snapshot_object_parse(&object, name))
         return true;
-    memcpy(copy, id, (size_t)(slash - id));
-    copy[slash - id] = '\0';
-    if (!snapshot_id_replica(copy, &wall_us, &replica))
-        return true;
-    entry = entry_of(listing->list, copy);
+    entry = entry_of(listing->list, object.id);
     if (entry == NULL) {
         listing->failed = true;
         return false;
     }
-    entry->is_published = entry->is_published || strcmp(slash + 1, MANIFEST_NAME) == 0;
-    entry->is_marked = entry->is_marked || strcmp(slash + 1, VERIFIED_NAME) == 0;
+    entry->is_published = entry->is_published || strcmp(object.name, SNAPSHOT_MANIFEST_NAME) == 0;
+    entry->is_marked = entry->is_marked || strcmp(object.name, SNAPSHOT_VERIFIED_NAME) == 0;
     return true;
 }
 
@@ -178,8 +206,7 @@ enum err_code snapshots_list(struct blob *blob, struct snapshot_list *list, stru
     struct listing listing = {.list = list};
     enum err_code code;
 
-    name_of(prefix, &(struct place){list->region, list->shard, "", ""});
-    listing.prefix_len = strlen(prefix);
+    snapshot_place_name(prefix, &(struct snapshot_place){list->region, list->shard, "", ""});
     list->entries = NULL;
     list->count = list->size = 0;
     code = blob_list(blob, prefix, see, &listing, err);
@@ -216,14 +243,14 @@ static enum err_code get_all(struct blob *blob, const char *name, struct buffer 
 }
 
 /* Is the mark that of the manifest?  One that is missing is no error. */
-static enum err_code check_mark(struct blob *blob, const struct place *place,
+static enum err_code check_mark(struct blob *blob, const struct snapshot_place *place,
                                 const struct buffer *manifest, bool *is_verified, struct err *err)
 {
     char name[BLOB_NAME_BYTES_MAX + 1];
     struct buffer mark = {0};
     enum err_code code;
 
-    name_of(name, place);
+    snapshot_place_name(name, place);
     code = get_all(blob, name, &mark, err);
     *is_verified = code == ERR_OK && mark.len == SNAPSHOT_CHECKSUM_BYTES &&
                    memcmp(mark.data, manifest->data, mark.len) == 0;
@@ -238,21 +265,21 @@ static enum err_code check_mark(struct blob *blob, const struct place *place,
 enum err_code snapshot_load(struct blob *blob, const struct snapshot_list *list, const char *id,
                             struct snapshot *out, bool *is_verified, struct err *err)
 {
-    struct place place = {list->region, list->shard, id, MANIFEST_NAME};
+    struct snapshot_place place = {list->region, list->shard, id, SNAPSHOT_MANIFEST_NAME};
     char name[BLOB_NAME_BYTES_MAX + 1];
     struct buffer bytes = {0};
     enum err_code code;
 
     *out = (struct snapshot){0};
     *is_verified = false;
-    name_of(name, &place);
+    snapshot_place_name(name, &place);
     code = get_all(blob, name, &bytes, err);
     if (code == ERR_OK)
         code = snapshot_manifest_decode(out, bytes.data, bytes.len, err);
     if (code == ERR_OK &&
         (out->region != list->region || out->shard != list->shard || strcmp(out->id, id) != 0))
         code = err_set(err, ERR_CORRUPT, "the manifest of snapshot %s is that of another", id);
-    place.name = VERIFIED_NAME;
+    place.name = SNAPSHOT_VERIFIED_NAME;
     if (code == ERR_OK)
         code = check_mark(blob, &place, &bytes, is_verified, err);
     buffer_free(&bytes);
@@ -397,17 +424,18 @@ static bool note(void *context, const char *name)
 enum err_code snapshot_remove(struct blob *blob, const struct snapshot_list *list, const char *id,
                               struct err *err)
 {
-    static const char *const first[] = {VERIFIED_NAME, MANIFEST_NAME};
+    static const char *const first[] = {SNAPSHOT_VERIFIED_NAME, SNAPSHOT_MANIFEST_NAME};
     struct removing removing = {0};
     char name[BLOB_NAME_BYTES_MAX + 1];
     enum err_code code = ERR_OK;
 
     /* From then on it counts for nothing, whatever is left of it. */
     for (size_t i = 0; code == ERR_OK && i < ARRAY_COUNT(first); i++) {
-        name_of(name, &(struct place){list->region, list->shard, id, first[i]});
+        snapshot_place_name(name,
+                            &(struct snapshot_place){list->region, list->shard, id, first[i]});
         code = blob_remove(blob, name, err);
     }
-    name_of(name, &(struct place){list->region, list->shard, id, ""});
+    snapshot_place_name(name, &(struct snapshot_place){list->region, list->shard, id, ""});
     if (code == ERR_OK)
         code = blob_list(blob, name, note, &removing, err);
     /* Without memory for all names, those that are known go, and the others the next time. */

@@ -16,6 +16,7 @@
 #include "cluster/copy_files.h"
 #include "common/model/position.h"
 
+#define SNAPSHOTS_PREFIX    "snapshots/" /* of the names of all their objects */
 #define SNAPSHOT_PART_BYTES (8 * COPY_CHUNK_BYTES)
 #define SNAPSHOT_ID_BYTES   24
 #define SNAPSHOT_FORMAT     1u

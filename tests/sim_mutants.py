@@ -130,6 +130,11 @@ MUTANTS = [
     Mutant("object-not-put", "services/ingest/import_write.c",
            "    if (rc != ERR_OK)\n        return rc;\n    rc = add_manifests(work, job,",
            "    err_clear(err);\n    rc = add_manifests(work, job,"),
+    Mutant("object-of-another-removed", "services/ingest/import_write.c",
+           "(unsigned long long)work->putter);", "0ull);"),
+    Mutant("object-removed-in-doubt", "services/ingest/import_write.c",
+           "    work->is_offered = rc == ERR_OK;\n    if (rc == ERR_OK)\n        rc = save(work);\n",
+           "    if (rc == ERR_OK)\n        rc = save(work);\n    work->is_offered = rc == ERR_OK;\n"),
     # --- between regions
     Mutant("runs-taken-twice", "services/ingest/append.c",
            "        item->skipped = item->origin_offset < position;",

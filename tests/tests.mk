@@ -52,7 +52,7 @@ FUZZ  := BUILD=build-fuzz CC=clang-14 OPT=-O1
 unit-asan:
 	@$(MAKE) --no-print-directory $(ASAN) unit
 # Those without threads of their own, or with those of others only, would only be slow there.
-TSAN_SKIPS := newer_formats spool_damage spool_upgrade three_regions http_stack engine_faults engine_graph engine_recall engine_calibration_kept segment_damage segment_faults engine_cold engine_cold_faults cold_damage segments_folders segments_history filter_oracle wal_damage verify_damage wal_crash spool_crash shard_crash cold_crash durable_faults ingest_faults engine_verify kernels model_memory hits shard_map
+TSAN_SKIPS := newer_formats spool_damage spool_upgrade three_regions http_stack engine_faults engine_graph engine_recall engine_calibration_kept segment_damage segment_faults engine_cold engine_cold_faults cold_damage segments_folders segments_history filter_oracle wal_damage verify_damage snapshots_verify wal_crash spool_crash shard_crash cold_crash durable_faults ingest_faults engine_verify kernels model_memory hits shard_map
 TSAN_TESTS := $(filter-out $(TSAN_SKIPS:%=$(BUILD)/tests/unit/test_%),$(UNIT_TESTS))
 # A service that is ended by force leaves threads behind; that is no report.
 TSAN_SETTINGS := suppressions=$(abspath tests/tsan.supp) halt_on_error=1 report_thread_leaks=0

@@ -6,6 +6,7 @@
 
 #include "backends/blob/blob.h"
 #include "common/base/checked.h"
+#include "common/base/log.h"
 #include "services/ingest/imports.h"
 
 #define APPEND_NS (10 * NS_PER_S) /* for a turn, however long reading the part took */
@@ -335,11 +336,28 @@ void import_leave(struct import_work *work)
     work->job = NULL;
 }
 
+/* What a part that was not taken has put.  Nobody else knows these names, and from the moment on
+ * that the row was to say them, whatever came of that, they stay: a change of the row that failed
+ * may have been made, and others may have gone on from there. */
+static void remove_unnamed(struct import_work *work)
+{
+    struct err err = {0};
+    enum err_code rc = ERR_OK;
+
+    if (work->is_offered)
+        return;
+    for (size_t i = 0; i < work->put_count && rc == ERR_OK; i++)
+        rc = blob_remove(work->write->ingest->setup.blob, work->ahead->objects[i].name, &err);
+    if (rc != ERR_OK && rc != ERR_DEAD)
+        log_err(LOG_WARN, NULL, "objects that nobody names stay in the blob store", &err);
+}
+
 void import_end(struct import_work *work)
 {
     if (work->write != NULL)
         give_back(work); /* before the next part's turn comes */
     busy_release(&work->claim);
+    remove_unnamed(work);
     import_rows_free(&work->rows);
     buffer_free(&work->object);
     free(work->sections);
@@ -371,11 +389,14 @@ static enum err_code put_object(struct import_work *work)
     if (rc != ERR_OK)
         return rc;
     /* What it holds is part of its name (the head has the hashes of all): nobody who was overtaken
-     * can replace it by something else. */
+     * can replace it by something else.  So is who has put it: another request that brings the same
+     * part has objects of its own, and removing these takes nothing from it. */
     hash128_to_text(hash, hash_xxh128(work->object.data, bulk_head_bytes(count)));
-    (void)snprintf(name, sizeof(name), "imports/%s/%llu.%zu-%s", job->id,
-                   (unsigned long long)job->done.offset, job->object_count, hash);
+    (void)snprintf(name, sizeof(name), "imports/%s/%llu.%zu-%s-%016llx", job->id,
+                   (unsigned long long)job->done.offset, job->object_count, hash,
+                   (unsigned long long)work->putter);
     memcpy(object->name, name, sizeof(name));
+    work->put_count = job->object_count + 1; /* also when it fails: it may be there */
     rc = blob_put(ingest->setup.blob, object->name, work->object.data, work->object.len, err);
     if (rc != ERR_OK)
         return rc;
@@ -463,6 +484,7 @@ enum err_code import_read_ahead(struct import_work *work, struct import_part *pa
                     first_row(ahead, work->rows.dimension, offset, &part->next_row);
     if (!work->is_read)
         return ERR_OK;
+    env_random(work->write->ingest->env, &work->putter, sizeof(work->putter));
     ahead->done = (struct import_progress){.offset = offset};
     ahead->next = (struct import_progress){0};
     ahead->error_count = ahead->object_count = 0;
@@ -493,6 +515,7 @@ enum err_code import_take_part(struct import_work *work, const struct import_par
     rc = take_gate(work);
     for (size_t i = 0; i < job->object_count && rc == ERR_OK; i++)
         job->objects[i].stamp = sequencer_change_stamp(&ingest->sequencer);
+    work->is_offered = rc == ERR_OK;
     if (rc == ERR_OK)
         rc = save(work);
     if (rc == ERR_OK)

@@ -9,7 +9,9 @@
  *
  * Who dies in between leaves a row that is pending, or objects that nobody names.  The next part,
  * or the end, of the import appends what is pending before anything else; GET tells only what is
- * done.  Objects that the log names are kept for ever: the log is not trimmed. */
+ * done.  A part that is not taken, because its turn does not come, the import was cancelled, or
+ * something failed, takes its objects with it, as long as no row can name them.  Objects that a row
+ * or the log may name are kept for ever. */
 #ifndef VICINAL_INGEST_IMPORTS_H
 #define VICINAL_INGEST_IMPORTS_H
 
@@ -48,6 +50,9 @@ struct import_work {
     struct write *write;
     struct import_job *ahead; /* as it was when the part was read; what that has brought */
     bool is_read;
+    uint64_t putter;         /* part of the names of its objects, and of no other request's */
+    size_t put_count;        /* objects of `ahead` that may be in the blob store */
+    bool is_offered;         /* the row may name them */
     struct import_job *job;  /* as it is, in its turn */
     struct busy_claim claim; /* of the import: one request at a time */
     struct import_manifest *manifests;
@@ -79,6 +84,7 @@ void import_leave(struct import_work *work);
  * Errors: the log's, the stores'. */
 MUST_CHECK enum err_code import_take_part(struct import_work *work, const struct import_part *part);
 
+/* Objects that nobody can name are removed. */
 void import_end(struct import_work *work);
 
 #endif

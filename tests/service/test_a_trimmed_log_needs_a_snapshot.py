@@ -1,7 +1,8 @@
 """The log is trimmed only below what every replica has synced, a verified snapshot of every shard has,
 and every other region has read; then snapshot and log together are everything: a shard without a
 folder and without another replica comes back from them, equal to the last digest.  A snapshot that
-is damaged, missing or not verified trims nothing and is never used, and a gap is never read over."""
+is damaged, missing or not verified trims nothing and is never used, and a gap is never read over.
+`vicinal verify` looks at every snapshot, and finds what is damaged, and a log that none reaches to."""
 import os
 import random
 import shutil
@@ -10,6 +11,7 @@ import subprocess
 
 import pytest
 
+import vicinal_cli
 from s3_server import S3Server
 from suite import BIN, SLOW, Client, Suite, poll
 
@@ -113,6 +115,14 @@ def verify(suite):
                          timeout=120 * SLOW)
     assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
+
+
+def findings(suite, code, blob=None):
+    """What `verify` says of the blob store: its counts; of everything: (file, text)."""
+    told = vicinal_cli.verify(suite.data / "suite", code, blob)
+    [blobs] = [thing for thing in told["things"] if thing["kind"] == "blobs"]
+    return blobs["counts"], [(finding["file"], finding["text"]) for thing in told["things"]
+                             for finding in thing["findings"]]
 
 
 def remove_shards(suite):
@@ -229,6 +239,55 @@ def test_without_a_usable_snapshot_a_gap_is_never_read_over():
 
 
 @pytest.mark.embedded("verify reads the log's files")
+def test_verify_looks_at_every_snapshot():
+    with Suite(shards=2, partitions=4) as suite:
+        suite.create("c", DIMENSION)
+        write(suite, "c", 0, 1000)
+        trim_all(suite)
+        suite.stop()
+        blob = suite.data / "suite" / "blob"
+        counts, found = findings(suite, 0)
+        assert counts["snapshots"] == 2 and not found, (counts, found)
+        assert counts["objects of snapshots"] == sum(1 for path in blob.rglob("*") if path.is_file())
+
+        # Each object of one: missing, cut, a byte of it changed.  It is named, and the trimmed log has none to
+        # begin with, for there is no other snapshot of this shard.
+        [folder] = snapshots(suite, 1)
+        for path in sorted(folder.iterdir()):
+            name, sound = str(path.relative_to(blob)), path.read_bytes()
+            for damaged in (None, sound[:-1], sound[:9] + bytes([sound[9] ^ 1]) + sound[10:]):
+                if damaged is None:
+                    path.unlink()
+                else:
+                    path.write_bytes(damaged)
+                _, found = findings(suite, 1)
+                # One without its mark was never finished, and is not damaged.
+                named = [] if damaged is None and path.name == "verified" else [name]
+                assert [file for file, _ in found[:-1]] == named, (name, found)
+                assert found[-1][0] == str(folder.parent.parent.relative_to(blob)), found
+                assert "no whole snapshot reaches" in found[-1][1], found
+            path.write_bytes(sound)
+        assert findings(suite, 0)[1] == []
+
+        # Beyond the end of its log: the log is an older one.
+        kept = suite.data / "kept"
+        shutil.copytree(suite.data / "suite", kept)
+        suite.start()
+        write(suite, "c", 1000, 500)
+        synced(suite)
+        snapshot(suite)
+        suite.stop()
+        assert findings(suite, 0)[0]["snapshots"] == 4
+        for part in ("wal", "shard-0.0", "shard-1.0"):
+            shutil.rmtree(suite.data / "suite" / part)
+            shutil.copytree(kept / part, suite.data / "suite" / part)
+        _, found = findings(suite, 1)
+        newest = {str((snapshots(suite, shard)[-1] / "manifest").relative_to(blob)) for shard in (0, 1)}
+        assert {file for file, _ in found} == newest, found
+        assert all("the log ends at" in text for _, text in found), found
+
+
+@pytest.mark.embedded("verify reads the log's files")
 def test_a_store_below_the_log_is_set_aside():
     with Suite(partitions=4, log_level="info") as suite:
         suite.create("c", DIMENSION)
@@ -282,6 +341,9 @@ def test_the_same_in_s3(monkeypatch):
             write(suite, "c", 2000, 100)
             before = state(suite)
             suite.stop()
+            # Its snapshots are looked at where they are, with or without the log's files.
+            counts, found = findings(suite, 0, server.url("here"))
+            assert counts["snapshots"] == 2 and counts["bytes"] > 0 and not found, (counts, found)
             remove_shards(suite)
             suite.start()
             expect(suite, before)

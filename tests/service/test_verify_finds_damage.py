@@ -75,12 +75,14 @@ def test_what_a_killed_suite_leaves_is_sound_and_stays_as_it_was(left):
     assert state(left) == before
     assert found["finding_count"] == 0
     things = {thing["kind"]: thing for thing in found["things"]}
-    assert set(things) == {"metadata", "log", "shard"}
+    assert set(things) == {"metadata", "log", "shard", "blobs"}
     assert all(thing["state"] == "ok" for thing in things.values()), things
     counts = things["shard"]["counts"]
     assert counts["live"] == counts["as in the log"] == VECTORS - 100 + 50 + IMPORTED
     assert counts["tombstones"] == 99 + 1  # 200 was written again; x went with its collection
     assert counts["segments"] == 1
+    objects = sum(1 for path in (left / "blob" / "imports").rglob("*") if path.is_file())
+    assert things["blobs"]["counts"] == {"snapshots": 0, "objects of snapshots": 0, "bytes": 0, "other objects": objects}
     # The parts by themselves.
     assert verify(left / "wal", 0)["things"][0]["counts"]["records"] > VECTORS
     assert verify(left / "shard-0.0", 0)["things"][0]["counts"]["as in the log"] == 0
@@ -144,7 +146,7 @@ def test_regions_that_were_killed_while_both_write_are_sound():
         poll("nobody has the folders", lambda: all(subprocess.run(
             ["flock", "-n", "-s", str(data / name / "lock"), "true"], check=False).returncode == 0 for name in "ab"))
         found = verify(data, 0)
-        assert [thing["kind"] for thing in found["things"]] == ["metadata", "log", "shard", "shard"] * 2, found
+        assert [thing["kind"] for thing in found["things"]] == ["metadata", "log", "shard", "shard"] * 2 + ["blobs"], found
         suite.start()
         suite.stop()
         verify(data, 0)
@@ -207,6 +209,18 @@ def test_an_object_of_an_import_that_is_damaged_or_missing_is_named(left):
     assert {finding["file"] for thing in found["things"] for finding in thing["findings"]} == {name}
     path.write_bytes(sound)
     verify(left, 0)
+
+
+def test_an_object_that_no_log_names_is_counted_and_no_damage(left, tmp_path):
+    shutil.copytree(left, tmp_path / "data")
+    named = next(path for path in sorted((tmp_path / "data" / "blob").rglob("*")) if path.is_file())
+    shutil.copy(named, named.with_name("0.0-nobodys"))
+    counts = {thing["kind"]: thing for thing in verify(tmp_path / "data", 0)["things"]}["blobs"]["counts"]
+    assert counts["that no log here names"] == 1, counts
+    # Where the log is not at hand it cannot be said.
+    shutil.rmtree(tmp_path / "data" / "wal")
+    counts = {thing["kind"]: thing for thing in verify(tmp_path / "data", 0)["things"]}["blobs"]["counts"]
+    assert "that no log here names" not in counts and counts["other objects"] >= 2, counts
 
 
 def test_imports_are_compared_only_with_their_blob_store(left, tmp_path):
