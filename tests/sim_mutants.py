@@ -135,6 +135,49 @@ MUTANTS = [
     Mutant("object-removed-in-doubt", "services/ingest/import_write.c",
            "    work->is_offered = rc == ERR_OK;\n    if (rc == ERR_OK)\n        rc = save(work);\n",
            "    if (rc == ERR_OK)\n        rc = save(work);\n    work->is_offered = rc == ERR_OK;\n"),
+    # --- snapshots, and a log that is trimmed
+    Mutant("trims-one-too-far", "services/ingest/trim.c",
+           "    if (rc == ERR_OK)\n        rc = wal_trim(",
+           "    for (uint32_t p = 0; p < trimmer->ingest->sequencer.partitions; p++)\n"
+           "        trimmer->checkpoints[at].positions[p]++;\n"
+           "    if (rc == ERR_OK)\n        rc = wal_trim("),
+    Mutant("replicas-do-not-count", "services/ingest/trim.c",
+           "if (holder->kind == HOLDER_REGION && overdue)",
+           "if (holder->kind == HOLDER_REPLICA || overdue)"),
+    Mutant("snapshots-do-not-count", "services/ingest/trim.c",
+           "if (holder->kind == HOLDER_REGION && overdue)",
+           "if (holder->kind == HOLDER_SNAPSHOT || overdue)"),
+    Mutant("regions-do-not-count", "services/ingest/trim.c",
+           "if (holder->kind == HOLDER_REGION && overdue)",
+           "if (holder->kind == HOLDER_REGION || overdue)", ACROSS),
+    Mutant("applied-is-synced", "services/shard/status.c",
+           "json_u64(w, partition->synced);", "json_u64(w, partition->position);"),
+    Mutant("marked-before-it-is-there", "services/shard/snapshot_make.c",
+           "    if (code == ERR_OK)\n        code = put_files(making, err);\n"
+           "    /* Behind the last use of its bytes: who opens a store may write to it. */\n"
+           "    if (code == ERR_OK)\n        code = describe(making, err);\n"
+           "    if (code == ERR_OK)\n        code = snapshot_publish(making->blob, &making->made, err);\n"
+           "    if (code == ERR_OK)\n        code = read_back(making, err);\n"
+           "    if (code == ERR_OK)\n        code = mark(making, err);\n",
+           "    if (code == ERR_OK)\n        code = describe(making, err);\n"
+           "    if (code == ERR_OK)\n        code = snapshot_publish(making->blob, &making->made, err);\n"
+           "    if (code == ERR_OK)\n        code = mark(making, err);\n"
+           "    if (code == ERR_OK)\n        code = put_files(making, err);\n"
+           "    if (code == ERR_OK)\n        code = read_back(making, err);\n"),
+    Mutant("all-snapshots-removed", "services/shard/snapshot_make.c",
+           "    *goes = covering >= wanted;", "    *goes = true;"),
+    Mutant("begins-in-the-middle", "services/shard/start.c",
+           "firsts[count - 1] > 0)", "firsts[count - 1] > UINT64_MAX - 1)"),
+    Mutant("position-of-a-copy-forgotten", "services/shard/start.c",
+           "        start->is_unproven[slot] = partition->applied + partition->voided > 0;\n"
+           "        start->unproven_count += start->is_unproven[slot];\n"
+           "        positions[slot] = partition->position - start->is_unproven[slot];",
+           "        start->is_unproven[slot] = false;\n"
+           "        positions[slot] = partition->position + (shard->setup.copied_bytes > 0);"),
+    Mutant("truncation-not-in-a-copy", "services/shard/apply_state.c",
+           "    part->truncate = read_stamp(r);", "    (void)read_stamp(r);", ACROSS),
+    Mutant("epoch-not-known-at-the-beginning", "services/ingest/takeover.c",
+           "        line->admitted = (struct epoch_state){.epoch = record.epoch};", ""),
     # --- between regions
     Mutant("runs-taken-twice", "services/ingest/append.c",
            "        item->skipped = item->origin_offset < position;",

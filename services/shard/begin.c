@@ -85,25 +85,6 @@ static void look_at_log(const struct begin *begin, struct beginning *out)
 /* --- the store ---------------------------------------------------------------------------------
  */
 
-/* Does the log still have what comes behind the store, and the record before, which proves that it
- * is the log that was applied? */
-static bool reaches(const struct apply *apply, const struct beginning *beginning, struct err *why)
-{
-    for (uint32_t slot = 0; slot < apply->partition_count; slot++) {
-        const struct apply_partition *partition = &apply->partitions[slot];
-        uint64_t first = beginning->firsts[partition->partition];
-
-        if (first > 0 && partition->position <= first) {
-            (void)err_set(why, ERR_NOT_FOUND,
-                          "the store is at %llu of partition %u, where the log begins at %llu",
-                          (unsigned long long)partition->position, partition->partition,
-                          (unsigned long long)first);
-            return false;
-        }
-    }
-    return true;
-}
-
 /* *is_good: the log goes on from it. */
 static enum err_code look_at_store(const struct begin *begin, const struct paths *paths,
                                    const struct beginning *beginning, bool *is_good,
@@ -121,7 +102,7 @@ static enum err_code look_at_store(const struct begin *begin, const struct paths
     if (code == ERR_OK)
         code = apply_load(apply, store, why);
     if (code == ERR_OK && apply->region == beginning->region)
-        *is_good = reaches(apply, beginning, why);
+        *is_good = seed_reaches(apply, beginning->firsts, why) == ERR_OK;
     /* One of another log, one that is empty or damaged would be made anew from the log. */
     else if (code == ERR_OK)
         (void)err_set(why, ERR_CONFLICT, "the store is of log %u, the log is %u", apply->region,
@@ -196,6 +177,7 @@ static enum err_code seed(struct begin *begin, const struct beginning *beginning
 {
     struct seed seed = {.env = begin->env,
                         .meta = begin->meta,
+                        .client = begin->client,
                         .data = begin->data,
                         .shard = begin->shard,
                         .replica = begin->replica,
@@ -203,13 +185,18 @@ static enum err_code seed(struct begin *begin, const struct beginning *beginning
                         .region = beginning->region,
                         .firsts = beginning->firsts,
                         .is_trimmed = beginning->is_trimmed,
+                        .records_min = begin->records_min,
                         .is_stopping = begin->is_stopping};
-    enum err_code code =
-        http_client_open(&seed.client, &(struct http_client_options){.env = seed.env}, err);
+    struct http_client *own = NULL;
+    enum err_code code = ERR_OK;
 
+    if (begin->client == NULL) {
+        code = http_client_open(&own, &(struct http_client_options){.env = seed.env}, err);
+        seed.client = own;
+    }
     if (code == ERR_OK)
         code = seed_run(&seed, err);
-    http_client_close(seed.client);
+    http_client_close(own);
     begin->bytes = seed.bytes;
     return code;
 }

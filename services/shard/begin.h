@@ -15,16 +15,19 @@
 #include "backends/meta/meta.h"
 #include "common/base/env.h"
 #include "common/base/err.h"
+#include "common/http/client.h"
 
 /* All borrowed for the call. */
 struct begin {
     struct env *env;
     struct meta *meta;
-    struct blob *blob; /* NULL: there are no snapshots */
+    struct blob *blob;          /* NULL: there are no snapshots */
+    struct http_client *client; /* NULL: one of its own */
     const char *wal_url;
     const char *data; /* the replica's folder, which is there */
     uint32_t shard, replica;
     bool seed;                 /* also where the log would do */
+    uint64_t records_min;      /* as in seed.h */
     bool (*is_stopping)(void); /* NULL: never */
     const struct err *damage;  /* why the store could not be opened; NULL: that was not tried yet */
     bool was_set_aside;        /* told: a store was */

@@ -217,7 +217,23 @@ static enum err_code take_place(const char *from, const char *to, struct err *er
     return code;
 }
 
-/* Can the store be used?  It is opened as it lies. */
+enum err_code seed_reaches(const struct apply *apply, const uint64_t *firsts, struct err *err)
+{
+    for (uint32_t slot = 0; slot < apply->partition_count; slot++) {
+        const struct apply_partition *partition = &apply->partitions[slot];
+        uint64_t first = firsts[partition->partition];
+
+        if (first > 0 && partition->position <= first)
+            return err_set(err, ERR_NOT_FOUND,
+                           "the store is at %llu of partition %u, where the log begins at %llu",
+                           (unsigned long long)partition->position, partition->partition,
+                           (unsigned long long)first);
+    }
+    return ERR_OK;
+}
+
+/* Can the store be used?  It is opened as it lies.  A copy that was made for others a while ago may
+ * be older than the log. */
 static enum err_code try_store(const struct seed *seed, const char *folder, struct err *err)
 {
     char url[SEGMENTS_PATH_BYTES + 8];
@@ -230,6 +246,8 @@ static enum err_code try_store(const struct seed *seed, const char *folder, stru
     code = store_open(&store, &options, err);
     if (code == ERR_OK)
         code = apply_load(&apply, store, err);
+    if (code == ERR_OK && seed->firsts != NULL)
+        code = seed_reaches(&apply, seed->firsts, err);
     apply_free(&apply);
     store_close(store);
     return code;
@@ -342,7 +360,7 @@ static bool is_worth_it(const struct seed *seed, const struct snapshot *snapshot
         position += snapshot->partitions[i].position;
         live += snapshot->partitions[i].live;
     }
-    return reaches_log(seed, snapshot) && MAX_OF(position, live) >= records_min(seed);
+    return MAX_OF(position, live) >= records_min(seed);
 }
 
 static enum err_code check_stopping(void *context, size_t len, struct err *err)
@@ -387,7 +405,8 @@ static void tell_snapshot(const struct seed *seed, const char *id, enum err_code
         log_err(LOG_ERROR, &context, "a snapshot could not be used", err);
 }
 
-/* The newest one that is whole and reaches to the log's beginning.  Nothing usable is no error. */
+/* The newest one that is whole and reaches to the log's beginning: one that is newer still may have
+ * been made of less.  Nothing usable is no error. */
 static enum err_code begin_with_snapshot(struct seed *seed, const struct paths *paths,
                                          struct err *err)
 {
@@ -417,7 +436,10 @@ static enum err_code begin_with_snapshot(struct seed *seed, const struct paths *
             snapshot_free(&snapshot);
             return ERR_OK;
         }
-        code = install_snapshot(seed, paths, &snapshot, &why);
+        if (reaches_log(seed, &snapshot))
+            code = install_snapshot(seed, paths, &snapshot, &why);
+        else
+            code = err_set(&why, ERR_NOT_FOUND, "it does not reach to the log's beginning");
         snapshot_free(&snapshot);
         tell_snapshot(seed, id, code, &why);
     } while (code != ERR_OK && code != ERR_DEAD && !is_stopping(seed));

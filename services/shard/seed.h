@@ -41,6 +41,13 @@ struct seed {
     uint64_t bytes;            /* told: how much was copied; 0: nothing */
 };
 
+struct apply;
+
+/* Does the log, which begins at these offsets, still have what comes behind the state, and the
+ * record before, which proves that it is the log that was applied?  Errors: ERR_NOT_FOUND (no). */
+MUST_CHECK enum err_code seed_reaches(const struct apply *apply, const uint64_t *firsts,
+                                      struct err *err);
+
 /* Errors: ERR_DEAD (stopping), ERR_IO, ERR_CONFIG (the own folder), ERR_NOT_FOUND (the log is
  * trimmed, and there is nothing to begin with).  What others fail in is told in the log, and is no
  * error. */

@@ -240,21 +240,83 @@ static bool is_abandoned(const struct snapshot_making *making, const struct snap
     return replica == making->replica || (now_us > wall_us && now_us - wall_us > ABANDONED_US);
 }
 
+static bool counts(const struct snapshot_entry *entry)
+{
+    return entry->is_published && entry->is_marked;
+}
+
+/* *is_sound: the entry is what it seems to be, and loaded. */
+static enum err_code load_entry(const struct snapshot_making *making,
+                                const struct snapshot_list *list, size_t at, struct snapshot *out,
+                                bool *is_sound, struct err *err)
+{
+    enum err_code code =
+        snapshot_load(making->blob, list, list->entries[at].id, out, is_sound, err);
+
+    if (code == ERR_NOT_FOUND || code == ERR_CORRUPT || code == ERR_CONFIG) {
+        err_clear(err);
+        code = ERR_OK;
+    }
+    return code;
+}
+
+/* Is it as far everywhere?  One that is newer by its name may have been made of less. */
+static bool covers(const struct snapshot *one, const struct snapshot *other)
+{
+    bool does = one->partition_count == other->partition_count;
+
+    for (size_t i = 0; does && i < one->partition_count; i++)
+        does = one->partitions[i].partition == other->partitions[i].partition &&
+               one->partitions[i].position >= other->partitions[i].position;
+    return does;
+}
+
+/* *goes: enough others hold all that it holds, or are newer than it is, when it is damaged. */
+static enum err_code judge(const struct snapshot_making *making, const struct snapshot_list *list,
+                           size_t at, bool *goes, struct err *err)
+{
+    struct snapshot snapshot = {0};
+    uint32_t covering = 0, wanted = MAX_OF(making->keep, 1u);
+    bool is_sound;
+    enum err_code code = load_entry(making, list, at, &snapshot, &is_sound, err);
+
+    for (size_t i = 0; code == ERR_OK && covering < wanted && i < list->count; i++) {
+        struct snapshot other = {0};
+        bool other_is_sound = false;
+
+        if (i == at || !counts(&list->entries[i]))
+            continue;
+        code = load_entry(making, list, i, &other, &other_is_sound, err);
+        if (other_is_sound && is_sound)
+            covering += covers(&other, &snapshot) && (i < at || !covers(&snapshot, &other));
+        else
+            covering += other_is_sound && i < at;
+        snapshot_free(&other);
+    }
+    snapshot_free(&snapshot);
+    *goes = covering >= wanted;
+    return code;
+}
+
 enum err_code snapshot_tidy(const struct snapshot_making *making, const char *current,
                             struct err *err)
 {
     struct snapshot_list list = {.region = making->region, .shard = making->shard};
     enum err_code code = snapshots_list(making->blob, &list, err);
-    uint32_t verified = 0;
+    size_t verified = 0;
 
-    for (size_t i = 0; code == ERR_OK && i < list.count; i++) {
-        const struct snapshot_entry *entry = &list.entries[i];
+    for (size_t i = 0; code == ERR_OK && i < list.count; i++)
+        verified += counts(&list.entries[i]);
+    /* The oldest first: what has gone covers nothing. */
+    for (size_t i = list.count; code == ERR_OK && i > 0; i--) {
+        struct snapshot_entry *entry = &list.entries[i - 1];
         bool goes = is_abandoned(making, entry, current);
 
-        if (entry->is_published && entry->is_marked)
-            goes = ++verified > MAX_OF(making->keep, 1u);
-        if (goes)
+        if (counts(entry) && verified > making->keep)
+            code = judge(making, &list, i - 1, &goes, err);
+        if (code == ERR_OK && goes)
             code = snapshot_remove(making->blob, &list, entry->id, err);
+        entry->is_marked = entry->is_marked && !goes;
     }
     snapshots_list_free(&list);
     return code;

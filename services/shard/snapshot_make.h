@@ -29,9 +29,10 @@ struct snapshot_making {
  * ERR_CORRUPT (what was read back is not what was put), ERR_DEAD. */
 MUST_CHECK enum err_code snapshot_make(struct snapshot_making *making, struct err *err);
 
-/* Remove verified ones beyond `keep`, what this replica has left unfinished, but not `current` (an
- * ID, or NULL), and what others have left unfinished a day ago.  Never the last verified one.
- * Errors: the blob's. */
+/* Remove verified ones of which `keep` others hold as much in every partition (what is newer may
+ * hold less, where a replica was behind, or its clock ahead), what this replica has left
+ * unfinished, but not `current` (an ID, or NULL), and what others have left unfinished a day ago.
+ * Never the last verified one. Errors: the blob's. */
 MUST_CHECK enum err_code snapshot_tidy(const struct snapshot_making *making, const char *current,
                                        struct err *err);
 

@@ -6,7 +6,8 @@
  *   sim_wal.c      the logs: no lock, unknown outcomes, entries that land late
  *   sim_meta.c     the metadata stores: slow, away, of unknown outcome
  *   sim_blob.c     the blob store of all regions: objects that come late or not at all
- *   sim_store.c    a shard's disk;   sim_copy.c  a new one, begun with a copy of another's
+ *   sim_store.c    a shard's disk;   sim_begin.c  how a shard begins, on an old one or a new one
+ *   sim_trim.c     snapshots, and the logs that are trimmed because of them
  *   sim_net.c      the network: delays, losses, duplicates, cut links
  *   sim_node*.c    the services as objects on nodes that crash and come back
  *   sim_faults.c   what goes wrong, and when
@@ -42,7 +43,7 @@
 
 #define SIM_PARTITIONS   4
 #define SIM_SHARDS       2
-#define SIM_REPLICAS     2
+#define SIM_REPLICAS_MAX 3
 #define SIM_REGIONS_MAX  3
 #define SIM_NODES_MAX    32
 #define SIM_IDS          14 /* the last SIM_KEYS of them are made of keys */
@@ -119,8 +120,13 @@ struct sim_node {
     struct meta meta;          /* sim_meta.c */
     struct http_client client; /* sim_net.c */
     struct store *store;       /* outlives a crash */
+    struct store *old_store;   /* a copy of some time ago, which may be put back; NULL: none */
     bool loses_disk;           /* when it is closed next */
+    bool loses_unsynced;       /* likewise: all commits that no sync has kept */
+    bool gets_old_disk;        /* likewise: the copy takes the place of the store */
     bool is_new;               /* it has lost its disk */
+    uint64_t disk_ns;          /* when it had another disk last; 0: never */
+    uint64_t blob_gets;        /* objects that it has read */
     uint64_t opened_ns;        /* when it began to be in service last */
     /* clocks */
     uint64_t boot_base_ns;
@@ -132,7 +138,8 @@ struct sim_node {
     /* what is wrong with it now */
     bool isolated;
     uint32_t disk_fail; /* percent */
-    bool log_away;      /* reads of logs give nothing */
+    uint64_t blob_slow_ns;
+    bool log_away; /* reads of logs give nothing */
 };
 
 enum sim_check {
@@ -149,6 +156,8 @@ enum sim_check {
     CHECK_QUORUM,
     CHECK_DIGEST,
     CHECK_COMPARED,
+    CHECK_SNAPSHOT,
+    CHECK_BEGINNING,
     CHECK_END,
     CHECK_KINDS
 };
@@ -169,6 +178,8 @@ struct sim_counts {
     uint64_t disks_lost, handovers, reordered, links_cut, patches, repeats;
     uint64_t imports, parts, manifests, blob_puts, blob_gets, blob_faults, blob_late;
     uint64_t retries, hedges, hedge_wins, scrubs, copies, copied_bytes, copies_failed;
+    uint64_t snapshots, snapshots_removed, trims, trimmed, trims_in_part, begun_with_snapshot,
+        set_aside, old_disks, shards_lost;
     uint64_t checks[CHECK_KINDS];
 };
 
@@ -179,6 +190,7 @@ struct sim_entry {
     uint8_t *data;
     size_t len;
     uint64_t landed_ns;
+    bool is_void; /* as truth_follow found */
 };
 
 struct sim_partition {
@@ -192,8 +204,10 @@ struct sim_log {
     uint32_t region;
     struct sim_partition partitions[SIM_PARTITIONS];
     struct sim_landing *landings;
-    uint64_t hints[SIM_PARTITIONS]; /* as kept beside the log */
-    int changed;                    /* channel: something landed */
+    uint64_t hints[SIM_PARTITIONS];  /* as kept beside the log */
+    uint64_t firsts[SIM_PARTITIONS]; /* what is below was trimmed; only the truth still sees it */
+    uint64_t trimmed_ns;             /* the last time */
+    int changed;                     /* channel: something landed */
     /* in percent of appends and calls, set by the faults */
     uint32_t lose, late, unanswered, fail_reads;
     uint64_t slow_ns;
@@ -363,6 +377,7 @@ struct sim {
     struct sim_blobs blobs;
     struct sim_truth truth;
     char tokens[SIM_TOKENS][SIM_TOKEN_BYTES]; /* some that were handed out */
+    bool trims;                               /* snapshots are made and logs are trimmed */
     bool quiet;                               /* clients rest for a while */
     bool healing;                             /* nothing new goes wrong */
     bool healed;                              /* and nothing is wrong any more */
@@ -448,15 +463,30 @@ void sim_meta_attach(struct sim_node *node);
 void sim_net_attach(struct sim_node *node);
 /* The node's disk, for its present life; node->store is what survives. */
 struct store *sim_store_open(struct sim_node *node);
+/* A store with the same content. */
+struct store *sim_store_clone(struct sim *sim, struct store *store);
 
-/* sim_copy.c: a folder for this process's simulation, made and removed; where the node makes copies
- * for others, into path; a node without a store may begin with a copy of another's.
- * Errors: ERR_DEAD, ERR_IO. */
+/* sim_begin.c: a folder for this process's simulation, made and removed; folders of the node's. */
 void sim_folder_make(void);
 void sim_folder_remove(pid_t pid);
 #define SIM_PATH_BYTES 128
-void sim_copy_folder(const struct sim_node *node, char path[SIM_PATH_BYTES]);
-MUST_CHECK enum err_code sim_copy_begin(struct sim_node *node, struct err *err);
+void sim_node_path(const struct sim_node *node, const char *what, char path[SIM_PATH_BYTES]);
+
+/* What a shard's process does before it opens its store: goes on from that, or begins with a copy
+ * of another replica or a snapshot.  *bytes: how much was copied.
+ * Errors: those of begin_run. */
+MUST_CHECK enum err_code sim_begin_shard(struct sim_node *node, uint64_t *bytes, struct err *err);
+/* It has to do so again, and not with this store: begin_again of the shard's setup. */
+void sim_begin_again(void *node, const struct err *why);
+void sim_begin_lose_disk(struct sim_node *node); /* and whatever lies beside the store */
+
+/* sim_trim.c: an object was put, or removed; the log is trimmed to the positions, wholly or in part
+ * (false), and nothing goes that somebody needs; the thread that asks for both. */
+void sim_snapshot_put(struct sim *sim, const char *name);
+void sim_snapshot_removed(struct sim *sim, const char *name);
+bool sim_had_other_disk(const struct sim_node *node, uint64_t trimmed_ns); /* since it was asked */
+MUST_CHECK bool sim_trim(struct sim_region *region, const uint64_t *positions);
+void sim_operator(void *sim);
 
 struct sim_node *sim_find_node(struct sim *sim, const char *url);
 
@@ -546,6 +576,8 @@ uint64_t truth_landed_before(struct sim_region *region, uint32_t partition, uint
 
 /* Position behind which everything stands that another region's log holds of the partition below
  * `position`; fails when it has not come here. */
+bool truth_has_arrived(const struct sim_region *region, const struct sim_region *origin,
+                       uint32_t partition, uint64_t position);
 uint64_t truth_arrived(struct sim_region *region, const struct sim_region *origin,
                        uint32_t partition, uint64_t position, const char *what);
 
@@ -599,9 +631,16 @@ void sim_patch_some(struct sim_node *client);
 /* sim_import.c: one import, in parts, through whatever comes between. */
 void sim_import(struct sim_node *client);
 
-/* sim_watch.c: the thread that compares what replicas publish; and whether some replica shows the
- * log up to that position, or none has been in service since then. */
+/* sim_watch.c: the thread that compares what replicas publish; one state more to compare; and
+ * whether some replica shows the log up to that position, or none has been in service since then.
+ */
+struct sim_shown {
+    uint32_t partition;
+    uint64_t position, live;
+    struct hash128 digest;
+};
 void sim_watch(void *sim);
+void sim_compare(struct sim_region *region, const char *who, const struct sim_shown *shown);
 void sim_check_searchable(struct sim_region *region, uint32_t partition, uint64_t position,
                           uint64_t since_ns);
 

@@ -1,6 +1,6 @@
 /* The blob store of all regions as a node sees it.  An object is there whole or not at all; a put
  * may fail, may be made and not be answered, or may come long after its caller has given up, even
- * after the caller's process has died. */
+ * after the caller's process has died.  The world itself sees it as it is, at once. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +62,7 @@ static void keep(struct sim *sim, const char *name, const void *data, size_t len
     buffer_append(&(*at)->bytes, data, len);
     sim->counts.blob_puts++;
     sim_note(sim, "object %.80s: %zu bytes", name, len);
+    sim_snapshot_put(sim, name);
 }
 
 static void put_late(void *argument)
@@ -92,8 +93,13 @@ static void send_late(struct sim *sim, const char *name, const void *data, size_
 static enum err_code trip(struct blob *blob, struct err *err)
 {
     struct sim *sim = sim_of(blob);
-    uint64_t ns = sim_delay(sim, TRIP_NS, TRIP_MAX_NS) + sim_below(sim, sim->blobs.slow_ns);
+    const struct sim_node *node = ((struct sim_blob *)blob)->node;
+    uint64_t ns;
 
+    if (node == &sim->world_node)
+        return ERR_OK;
+    ns = sim_delay(sim, TRIP_NS, TRIP_MAX_NS) +
+         sim_below(sim, sim->blobs.slow_ns + node->blob_slow_ns);
     if (sim_pass(blob->env, ns) != ERR_OK)
         return err_set(err, ERR_DEAD, "blob: the node is dead");
     if (!sim->blobs.is_away && !sim_percent(sim, sim->blobs.fail))
@@ -136,6 +142,7 @@ static enum err_code blob_sim_get(struct blob *blob, const struct blob_range *ra
     if (range->at > bytes->len || bytes->len - range->at < range->len)
         return err_set(err, ERR_CORRUPT, "blob: object %s ends before", range->name);
     sim->counts.blob_gets++;
+    ((struct sim_blob *)blob)->node->blob_gets++;
     buffer_append(out, bytes->data + range->at, range->len);
     return buffer_check(out, err);
 }
@@ -166,8 +173,10 @@ static enum err_code blob_sim_remove(struct blob *blob, const char *name, struct
     struct sim_object **at = place_of(sim_of(blob), name), *object = *at;
 
     if (code == ERR_OK && object != NULL) {
+        sim_note(sim_of(blob), "object %.80s is removed", name);
         *at = object->next;
         free_object(object);
+        sim_snapshot_removed(sim_of(blob), name);
     }
     return code;
 }

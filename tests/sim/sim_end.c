@@ -1,6 +1,7 @@
 /* The last checks of a seed, when everything has healed: equal digests in all replicas of all
  * regions, every answered write readable, nothing more in the stores than the logs say, and, where
- * there is more than one region, logs that have stopped growing: nothing echoes. */
+ * there is more than one region, logs that have stopped growing: nothing echoes.  At last all disks
+ * of shards may be lost: snapshots and what the logs still have are the whole content. */
 #include <stdio.h>
 #include <string.h>
 
@@ -10,6 +11,7 @@
 #define CHECK_NS    (200 * NS_PER_MS)
 #define HEAL_NS     (120 * NS_PER_S) /* of the world's time, until everything has to be well */
 #define ECHO_ONE_IN 4
+#define LOSE_ONE_IN 3
 #define REST_NS     (40 * NS_PER_S) /* after so long without writes a log grows no more */
 
 /* One partition in one replica of one region. */
@@ -20,7 +22,7 @@ struct seen_partition {
 };
 
 struct seen_region {
-    struct seen_partition parts[SIM_REPLICAS][SIM_PARTITIONS];
+    struct seen_partition parts[SIM_REPLICAS_MAX][SIM_PARTITIONS];
 };
 
 /* The status of a replica; false: it is not well yet. */
@@ -246,16 +248,8 @@ static void check_echo(struct sim *sim)
                  (unsigned long long)before, (unsigned long long)entries_of(sim));
 }
 
-void sim_check_end(struct sim *sim)
+static void check_content(struct sim *sim, uint64_t until)
 {
-    uint64_t until = sim->now_ns + HEAL_NS;
-
-    await_quiet(sim);
-    while (!spools_are_empty(sim)) {
-        if (sim->now_ns > until)
-            sim_fail(sim, "a spool is not empty after everything has healed");
-        sim_world_sleep(sim, CHECK_NS);
-    }
     while (!all_are_equal(sim)) {
         if (sim->now_ns > until)
             sim_fail(sim, "replicas or regions differ after everything has healed");
@@ -268,10 +262,42 @@ void sim_check_end(struct sim *sim)
                     sim_fail(sim, "the cluster does not answer after everything has healed");
                 sim_world_sleep(sim, CHECK_NS);
             }
+}
+
+/* At once, of all regions whose log was trimmed; false: of none. */
+static bool lose_all_disks(struct sim *sim)
+{
+    bool are_lost = false;
+
+    for (uint32_t i = 0; i < sim->node_count; i++) {
+        struct sim_node *node = &sim->nodes[i];
+
+        if (node->service != &sim_shard_service || node->region->log.trimmed_ns == 0)
+            continue;
+        node->loses_disk = true;
+        sim_kill(node);
+        are_lost = true;
+    }
+    return are_lost;
+}
+
+void sim_check_end(struct sim *sim)
+{
+    uint64_t until = sim->now_ns + HEAL_NS;
+
+    await_quiet(sim);
+    while (!spools_are_empty(sim)) {
+        if (sim->now_ns > until)
+            sim_fail(sim, "a spool is not empty after everything has healed");
+        sim_world_sleep(sim, CHECK_NS);
+    }
+    check_content(sim, until);
     check_tokens(sim, until);
     if (sim->region_count > 1 && sim->options.seed / 6 % ECHO_ONE_IN == 0) {
         check_echo(sim);
         check_tokens(sim, sim->now_ns + HEAL_NS); /* behind the version vectors of idle logs too */
     }
+    if (sim->options.seed % LOSE_ONE_IN == 0 && lose_all_disks(sim))
+        check_content(sim, sim->now_ns + HEAL_NS);
     truth_check_ops(sim);
 }

@@ -76,6 +76,21 @@ static void lose_disk(struct sim *sim)
     node->crash_in = 1 + (uint32_t)sim_below(sim, 50);
 }
 
+/* A copy of its disk is kept for later; or one that was is put back. */
+static void put_old_disk(struct sim *sim)
+{
+    struct sim_node *node = any_service(sim);
+
+    if (node->service != &sim_shard_service || node->store == NULL)
+        return;
+    if (node->old_store == NULL) {
+        node->old_store = sim_store_clone(sim, node->store);
+        return;
+    }
+    node->gets_old_disk = true;
+    node->crash_in = 1 + (uint32_t)sim_below(sim, 50);
+}
+
 static void stop(struct sim *sim)
 {
     sim_stop_node(any_service(sim));
@@ -321,6 +336,23 @@ static void trouble_blobs(struct sim *sim)
     undo_later(sim, sim_delay(sim, 300 * NS_PER_MS, 6 * NS_PER_S), calm_blobs, 0);
 }
 
+static void speed_up(struct sim *sim, uint64_t number)
+{
+    sim->nodes[number].blob_slow_ns = 0;
+}
+
+/* One replica needs so long for its snapshot that others make theirs meanwhile. */
+static void slow_blobs(struct sim *sim)
+{
+    struct sim_node *node = any_service(sim);
+
+    if (node->service != &sim_shard_service || node->blob_slow_ns > 0)
+        return;
+    node->blob_slow_ns = sim_below(sim, 3 * NS_PER_S);
+    sim_note(sim, "the blob store is far from %s", node->name);
+    undo_later(sim, sim_delay(sim, NS_PER_S, 12 * NS_PER_S), speed_up, node->number);
+}
+
 /* --- between regions -----------------------------------------------------------------------------
  */
 
@@ -361,17 +393,31 @@ static void crash_replicator(struct sim *sim)
 void sim_faults(void *argument)
 {
     static void (*const FAULTS[])(struct sim * sim) = {
-        crash,        crash,
-        crash,        stop,
-        stand_still,  stand_still,
-        step_clock,   isolate,
-        cut_link,     trouble_blobs,
-        lose_disk,    trouble_net,
-        trouble_log,  trouble_log,
-        cut_reader,   trouble_meta,
-        trouble_disk, rest,
-        lose_log,     cut_regions,
-        cut_regions,  crash_replicator, /* BETWEEN_REGIONS of them */
+        crash,
+        crash,
+        crash,
+        stop,
+        stand_still,
+        stand_still,
+        step_clock,
+        isolate,
+        cut_link,
+        trouble_blobs,
+        lose_disk,
+        put_old_disk,
+        slow_blobs,
+        trouble_net,
+        trouble_log,
+        trouble_log,
+        cut_reader,
+        trouble_meta,
+        trouble_disk,
+        rest,
+        lose_log,
+        cut_regions,
+        cut_regions,
+        crash_replicator, /* BETWEEN_REGIONS
+                             of them */
     };
     struct sim *sim = argument;
 
@@ -389,6 +435,7 @@ void sim_faults(void *argument)
         sim_resume(node);
         node->isolated = node->log_away = false;
         node->disk_fail = 0;
+        node->blob_slow_ns = 0;
     }
     calm_net(sim, 0);
     calm_blobs(sim, 0);

@@ -164,14 +164,16 @@ static void take_place(struct sim_region *region, struct sim_op *op, uint32_t va
     }
 }
 
-/* What waits in the holder's spool is older than whatever was asked for after it was answered. */
+/* What waits in the holder's spool is older than whatever was asked for after it was answered.  One
+ * with a key may have been sent before, too, and come late. */
 static void check_spooled(struct sim_region *region, const struct sim_op *op, uint32_t value)
 {
     const struct sim_event *before = truth_last_event(&region->chronicle.ids[op->id]);
     const struct sim_op *newer;
 
-    if (op->state != OP_SPOOLED || op->region != region->index || !truth_is_live(before) ||
-        op->spooled_ns == 0 || op->spooled_ns <= region->chronicle.held_ns)
+    if (op->state != OP_SPOOLED || op->kind == OP_KEYED || op->region != region->index ||
+        !truth_is_live(before) || op->spooled_ns == 0 ||
+        op->spooled_ns <= region->chronicle.held_ns)
         return;
     newer = &region->sim->truth.ops[before->value];
     if (newer != op && newer->region == op->region && newer->began_ns > op->spooled_ns)
@@ -384,7 +386,7 @@ static void follow_region(struct sim_region *region)
         const struct sim_partition *partition = &region->log.partitions[p];
 
         for (; chronicle->read[p] < partition->count; chronicle->read[p]++) {
-            const struct sim_entry *entry = &partition->entries[chronicle->read[p]];
+            struct sim_entry *entry = &partition->entries[chronicle->read[p]];
             struct sim_event event = {.offset = chronicle->read[p], .landed_ns = entry->landed_ns};
             struct record record;
             struct err err = {0};
@@ -394,6 +396,7 @@ static void follow_region(struct sim_region *region)
                 ERR_OK)
                 sim_fail(sim, "the log holds what cannot be read: %s", err.message);
             is_admitted = epoch_admit(&chronicle->admitted[p], &record, event.offset);
+            entry->is_void = !is_admitted;
             tell(region, p, &record, event.offset, is_admitted);
             if (is_admitted)
                 take_record(region, p, &record, event);

@@ -56,10 +56,41 @@ static void open_node(struct sim_node *node)
     sim_note(sim, "%s could not be opened: %.100s", node->name, err.message);
 }
 
+static void cut_power(struct sim_node *node)
+{
+    struct sim *sim = node->sim;
+    bool loses_all = node->loses_unsynced || sim_below(sim, 8) == 0;
+
+    store_memory_crash(node->store, loses_all ? UINT32_MAX : (uint32_t)sim_below(sim, 30));
+    sim->counts.power_cuts++;
+}
+
+/* What becomes of the disk of a node that is closed. */
+static void change_disk(struct sim_node *node)
+{
+    struct sim *sim = node->sim;
+
+    if (node->loses_disk) {
+        sim_begin_lose_disk(node);
+        sim->counts.disks_lost++;
+        sim_note(sim, "%s has lost its disk", node->name);
+    } else if (node->gets_old_disk && node->store != NULL && node->old_store != NULL) {
+        store_close(node->store);
+        node->store = node->old_store;
+        node->old_store = NULL;
+        node->disk_ns = sim->now_ns;
+        sim->counts.old_disks++;
+        sim_note(sim, "%s has an old disk", node->name);
+    } else if (node->life->dead && node->store != NULL &&
+               (node->loses_unsynced || sim_below(sim, 2) == 0)) {
+        cut_power(node);
+    }
+    node->loses_disk = node->gets_old_disk = node->loses_unsynced = false;
+}
+
 static void close_node(struct sim_node *node)
 {
     struct sim *sim = node->sim;
-    uint32_t lost;
 
     node->serving = false;
     node->down = true;
@@ -70,18 +101,7 @@ static void close_node(struct sim_node *node)
     free(node->object);
     node->object = NULL;
     sim_note(sim, "%s is closed", node->name);
-    if (node->loses_disk) {
-        store_close(node->store);
-        node->store = NULL;
-        node->loses_disk = false;
-        node->is_new = true;
-        sim->counts.disks_lost++;
-        sim_note(sim, "%s has lost its disk", node->name);
-    } else if (node->life->dead && node->store != NULL && sim_below(sim, 2) == 0) {
-        lost = (uint32_t)sim_below(sim, 8) == 0 ? UINT32_MAX : (uint32_t)sim_below(sim, 30);
-        store_memory_crash(node->store, lost);
-        sim->counts.power_cuts++;
-    }
+    change_disk(node);
 }
 
 void sim_supervise(void *argument)
@@ -100,7 +120,8 @@ void sim_supervise(void *argument)
                             sim->healing ? REOPEN_NS : sim_delay(sim, NS_PER_MS, 3 * NS_PER_S));
     }
     store_close(node->store);
-    node->store = NULL;
+    store_close(node->old_store);
+    node->store = node->old_store = NULL;
     sim->supervisors--;
     sim_wake(sim, &sim->supervisors, true);
 }

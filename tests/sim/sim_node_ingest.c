@@ -6,6 +6,8 @@
 
 #define SPOOL_BYTES     KIB(16) /* of the smaller ones: it is full at times */
 #define STATUS_EVERY_MS 400     /* rarer than in the real world: most calls would be of these */
+#define TRIM_EVERY_NS   (2 * NS_PER_S)
+#define TRIM_RECORDS    80 /* of the log, from one checkpoint to the next */
 
 struct ingest_object {
     struct ingest ingest;
@@ -58,6 +60,8 @@ static enum err_code open_ingest(struct sim_node *node, struct err *err)
     setup.cluster = object->cluster;
     setup.blob = object->blob = sim_blob_open(node);
     setup.client = &node->client;
+    if (node->sim->trims)
+        setup.trim = (struct trim_options){.every_ns = TRIM_EVERY_NS, .records = TRIM_RECORDS};
     (void)snprintf(object->url, sizeof(object->url), "http://%s", node->name);
     code = ingest_open(&object->ingest, &setup, err);
     return code == ERR_OK ? ingest_start(&object->ingest, object->url, err) : code;

@@ -6,12 +6,14 @@
 #include "services/shard/shard.h"
 #include "tests/sim/sim.h"
 
+#define SNAPSHOT_RECORDS 150 /* of the log, from one to the next */
+
 struct shard_object {
     struct shard shard;
     struct store *store;
     struct blob *blob;
     char wal_url[16];
-    char copies[SIM_PATH_BYTES];
+    char copies[SIM_PATH_BYTES], snapshots[SIM_PATH_BYTES];
 };
 
 static enum err_code open_shard(struct sim_node *node, struct err *err)
@@ -22,15 +24,23 @@ static enum err_code open_shard(struct sim_node *node, struct err *err)
                                 .wal_url = object->wal_url,
                                 .shard = node->shard,
                                 .replica = node->replica,
+                                .snapshot_records = SNAPSHOT_RECORDS,
+                                .snapshot_keep = 1 + (uint32_t)node->sim->options.seed % 2,
+                                .begin_again = sim_begin_again,
+                                .process = node,
                                 .simd = "scalar"};
     char name[32], url[64];
-    enum err_code code = sim_copy_begin(node, err);
+    enum err_code code = sim_begin_shard(node, &setup.copied_bytes, err);
 
     if (code != ERR_OK)
         return code;
     if (node->region->replicas > 1) {
-        sim_copy_folder(node, object->copies);
+        sim_node_path(node, "copies", object->copies);
         setup.copies = object->copies;
+    }
+    if (node->sim->trims) {
+        sim_node_path(node, "snapshot", object->snapshots);
+        setup.snapshots = object->snapshots;
     }
     (void)snprintf(object->wal_url, sizeof(object->wal_url), "sim:%u", node->region->index);
     setup.store = object->store = sim_store_open(node);

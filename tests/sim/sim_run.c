@@ -13,6 +13,8 @@
 #define READERS  3
 #define CHECK_NS (200 * NS_PER_MS)
 
+#define UNTRIMMED_ONE_IN 5
+
 static void start_service(struct sim_region *region, const struct sim_service *service,
                           const char *name)
 {
@@ -120,17 +122,19 @@ static void start_region(struct sim_region *region)
 static void make_regions(struct sim *sim)
 {
     static const uint32_t COUNTS[6] = {1, 2, 1, 3, 1, 2};
+    static const uint32_t REPLICAS[4] = {2, 3, 2, 1}; /* of the first one's shards */
 
     sim->region_count =
         sim->options.regions != 0 ? sim->options.regions : COUNTS[sim->options.seed % 6];
     sim->counts.regions += sim->region_count;
+    sim->trims = sim->options.seed % UNTRIMMED_ONE_IN != 0;
     for (uint32_t i = 0; i < sim->region_count; i++) {
         struct sim_region *region = &sim->regions[i];
         struct err err = {0};
 
         *region = (struct sim_region){.sim = sim,
                                       .index = i,
-                                      .replicas = i == 0 ? SIM_REPLICAS : 1,
+                                      .replicas = i == 0 ? REPLICAS[sim->options.seed / 6 % 4] : 1,
                                       .name = {(char)('a' + i)}};
         if (i > 0)
             (void)snprintf(region->prefix, sizeof(region->prefix), "%c-", (char)('a' + i));
@@ -199,6 +203,8 @@ uint64_t sim_run(struct sim *sim)
     make_collection(sim);
     start_clients(sim);
     sim_spawn(sim, "watch", sim_watch, sim);
+    if (sim->trims)
+        sim_spawn(sim, "operator", sim_operator, sim);
     if (sim->options.calm)
         sim->healed = true;
     else

@@ -240,7 +240,7 @@ static enum err_code read_file(const char *path, struct buffer *out, struct err 
 }
 
 /* Linked in the place of store_open (--wrap): a folder with a copy of a store is what a new replica
- * opens, and here it is in memory. */
+ * opens, and here it is in memory.  A file without a byte stands for the node's own disk. */
 enum err_code __real_store_open(struct store **out, const struct store_options *options,
                                 struct err *err);
 enum err_code __wrap_store_open(struct store **out, const struct store_options *options,
@@ -260,6 +260,10 @@ enum err_code __wrap_store_open(struct store **out, const struct store_options *
     *out = NULL;
     (void)snprintf(path, sizeof(path), "%s/" STORE_COPY_NAME, options->url + strlen(LMDB));
     code = read_file(path, &bytes, err);
+    if (code == ERR_OK && bytes.len == 0) {
+        *out = sim_store_open(sim_node_of(options->env));
+        return ERR_OK;
+    }
     if (code == ERR_OK)
         code = __real_store_open(out, &memory, err);
     if (code == ERR_OK && (code = load_copy(*out, &bytes, err)) != ERR_OK) {
@@ -268,6 +272,27 @@ enum err_code __wrap_store_open(struct store **out, const struct store_options *
     }
     buffer_free(&bytes);
     return code;
+}
+
+static enum err_code gather(void *context, const void *data, size_t len, struct err *err)
+{
+    buffer_append(context, data, len);
+    return buffer_check(context, err);
+}
+
+struct store *sim_store_clone(struct sim *sim, struct store *store)
+{
+    struct store_options options = {.url = "memory:", .env = &sim->world.env};
+    struct store *clone = NULL;
+    struct buffer bytes = {0};
+    struct err err = {0};
+
+    if (copy_store(store, gather, &bytes, &err) != ERR_OK ||
+        __real_store_open(&clone, &options, &err) != ERR_OK ||
+        load_copy(clone, &bytes, &err) != ERR_OK || store_sync(clone, &err) != ERR_OK)
+        abort();
+    buffer_free(&bytes);
+    return clone;
 }
 
 static enum err_code clear(struct store *base, struct err *err)

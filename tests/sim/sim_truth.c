@@ -277,15 +277,30 @@ uint64_t truth_landed_before(struct sim_region *region, uint32_t partition, uint
     return count;
 }
 
+/* Records of the origin's own below that position of its log. */
+static size_t count_below(const struct sim_region *origin, uint32_t partition, uint64_t position)
+{
+    const struct sim_places *there = &origin->chronicle.origins[partition][origin->index];
+    size_t count = 0;
+
+    while (count < there->count && there->places[count].here < position)
+        count++;
+    return count;
+}
+
+bool truth_has_arrived(const struct sim_region *region, const struct sim_region *origin,
+                       uint32_t partition, uint64_t position)
+{
+    return count_below(origin, partition, position) <=
+           region->chronicle.origins[partition][origin->index].count;
+}
+
 uint64_t truth_arrived(struct sim_region *region, const struct sim_region *origin,
                        uint32_t partition, uint64_t position, const char *what)
 {
-    const struct sim_places *there = &origin->chronicle.origins[partition][origin->index];
     const struct sim_places *here = &region->chronicle.origins[partition][origin->index];
-    size_t wanted = 0;
+    size_t wanted = count_below(origin, partition, position);
 
-    while (wanted < there->count && there->places[wanted].here < position)
-        wanted++;
     if (wanted > here->count)
         sim_fail(region->sim,
                  "region %s answered %s with a token of region %s, partition %u position %llu: "

@@ -5,7 +5,8 @@
  * its partition and between those of other writers.  By chance the rest of a partition's entries
  * is lost, or lands long after the caller has given up, even after its process has died; or all
  * land and the answer is lost.  Readers see what has landed, after a delay.  An entry once landed
- * never changes. */
+ * never changes; when the log is trimmed it is kept all the same, for the truth, and nobody else
+ * can read it. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -366,13 +367,34 @@ static enum err_code log_ends(struct wal *base, const uint32_t *partitions, size
 static enum err_code log_first(struct wal *base, uint32_t partition, uint64_t *first,
                                struct err *err)
 {
-    (void)partition;
+    const struct sim_log *log = &((struct sim_wal *)base)->region->log;
+
     if (sim_pass(base->env, TRIP_NS) != ERR_OK)
         return dead(err);
     if (is_away(base))
         return err_set(err, ERR_IO, "the log cannot be reached");
-    *first = 0;
+    *first = log->firsts[partition];
     return ERR_OK;
+}
+
+static enum err_code log_trim(struct wal *base, const uint64_t *positions, struct err *err)
+{
+    struct sim_wal *wal = (struct sim_wal *)base;
+    struct sim_log *log = &wal->region->log;
+    enum err_code code = ERR_OK;
+
+    if (sim_pass(base->env, sim_delay(wal->sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
+        return dead(err);
+    for (uint32_t p = 0; p < SIM_PARTITIONS; p++)
+        if (positions[p] > log->partitions[p].count)
+            return err_set(err, ERR_CONFLICT, "trimming beyond the log's end");
+    if (!sim_trim(wal->region, positions))
+        code = ERR_IO;
+    if (sim_pass(base->env, sim_delay(wal->sim, TRIP_NS, TRIP_MAX_NS)) != ERR_OK)
+        return dead(err);
+    if (code == ERR_OK && sim_percent(wal->sim, log->unanswered))
+        code = ERR_TIMEOUT;
+    return code == ERR_OK ? ERR_OK : err_set(err, code, "how far the log is trimmed is not known");
 }
 
 /* Other holders go by the lease row; replicators, which read another region's log, by what is kept
@@ -414,6 +436,8 @@ static enum err_code log_reader_open(struct wal_reader **out, struct wal *base,
     for (size_t i = 0; i < count; i++)
         if (positions[i] > wal->region->log.partitions[partitions[i]].count)
             return err_set(err, ERR_CONFLICT, "beyond the log's end");
+        else if (positions[i] < wal->region->log.firsts[partitions[i]])
+            return err_set(err, ERR_NOT_FOUND, "before the log's beginning");
     reader = calloc(1, sizeof(*reader));
     if (reader == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory");
@@ -424,6 +448,17 @@ static enum err_code log_reader_open(struct wal_reader **out, struct wal *base,
     memcpy(reader->positions, positions, count * sizeof(*positions));
     *out = &reader->base;
     return ERR_OK;
+}
+
+/* Has something been trimmed that this reader has not read yet? */
+static bool has_gap(const struct sim_reader *reader)
+{
+    const struct sim_log *log = &reader->wal->region->log;
+
+    for (size_t i = 0; i < reader->count; i++)
+        if (reader->positions[i] < log->firsts[reader->partitions[i]])
+            return true;
+    return false;
 }
 
 /* What is there now, from partitions in an order of chance. */
@@ -463,6 +498,8 @@ static enum err_code log_reader_next(struct wal_reader *base, struct wal_item *i
     if (sim_percent(sim, log->fail_reads))
         return err_set(err, ERR_IO, "the log cannot be read");
     while (code == ERR_OK && taken == 0) {
+        if (has_gap(reader))
+            return err_set(err, ERR_NOT_FOUND, "what comes next was trimmed");
         if (!is_away(&reader->wal->base))
             taken = take_items(reader, items, max);
         code = taken > 0 ? sim_pass(env, sim_delay(sim, TRIP_NS, TRIP_MAX_NS))
@@ -486,6 +523,7 @@ const struct wal_ops wal_sim_ops = {
     .append = log_append,
     .recover = log_recover,
     .ends = log_ends,
+    .trim = log_trim,
     .first = log_first,
     .hint_set = log_hint_set,
     .hint = log_hint,

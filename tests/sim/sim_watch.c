@@ -25,29 +25,28 @@ static struct sim_mark *mark_at(struct sim_region *region, uint32_t partition, u
     return &marks->marks[position];
 }
 
-static void compare(struct sim_node *node, uint32_t partition, const struct shard_partition *shown)
+void sim_compare(struct sim_region *region, const char *who, const struct sim_shown *shown)
 {
-    struct sim *sim = node->sim;
+    struct sim *sim = region->sim;
     struct sim_mark *mark;
     char texts[2][HASH128_TEXT_BYTES];
 
-    if (shown->position > node->region->log.partitions[partition].count)
-        sim_fail(sim, "%s shows position %llu of partition %u, and the log ends before", node->name,
-                 (unsigned long long)shown->position, partition);
-    mark = mark_at(node->region, partition, shown->position);
+    if (shown->position > region->log.partitions[shown->partition].count)
+        sim_fail(sim, "%s shows position %llu of partition %u, and the log ends before", who,
+                 (unsigned long long)shown->position, shown->partition);
+    mark = mark_at(region, shown->partition, shown->position);
     if (!mark->is_known) {
-        *mark = (struct sim_mark){
-            .is_known = true, .digest = shown->counts.digest, .live = shown->counts.live};
+        *mark = (struct sim_mark){.is_known = true, .digest = shown->digest, .live = shown->live};
         return;
     }
     hash128_to_text(texts[0], mark->digest);
-    hash128_to_text(texts[1], shown->counts.digest);
-    if (strcmp(texts[0], texts[1]) != 0 || mark->live != shown->counts.live)
+    hash128_to_text(texts[1], shown->digest);
+    if (strcmp(texts[0], texts[1]) != 0 || mark->live != shown->live)
         sim_fail(sim,
                  "%s shows digest %s and %llu records at position %llu of partition %u; before it "
                  "was %s and %llu",
-                 node->name, texts[1], (unsigned long long)shown->counts.live,
-                 (unsigned long long)shown->position, partition, texts[0],
+                 who, texts[1], (unsigned long long)shown->live,
+                 (unsigned long long)shown->position, shown->partition, texts[0],
                  (unsigned long long)mark->live);
     sim->counts.checks[CHECK_DIGEST]++;
 }
@@ -63,7 +62,11 @@ static void look_at(struct sim_node *node)
 
     for (uint32_t slot = 0; slot < shard->served_count; slot++)
         if (shard->state == SHARD_READY)
-            compare(node, shard->partition_of[slot], &shard->partitions[slot]);
+            sim_compare(node->region, node->name,
+                        &(struct sim_shown){.partition = shard->partition_of[slot],
+                                            .position = shard->partitions[slot].position,
+                                            .live = shard->partitions[slot].counts.live,
+                                            .digest = shard->partitions[slot].counts.digest});
 }
 
 void sim_watch(void *argument)

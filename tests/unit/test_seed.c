@@ -449,6 +449,27 @@ static void what_cannot_be_opened_takes_no_place(void **state)
     free(bytes);
 }
 
+/* A copy that was made for others a while ago, before the log was trimmed. */
+static void what_is_older_than_the_log_takes_no_place(void **state)
+{
+    static const uint64_t firsts[PARTITIONS] = {0, 5};
+    struct world *world = *state;
+    struct seed seed = {.env = env_real(),
+                        .meta = world->meta,
+                        .client = world->client,
+                        .data = world->data,
+                        .replica = 1,
+                        .firsts = firsts,
+                        .is_trimmed = true};
+    struct err err = {0};
+
+    atomic_store(&world->other.lie, LIE_NONE);
+    assert_int_equal(seed_run(&seed, &err), ERR_NOT_FOUND);
+    assert_true(atomic_load(&world->other.fetched) > 0);
+    assert_false(is_there(world, "store"));
+    assert_false(is_there(world, "segments"));
+}
+
 static void who_has_little_is_not_copied(void **state)
 {
     struct world *world = *state;
@@ -522,9 +543,13 @@ static void names_lead_nowhere_else(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        IN_WORLD(a_whole_copy_takes_its_place),     IN_WORLD(what_a_crash_left_is_replaced),
-        IN_WORLD(what_is_not_whole_takes_no_place), IN_WORLD(what_cannot_be_opened_takes_no_place),
-        IN_WORLD(who_has_little_is_not_copied),     IN_WORLD(who_is_asked_to_end_does),
+        IN_WORLD(a_whole_copy_takes_its_place),
+        IN_WORLD(what_a_crash_left_is_replaced),
+        IN_WORLD(what_is_not_whole_takes_no_place),
+        IN_WORLD(what_cannot_be_opened_takes_no_place),
+        IN_WORLD(what_is_older_than_the_log_takes_no_place),
+        IN_WORLD(who_has_little_is_not_copied),
+        IN_WORLD(who_is_asked_to_end_does),
         cmocka_unit_test(names_lead_nowhere_else),
     };
 

@@ -400,6 +400,33 @@ static void old_ones_go_and_others_unfinished_ones_stay(void **state)
     assert_string_equal(found, ids[3]);
 }
 
+/* The maker of the newer one was behind, or had its clock ahead. */
+static void what_holds_more_stays_whatever_its_name(void **state)
+{
+    struct world *world = *state;
+    struct snapshot_list list = {.region = REGION};
+    char id[SNAPSHOT_ID_BYTES], found[SNAPSHOT_ID_BYTES];
+    struct snapshot more = {0};
+    struct err err = {0};
+    bool is_verified;
+
+    must(make(world, id, &err), &err);
+    must(snapshot_load(world->blob.inner, &list, id, &more, &is_verified, &err), &err);
+    snapshot_id(more.id, env_wall_us(env_real()) - 10000000, 1);
+    more.partitions[1].position++;
+    must(snapshot_publish(world->blob.inner, &more, &err), &err);
+    must(snapshot_mark_verified(world->blob.inner, &more, &err), &err);
+    newest(world, found);
+    assert_string_equal(found, id);
+    world->making.keep = 1;
+    must(snapshot_tidy(&world->making, NULL, &err), &err);
+    must(snapshots_list(world->blob.inner, &list, &err), &err);
+    assert_int_equal(list.count, 1);
+    assert_string_equal(list.entries[0].id, more.id);
+    snapshots_list_free(&list);
+    snapshot_free(&more);
+}
+
 static void a_stop_ends_it_and_leaves_nothing(void **state)
 {
     struct world *world = *state;
@@ -421,6 +448,7 @@ int main(void)
         TEST(a_damaged_manifest_is_none),
         TEST(what_a_manifest_may_not_say_is_refused),
         TEST(old_ones_go_and_others_unfinished_ones_stay),
+        TEST(what_holds_more_stays_whatever_its_name),
         TEST(a_stop_ends_it_and_leaves_nothing),
     };
 
