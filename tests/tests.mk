@@ -17,7 +17,7 @@ UNIT_TESTS   := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/unit/test
 RECALL_TESTS := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/recall/test_*.c))
 FUZZERS      := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz/fuzz_*.c))
 
-.PHONY: unit recall service service-full fault clients deploy sim sim-mutants fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
+.PHONY: unit recall programs service service-full fault clients deploy sim sim-mutants fuzz tidy unit-asan unit-tsan unit-threads suite-asan \
         suite-tsan clang-build nightly
 .SECONDARY:
 
@@ -42,6 +42,9 @@ unit: $(UNIT_TESTS)
 
 recall: $(RECALL_TESTS)
 	@$(run_programs) $(RECALL_TESTS)
+# Both, the longest of either first.
+programs: unit-programs
+	@$(run_programs) $(UNIT_TESTS) $(RECALL_TESTS)
 
 # Sanitized builds live beside the plain one.
 ASAN  := BUILD=build-asan BIN=build-asan/bin OPT=-O1 SANITIZE=address,undefined
@@ -51,8 +54,9 @@ FUZZ  := BUILD=build-fuzz CC=clang-14 OPT=-O1
 
 unit-asan:
 	@$(MAKE) --no-print-directory $(ASAN) unit
-# Those without threads of their own, or with those of others only, would only be slow there.
-TSAN_SKIPS := newer_formats spool_damage spool_upgrade three_regions http_stack engine_faults engine_graph engine_recall engine_calibration_kept segment_damage segment_faults engine_cold engine_cold_faults cold_damage segments_folders segments_history filter_oracle wal_damage verify_damage snapshots_verify wal_crash spool_crash shard_crash cold_crash durable_faults ingest_faults engine_verify kernels model_memory hits shard_map
+# Those without threads of their own, or with those of others only, would only be slow there.  Where one
+# test of a program has threads, that one is run (tests/lib/own_threads.h).
+TSAN_SKIPS := engine engine_filter engine_kept ivf_faults newer_formats spool_damage spool_upgrade three_regions http_stack engine_faults engine_graph engine_recall engine_calibration_kept segment_damage segment_faults engine_cold engine_cold_faults cold_damage segments_folders segments_history filter_oracle wal_damage verify_damage snapshots_verify wal_crash spool_crash shard_crash cold_crash durable_faults ingest_faults engine_verify kernels model_memory hits shard_map
 TSAN_TESTS := $(filter-out $(TSAN_SKIPS:%=$(BUILD)/tests/unit/test_%),$(UNIT_TESTS))
 # A service that is ended by force leaves threads behind; that is no report.
 TSAN_SETTINGS := suppressions=$(abspath tests/tsan.supp) halt_on_error=1 report_thread_leaks=0
@@ -114,7 +118,7 @@ tidy:
 test: deps-test
 	@$(MAKE) --no-print-directory tidy
 	@$(MAKE) --no-print-directory -j$(JOBS) WERROR=1 all unit-programs
-	@$(MAKE) --no-print-directory unit recall
+	@$(MAKE) --no-print-directory programs
 	@$(MAKE) --no-print-directory sim
 	@$(MAKE) --no-print-directory sim-mutants
 	@$(MAKE) --no-print-directory -j2 --output-sync=line outside instrumented

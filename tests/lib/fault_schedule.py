@@ -192,8 +192,9 @@ class Schedule:
         time.sleep(self.chance.uniform(0.3, 1.0))
 
     def run(self, seconds):
+        """So long, and until each kind has come."""
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end or len({fault.kind.name for fault in self.faults}) < len(self.choice):
             self.round()
 
     # --- what became of it ----------------------------------------------------------------------

@@ -1,9 +1,19 @@
-/* The end of a folder that a test has made for itself.  Included by unit tests. */
+/* The place of a folder that a test makes for itself, and its end.  Included by unit tests. */
 #ifndef VICINAL_TESTS_LIB_SCRATCH_H
 #define VICINAL_TESTS_LIB_SCRATCH_H
 
 #include <ftw.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* TMPDIR, where a path below it stays short. */
+static inline const char *scratch_parent(void)
+{
+    const char *parent = getenv("TMPDIR");
+
+    return parent == NULL || strlen(parent) > 32 ? P_tmpdir : parent;
+}
 
 static inline int scratch_remove_one(const char *path, const struct stat *about, int kind,
                                      struct FTW *where)

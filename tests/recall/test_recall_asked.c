@@ -1,6 +1,7 @@
 /* Who asks for a recall gets it within a point, on fresh queries, whatever the metric, the number
  * of neighbours and the part of the vectors that is dead or refused by a filter; and where less is
- * asked less is done. */
+ * asked less is done.
+ * pace: long */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,7 @@
 /* Recall holds while vectors come and go: during insertion by another thread, with half of all
  * deleted, after everything was deleted and replaced, and over rounds of replacing; with
- * maintenance neither recall nor work nor memory differ from those of a fresh build. */
+ * maintenance neither recall nor work nor memory differ from those of a fresh build.
+ * pace: long */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>

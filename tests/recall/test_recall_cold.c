@@ -1,6 +1,7 @@
 /* One effort, one recall: with a part of the vectors cold, in one part or in many, a search finds
  * at least what it finds when all are in the graph, for few and for many hits; also with filters,
- * and with many dead.  And who asks for a recall gets it within a point, however much is cold. */
+ * and with many dead.  And who asks for a recall gets it within a point, however much is cold.
+ * pace: long */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

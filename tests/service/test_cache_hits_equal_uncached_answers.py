@@ -7,6 +7,8 @@ import threading
 
 from suite import Client, Suite
 
+PATIENCE_MS = 30000  # a busy machine answers late: that is not what is tested
+
 
 def metric(suite, name):
     text = suite.get("/metrics").body.decode()
@@ -21,7 +23,8 @@ def test_cache():
         vector = lambda: [round(chance.gauss(0, 1), 3) for _ in range(8)]
         suite.upsert("read", [{"id": f"{i}", "vector": vector(), "metadata": {"n": i}} for i in range(500)],
                      wait="searchable")
-        queries = [{"vector": vector(), "top_k": 10, "filter": {"n": {"$lt": 100 + i}}} for i in range(20)]
+        queries = [{"vector": vector(), "top_k": 10, "filter": {"n": {"$lt": 100 + i}}, "timeout_ms": PATIENCE_MS}
+                   for i in range(20)]
         stop = threading.Event()
 
         def write():
@@ -57,6 +60,7 @@ def test_cache():
         for i in range(50):
             query = queries[i % len(queries)]
             top = suite.post("/v1/collections/read/search", query).body["matches"][0]["id"]
-            token = suite.post("/v1/collections/read/records/delete", {"ids": [top]}).body["read_token"]
+            token = suite.post("/v1/collections/read/records/delete",
+                               {"ids": [top], "timeout_ms": PATIENCE_MS}).body["read_token"]
             after = suite.post("/v1/collections/read/search", {**query, "read_token": token}).body["matches"]
             assert top not in [m["id"] for m in after]

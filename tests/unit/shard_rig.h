@@ -228,7 +228,7 @@ static inline struct rig *rig_new(void)
     struct store_options options = {.url = "memory:", .env = env_real()};
     struct err err = {0};
 
-    snprintf(rig->dir, sizeof(rig->dir), "/tmp/vicinal-shard-XXXXXX");
+    snprintf(rig->dir, sizeof(rig->dir), "%.32s/vicinal-shard-XXXXXX", scratch_parent());
     assert_non_null(mkdtemp(rig->dir));
     rig->clock = 100;
     rig->metrics = metrics_new();

@@ -1,7 +1,7 @@
 /* An engine's folder after a crash at any moment, of the process or of the machine, while vectors
  * become cold, parts are merged and segments written: nothing in it is damaged, what lives is where
  * it should be, it opens without setting anything aside, and what is inserted again makes it whole.
- */
+ * pace: long */
 #include "tests/unit/crash_trace.h"
 
 #include "engine/internal.h"

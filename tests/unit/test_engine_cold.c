@@ -1,6 +1,7 @@
 /* Vectors that become cold are found as before, by one search over graph and inverted files; they
  * come back when the engine is opened again; a process that ends anywhere, or a step that fails,
- * leaves a folder that opens; what is damaged is set aside and inserted again. */
+ * leaves a folder that opens; what is damaged is set aside and inserted again.
+ * pace: long */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>

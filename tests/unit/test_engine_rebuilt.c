@@ -15,6 +15,7 @@
 
 #include "engine/memory.h"
 #include "tests/lib/engine_data.h"
+#include "tests/lib/own_threads.h"
 #include "tests/lib/scratch.h"
 
 enum { COUNT = 4000, DIM = 12 };
@@ -395,5 +396,6 @@ int main(void)
         KEPT(nobody_notices),
     };
 
+    OWN_THREADS_ONLY_IN(tests, "nobody_notices");
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

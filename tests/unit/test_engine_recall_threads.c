@@ -1,5 +1,6 @@
 /* Searches that ask for a recall, insertions, deletions and linking go on while it is found out
- * which effort that takes. */
+ * which effort that takes.
+ * pace: long */
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>

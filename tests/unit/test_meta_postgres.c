@@ -1,7 +1,8 @@
 /* Metadata in Postgres through everything that happens to a server: killed, paused and restarted,
  * connections cut idle, in mid-transaction, and behind the commit but before its answer; made by
  * several at once, or by a newer program.  The server is private (server_rig.h); a proxy in front
- * of it loses answers. */
+ * of it loses answers.
+ * pace: waits */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

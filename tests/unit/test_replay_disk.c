@@ -1,5 +1,6 @@
 /* The spool's disk fails or is full while its rows are brought into the log: what the spool cannot
- * forget is appended once, however long that lasts. */
+ * forget is appended once, however long that lasts.
+ * pace: waits */
 #include "tests/unit/replay_rig.h"
 
 #include "tests/unit/faulty_store.h"

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "engine/hnsw.h"
+#include "tests/lib/own_threads.h"
 #include "tests/lib/scratch.h"
 #include "tests/lib/segment_data.h"
 
@@ -532,5 +533,6 @@ int main(void)
         cmocka_unit_test(a_borrowed_plane_is_somebody_elses),
     };
 
+    OWN_THREADS_ONLY_IN(tests, "deleting_goes_on_meanwhile");
     return cmocka_run_group_tests(tests, folder_make, folder_remove);
 }

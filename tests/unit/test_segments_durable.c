@@ -1,6 +1,7 @@
 /* A segment takes its place only after a commit has followed on all that the engine was told, and
  * the store was synced; what fails on the way is told, counted, and tried again.
- * link-flags: -Wl,--wrap=store_sync,--wrap=store_commit,--wrap=renameat */
+ * link-flags: -Wl,--wrap=store_sync,--wrap=store_commit,--wrap=renameat
+ * pace: long */
 #include "tests/unit/segments_rig.h"
 
 static atomic_bool syncs_fail;

@@ -1,4 +1,5 @@
-/* The sequencer over a log that fails to order: what is answered is what the log holds. */
+/* The sequencer over a log that fails to order: what is answered is what the log holds.
+ * pace: waits */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

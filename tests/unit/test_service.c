@@ -1,5 +1,6 @@
 /* A tiny service in a child process: its options, its first line, its health, its end.  Waits are
- * reads from pipes and waitpid; an alarm ends the test should one never come back. */
+ * reads from pipes and waitpid; an alarm ends the test should one never come back.
+ * pace: waits */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -1,6 +1,7 @@
 /* A shard's folder after a crash at any moment, of the process or of the machine: store and
  * segments agree with one another and with the log (services/shard/verify.h finds nothing), and
- * read on from there it becomes what it would have become. */
+ * read on from there it becomes what it would have become.
+ * pace: long */
 #include "tests/unit/crash_trace.h"
 #include "tests/unit/verify_rig.h"
 

@@ -9,7 +9,8 @@
  * Exhaustive: who writes the second, third and fourth time (the first is region 0: names do not
  * matter, clocks change places), and after which write each write reaches each of the two others,
  * in the order of its log.  Which writes are deletes (16 mixes) and whose clock is how wrong (8
- * ways, 10 s apart or equal to the microsecond) goes round with the cases. */
+ * ways, 10 s apart or equal to the microsecond) goes round with the cases.
+ * pace: long */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

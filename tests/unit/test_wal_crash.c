@@ -3,7 +3,8 @@
  * under way, opening it again finds the same, it takes appends, and verification finds no damage.
  *
  * A run is recorded (crash_trace.h), with the stores to the control page, and each disk that a
- * crash may leave is built and opened. */
+ * crash may leave is built and opened.
+ * pace: long */
 #include "tests/unit/crash_trace.h"
 
 #include <linux/futex.h>

@@ -3,7 +3,8 @@
  * which entries repair would lose; repair then cuts there and loses these.
  *
  * The log is made once and kept in memory; each case writes it anew and changes it.  Syncs do
- * nothing in this program: it is about bytes, and there are many cases. */
+ * nothing in this program: it is about bytes, and there are many cases.
+ * pace: long */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,7 @@
 /* The log on Kafka when things go wrong, against a broker of our own (tests/lib/kafka_broker.py)
  * that is killed, paused, and given topics that are not as they should be.  What holds without
- * faults is in test_wal.c. */
+ * faults is in test_wal.c.
+ * pace: long */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
