@@ -93,7 +93,7 @@ static enum err_code await_holder(struct sequencer *s, struct err *err)
     uint64_t until_ns = env_boot_ns(env_real()) + WAIT_NS, generation;
     enum err_code code;
 
-    while ((code = sequencer_check(s, &generation, err)) != ERR_OK &&
+    while ((code = sequencer_check(s, &generation, NULL, err)) != ERR_OK &&
            env_boot_ns(env_real()) < until_ns)
         (void)!env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS);
     return code;

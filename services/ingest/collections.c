@@ -34,7 +34,7 @@ static enum err_code change_begin(struct change *change, struct request *req)
     req->collection = req->params[0];
     rc = collection_check_name(req->params[0], req->param_lens[0], err);
     if (rc == ERR_OK)
-        rc = sequencer_check(&ingest->sequencer, &generation, err);
+        rc = sequencer_check(&ingest->sequencer, &generation, NULL, err);
     if (rc == ERR_OK)
         rc = ingest_admit(ingest, &change->counted, err);
     if (rc == ERR_OK)

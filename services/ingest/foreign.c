@@ -310,7 +310,7 @@ enum err_code handle_append(struct request *req)
     enum err_code rc = request_expect_media(req, MEDIA_BINARY);
 
     if (rc == ERR_OK)
-        rc = sequencer_check(s, &generation, &req->err);
+        rc = sequencer_check(s, &generation, NULL, &req->err);
     if (rc == ERR_OK)
         rc = ingest_check_spool(delivery.ingest, &req->err);
     if (rc == ERR_OK)

@@ -250,7 +250,7 @@ static enum err_code replay_rows(struct replay *replay)
     enum err_code rc = replay_prepare(replay);
 
     if (rc == ERR_OK)
-        rc = sequencer_check(&ingest->sequencer, &write->generation, err);
+        rc = sequencer_check(&ingest->sequencer, &write->generation, NULL, err);
     /* Else the ids, which others want, would be held until it does. */
     if (rc == ERR_OK && !sequencer_is_prompt(&ingest->sequencer))
         rc = err_set(err, ERR_UNAVAILABLE, "the log does not answer");

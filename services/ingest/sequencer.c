@@ -329,8 +329,13 @@ void sequencer_close(struct sequencer *s)
     *s = (struct sequencer){0};
 }
 
+static bool is_away_locked(const struct sequencer *s)
+{
+    return !s->stopping && s->state == SEQUENCER_RECOVERING && s->refusal.code != ERR_OK;
+}
+
 /* Why a batch is not queued.  Caller holds the lock. */
-static enum err_code refuse_locked(struct sequencer *s, const struct sequence_batch *batch,
+static enum err_code refuse_locked(struct sequencer *s, struct sequence_batch *batch,
                                    struct err *err)
 {
     if (s->stopping)
@@ -338,6 +343,7 @@ static enum err_code refuse_locked(struct sequencer *s, const struct sequence_ba
     if (s->refusal.code != ERR_OK) {
         s->wanted = true;
         env_cond_signal(&s->work);
+        batch->met_away = is_away_locked(s);
         *err = s->refusal;
         return err->code;
     }
@@ -459,12 +465,15 @@ enum err_code sequencer_append_now(struct sequencer *s, struct sequence_batch *b
     return rc;
 }
 
-enum err_code sequencer_check(struct sequencer *s, uint64_t *generation, struct err *err)
+enum err_code sequencer_check(struct sequencer *s, uint64_t *generation, bool *is_away,
+                              struct err *err)
 {
     enum err_code rc;
 
     pthread_mutex_lock(&s->lock);
     *generation = s->generation;
+    if (is_away != NULL)
+        *is_away = is_away_locked(s);
     rc = s->stopping ? err_set(err, ERR_DEAD, "the service is shutting down") : s->refusal.code;
     if (!s->stopping && rc != ERR_OK) {
         *err = s->refusal;
@@ -485,7 +494,7 @@ bool sequencer_is_away(struct sequencer *s)
     bool away;
 
     pthread_mutex_lock(&s->lock);
-    away = !s->stopping && s->state == SEQUENCER_RECOVERING && s->refusal.code != ERR_OK;
+    away = is_away_locked(s);
     pthread_mutex_unlock(&s->lock);
     return away;
 }
@@ -504,20 +513,19 @@ bool sequencer_is_prompt(struct sequencer *s)
 
 bool sequencer_may_defer(struct sequencer *s, const struct sequence_batch *batch)
 {
-    bool away, may = false;
+    bool may = false;
 
     pthread_mutex_lock(&s->lock);
-    away = s->state == SEQUENCER_RECOVERING;
     switch (batch->state) {
-    case BATCH_NEW: /* not even queued */
-        may = away;
+    case BATCH_NEW: /* not even queued; the log may have come back meanwhile */
+        may = batch->met_away;
         break;
     case BATCH_APPENDING:
     case BATCH_DOUBT:
         may = true;
         break;
     case BATCH_DONE: /* left the queue, or void for ever */
-        may = away || batch->err.code == ERR_UNAVAILABLE;
+        may = s->state == SEQUENCER_RECOVERING || batch->err.code == ERR_UNAVAILABLE;
         for (size_t i = 0; i < batch->count; i++)
             may = may && !batch->items[i].committed;
         break;

@@ -85,6 +85,7 @@ struct sequence_batch {
     enum batch_state state;
     uint64_t doubt_until_ns; /* BATCH_DOUBT: its handler waits until then, or its deadline */
     bool left;               /* its handler has left, with its ids, before the outcome was known */
+    bool met_away;           /* it was not queued, for the log was away */
     uint32_t refs;
     struct env_cond done;
     struct err err;          /* code ERR_OK: all committed */
@@ -244,8 +245,9 @@ void sequencer_commit_all(struct sequencer *s, struct sequence_batch *const *bat
 MUST_CHECK enum err_code sequencer_append_now(struct sequencer *s, struct sequence_batch *batch,
                                               struct err *err);
 
-/* ERR_OK with the generation in force, or why nothing is accepted. */
-MUST_CHECK enum err_code sequencer_check(struct sequencer *s, uint64_t *generation,
+/* ERR_OK with the generation in force, or why nothing is accepted.  *is_away (may be NULL): because
+ * the log is away, as sequencer_is_away() would have said then. */
+MUST_CHECK enum err_code sequencer_check(struct sequencer *s, uint64_t *generation, bool *is_away,
                                          struct err *err);
 
 /* Another one holds the log, or nobody does yet. */

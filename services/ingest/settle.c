@@ -110,7 +110,7 @@ static enum err_code settle_one(struct ingest *ingest, const struct collection *
                            .mode = BUSY_ALONE};
     struct busy_claim claim = {0};
     bool counted = false;
-    enum err_code rc = sequencer_check(&ingest->sequencer, &generation, err);
+    enum err_code rc = sequencer_check(&ingest->sequencer, &generation, NULL, err);
 
     if (rc == ERR_OK)
         rc = ingest_admit(ingest, &counted, err);

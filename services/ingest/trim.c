@@ -411,7 +411,7 @@ static void run_round(struct trimmer *trimmer, bool is_wanted, struct outcome *o
 
     if (sequencer_stands_by(s))
         return; /* it is another one's business */
-    rc = sequencer_check(s, &generation, &err);
+    rc = sequencer_check(s, &generation, NULL, &err);
     if (rc == ERR_OK && trimmer->term != sequencer_term(s))
         rc = sum_firsts(trimmer, &err);
     if (rc == ERR_OK) {
@@ -572,7 +572,7 @@ enum err_code handle_trim(struct request *req)
     if (trimmer == NULL)
         return err_set(&req->err, ERR_NOT_SUPPORTED,
                        "the log is not trimmed here (--trim-every 0)");
-    rc = sequencer_check(&ingest->sequencer, &generation, &req->err);
+    rc = sequencer_check(&ingest->sequencer, &generation, NULL, &req->err);
     if (rc != ERR_OK)
         return rc;
     pthread_mutex_lock(&trimmer->lock);

@@ -69,6 +69,7 @@ enum err_code write_begin(struct write *write, struct request *req)
     struct ingest *ingest = req->state;
     struct err *err = &req->err;
     enum err_code rc;
+    bool is_away;
 
     *write = (struct write){.ingest = ingest, .req = req};
     write_set_timeout(write, WRITE_DEADLINE_MS_DEFAULT);
@@ -80,8 +81,8 @@ enum err_code write_begin(struct write *write, struct request *req)
     if (ingest->spool != NULL)
         spool_pass_door(ingest->spool,
                         MIN_OF(write->deadline_ns, env_boot_ns(ingest->env) + DOOR_NS));
-    rc = sequencer_check(&ingest->sequencer, &write->generation, err);
-    if (rc != ERR_OK && ingest->spool != NULL && sequencer_is_away(&ingest->sequencer)) {
+    rc = sequencer_check(&ingest->sequencer, &write->generation, &is_away, err);
+    if (rc != ERR_OK && ingest->spool != NULL && is_away) {
         write->away = *err;
         err_clear(err);
         rc = ERR_OK;

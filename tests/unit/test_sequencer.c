@@ -519,7 +519,7 @@ static void a_decision_of_another_generation_is_refused(void **state)
     uint64_t generation;
 
     (void)state;
-    assert_int_equal(sequencer_check(&world.s, &generation, &err), ERR_OK);
+    assert_int_equal(sequencer_check(&world.s, &generation, NULL, &err), ERR_OK);
     wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, 1);
     assert_int_equal(commit(batch, &err), ERR_UNAVAILABLE);
     sequence_batch_put(&world.s, batch);
