@@ -353,6 +353,15 @@ static void begin_append(struct sequencer *s, struct sequence_batch *list)
     pthread_mutex_unlock(&s->lock);
 }
 
+/* For whoever decides how long the next one may wait for more. */
+static void note_append(struct sequencer *s, const struct sequence_batch *list)
+{
+    s->last_ended_ns = env_boot_ns(s->env);
+    s->last_took_ns = s->last_ended_ns - s->append_began;
+    for (s->last_batches = 0; list != NULL; list = list->next)
+        s->last_batches++;
+}
+
 static void finish_list(struct sequencer *s, struct sequence_batch *list, const struct err *outcome)
 {
     struct sequence_batch *next;
@@ -381,6 +390,7 @@ enum err_code append_group(struct sequencer *s, struct sequence_batch *list, str
         return ERR_OK;
     begin_append(s, list);
     rc = append_staged(s, &cause);
+    note_append(s, list);
     if (rc != ERR_OK) {
         all_in_doubt(s, list, &cause);
         *err = cause;

@@ -198,7 +198,9 @@ struct sequencer {
     size_t doubt_count, doubt_size;
     struct sequence_batch *doubtful; /* their batches, a list */
     struct err doubt_cause;
-    bool lines_known; /* the log has been read once */
+    bool lines_known;    /* the log has been read once */
+    size_t last_batches; /* of the last append */
+    uint64_t last_ended_ns, last_took_ns;
 
     pthread_mutex_t lock;
     struct env_cond work;    /* for the appender */
