@@ -11,7 +11,6 @@
 #include "services/ingest/sequencer.h"
 
 #define STANDBY_RETRY_NS (150 * NS_PER_MS)
-#define PROMPT_NS        (250 * NS_PER_MS)
 #define RECOVER_RETRY_NS (100 * NS_PER_MS)
 #define GATHER_PART      8 /* of an append's time may be spent on waiting for more */
 
@@ -349,11 +348,6 @@ void sequencer_close(struct sequencer *s)
     *s = (struct sequencer){0};
 }
 
-static bool is_away_locked(const struct sequencer *s)
-{
-    return !s->stopping && s->state == SEQUENCER_RECOVERING && s->refusal.code != ERR_OK;
-}
-
 /* Why a batch is not queued.  Caller holds the lock. */
 static enum err_code refuse_locked(struct sequencer *s, struct sequence_batch *batch,
                                    struct err *err)
@@ -363,7 +357,7 @@ static enum err_code refuse_locked(struct sequencer *s, struct sequence_batch *b
     if (s->refusal.code != ERR_OK) {
         s->wanted = true;
         env_cond_signal(&s->work);
-        batch->met_away = is_away_locked(s);
+        batch->met_away = sequencer_is_away_locked(s);
         *err = s->refusal;
         return err->code;
     }
@@ -483,125 +477,4 @@ enum err_code sequencer_append_now(struct sequencer *s, struct sequence_batch *b
         rc = err->code;
     }
     return rc;
-}
-
-enum err_code sequencer_check(struct sequencer *s, uint64_t *generation, bool *is_away,
-                              struct err *err)
-{
-    enum err_code rc;
-
-    pthread_mutex_lock(&s->lock);
-    *generation = s->generation;
-    if (is_away != NULL)
-        *is_away = is_away_locked(s);
-    rc = s->stopping ? err_set(err, ERR_DEAD, "the service is shutting down") : s->refusal.code;
-    if (!s->stopping && rc != ERR_OK) {
-        *err = s->refusal;
-        s->wanted = true;
-        env_cond_signal(&s->work);
-    }
-    pthread_mutex_unlock(&s->lock);
-    return rc;
-}
-
-bool sequencer_stands_by(struct sequencer *s)
-{
-    return state_of(s) == SEQUENCER_STANDBY;
-}
-
-bool sequencer_is_away(struct sequencer *s)
-{
-    bool away;
-
-    pthread_mutex_lock(&s->lock);
-    away = is_away_locked(s);
-    pthread_mutex_unlock(&s->lock);
-    return away;
-}
-
-bool sequencer_is_prompt(struct sequencer *s)
-{
-    uint64_t now = env_boot_ns(s->env);
-    bool prompt;
-
-    pthread_mutex_lock(&s->lock);
-    prompt =
-        s->state == SEQUENCER_HOLDER && (s->append_began == 0 || now < s->append_began + PROMPT_NS);
-    pthread_mutex_unlock(&s->lock);
-    return prompt;
-}
-
-bool sequencer_may_defer(struct sequencer *s, const struct sequence_batch *batch)
-{
-    bool may = false;
-
-    pthread_mutex_lock(&s->lock);
-    switch (batch->state) {
-    case BATCH_NEW: /* not even queued; the log may have come back meanwhile */
-        may = batch->met_away;
-        break;
-    case BATCH_APPENDING:
-    case BATCH_DOUBT:
-        may = true;
-        break;
-    case BATCH_DONE: /* left the queue, or void for ever */
-        may = s->state == SEQUENCER_RECOVERING || batch->err.code == ERR_UNAVAILABLE;
-        for (size_t i = 0; i < batch->count; i++)
-            may = may && !batch->items[i].committed;
-        break;
-    default:
-        break;
-    }
-    may = may && !s->stopping && s->state != SEQUENCER_STANDBY;
-    pthread_mutex_unlock(&s->lock);
-    return may;
-}
-
-uint64_t sequencer_term(struct sequencer *s)
-{
-    uint64_t term;
-
-    pthread_mutex_lock(&s->lock);
-    term = s->term;
-    pthread_mutex_unlock(&s->lock);
-    return term;
-}
-
-struct stamp sequencer_change_stamp(struct sequencer *s)
-{
-    struct stamp stamp;
-    uint64_t wall = env_wall_us(s->env);
-
-    pthread_mutex_lock(&s->lock);
-    stamp.clock = MAX_OF(wall, MAX_OF(s->last_change, s->last_staged));
-    for (uint32_t i = 0; i < s->partitions; i++)
-        stamp.clock = MAX_OF(stamp.clock, s->views[i].clock);
-    stamp.clock++;
-    stamp.region = s->region;
-    s->last_change = stamp.clock;
-    pthread_mutex_unlock(&s->lock);
-    return stamp;
-}
-
-uint64_t sequencer_end(struct sequencer *s, uint32_t partition)
-{
-    uint64_t end;
-
-    pthread_mutex_lock(&s->lock);
-    assert(partition < s->partitions);
-    end = s->views[partition].end;
-    pthread_mutex_unlock(&s->lock);
-    return end;
-}
-
-struct line_view *sequencer_views(struct sequencer *s, uint32_t *partitions)
-{
-    struct line_view *copy = NULL;
-
-    pthread_mutex_lock(&s->lock);
-    *partitions = s->partitions;
-    if (s->partitions > 0 && (copy = array_alloc(s->partitions, sizeof(*copy))) != NULL)
-        memcpy(copy, s->views, s->partitions * sizeof(*copy));
-    pthread_mutex_unlock(&s->lock);
-    return copy;
 }

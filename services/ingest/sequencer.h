@@ -285,7 +285,11 @@ struct line_view *sequencer_views(struct sequencer *s, uint32_t *partitions);
 MUST_CHECK enum err_code sequencer_checkpoint(struct sequencer *s, uint64_t deadline_ns,
                                               uint64_t *positions, struct err *err);
 
-/* --- between sequencer.c, append.c, takeover.c and lease.c ------------------------------------ */
+/* --- between sequencer.c, sequencer_ask.c, append.c, takeover.c and lease.c --------------------
+ */
+
+/* As sequencer_is_away().  Caller holds the lock. */
+bool sequencer_is_away_locked(const struct sequencer *s);
 
 /* Give everything in the list its turn and append it. Errors: the append's; all is in doubt then.
  */
