@@ -193,7 +193,8 @@ struct cluster_known {
 uint32_t cluster_known(struct cluster *cluster, const uint8_t incarnation[INCARNATION_BYTES],
                        struct cluster_known *out);
 
-/* What replicas have room for, of those heard within the last second that have a memory limit. */
+/* What replicas have room for, of those heard within the last ten seconds that have a memory limit.
+ */
 struct cluster_room {
     uint32_t shard, replica;
     uint64_t limit_bytes;

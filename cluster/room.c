@@ -3,6 +3,10 @@
 
 #include "common/base/checked.h"
 
+/* Longer than HEARD_NS: what has come since the report is reckoned beside it, so an old one only
+ * says too little room; without any, a shard that is slow to report would be filled to the brim. */
+#define ROOM_HEARD_NS (10 * NS_PER_S)
+
 static void add_room(struct cluster_rooms *out, struct report *report, uint32_t shard,
                      const uint8_t incarnation[INCARNATION_BYTES])
 {
@@ -39,7 +43,7 @@ enum err_code cluster_rooms_get(struct cluster *cluster,
         uint32_t shard = i / out->map->replicas, replica = i % out->map->replicas;
         struct report *report = report_get(cluster, shard, replica);
 
-        if (report == NULL || report->memory_limit == 0 || now - report->asked_ns > HEARD_NS) {
+        if (report == NULL || report->memory_limit == 0 || now - report->asked_ns > ROOM_HEARD_NS) {
             report_put(report);
             continue;
         }

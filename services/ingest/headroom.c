@@ -176,10 +176,12 @@ static enum err_code decide(struct headroom *headroom, const struct headroom_ask
     struct cluster_rooms rooms = {0};
     enum err_code rc = ERR_OK;
 
+    /* No other decision in between: what a newer report has passed would be held no more, and not
+     * be in this one either. */
+    pthread_mutex_lock(&headroom->lock);
     if (ask->cluster != NULL && ask->count > 0)
         rc = cluster_rooms_get(ask->cluster, ask->collection->incarnation, &rooms, err);
     if (rc == ERR_OK && rooms.count > 0) {
-        pthread_mutex_lock(&headroom->lock);
         if (!make_partitions_locked(headroom))
             rc = err_set(err, ERR_NO_MEMORY, "no memory to reckon with memory");
         if (rc == ERR_OK)
@@ -191,8 +193,8 @@ static enum err_code decide(struct headroom *headroom, const struct headroom_ask
         for (size_t i = 0; i < ask->count && rc == ERR_OK && bytes != NULL; i++)
             headroom->partitions[ask->wants[i].partition].under_way +=
                 ask->wants[i].vectors * *bytes;
-        pthread_mutex_unlock(&headroom->lock);
     }
+    pthread_mutex_unlock(&headroom->lock);
     cluster_rooms_free(&rooms);
     return rc;
 }

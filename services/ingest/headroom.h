@@ -7,10 +7,10 @@
  * records of other regions, what the spool has kept, patches.  So a shard need not stop applying.
  *
  * What has been admitted is held by partition and offset until a replica's position has passed it.
- * Deletes, and records without a vector, are not reckoned.  A replica that is not heard, or has no
- * limit, refuses nothing.
+ * Deletes, and records without a vector, are not reckoned.  A replica that has not been heard for
+ * ten seconds, or has no limit, refuses nothing.
  *
- * Locks: one, of its own, held over arithmetic only. */
+ * Locks: one, of its own, held over arithmetic and the look at the reports. */
 #ifndef VICINAL_INGEST_HEADROOM_H
 #define VICINAL_INGEST_HEADROOM_H
 

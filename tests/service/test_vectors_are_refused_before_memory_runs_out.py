@@ -1,9 +1,12 @@
 """A shard with little memory (--memory) is never filled beyond it: vectors are refused with 507 before they
 are in the log, with the reason, and taken again when there is room.  The shard goes on applying."""
 import base64
+import os
 import random
+import signal
 import struct
 import threading
+import time
 
 import pytest
 
@@ -48,7 +51,9 @@ def fill(suite, first=0, step=1):
 
 
 def count(suite):
-    return suite.post("/v1/collections/c/records/count", {"fresh": True, "timeout_ms": 20000}).body["count"]
+    answer = suite.post("/v1/collections/c/records/count", {"fresh": True, "timeout_ms": 20000})
+    assert answer.status == 200, (answer, shard(suite))
+    return answer.body["count"]
 
 
 def shard(suite):
@@ -129,3 +134,19 @@ def test_imports_are_refused_too_and_taken_later(tight):
     answer = small.part(imports.npy([vector(i) for i in range(2000)]), final=True)
     assert answer.status == 200 and answer.body["rows_done"] == 2000, answer
     assert count(tight) == 2100 and shard(tight)["state"] == "ready"
+
+
+def test_a_shard_that_is_not_heard_for_seconds_is_not_filled_beyond_its_memory(tight):
+    """What it said last counts, less what has come since."""
+    assert put(tight, 0).status == 200
+    count(tight)
+    taken, number, pid = 100, 1000000, tight.pids("shard")[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            number += 100
+            taken += 100 if put(tight, number).status == 200 else 0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert count(tight) == taken
