@@ -275,9 +275,12 @@ static inline int set_up(void **state)
 
 static inline void *write_first(void *unused)
 {
-    int status =
-        status_of("POST", "/v1/collections/other/records", "{\"records\":[{\"id\":\"first\"}]}");
+    int status;
 
+    do /* on a fast clock its time may be over before its turn has come */
+        status = status_of("POST", "/v1/collections/other/records",
+                           "{\"records\":[{\"id\":\"first\"}]}");
+    while (status == 504);
     assert_true(status == 200 || status == 202 || status == 503);
     return unused;
 }
