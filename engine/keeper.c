@@ -4,8 +4,8 @@
  * of themselves what they stand for.  A segment of a graph that begins behind cold parts says so
  * too: without them it cannot be used, for what it covers would have gaps.  It is written again
  * when the graph has grown by a quarter, so that each vector is written about five times while a
- * collection grows, and at most a fifth of it is linked again after a restart; or, when it grows no
- * more for now, by a sixteenth.
+ * collection grows, and at most a fifth of it is linked again after a restart; or, while it rests,
+ * by a sixteenth.
  * What was measured on the graph is a file of its own, graph.cal, for it is known only after the
  * segment is written, and stays true when that is written again.  One that is damaged or of another
  * graph is not looked at again: it costs the seconds of measuring.

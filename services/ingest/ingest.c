@@ -242,12 +242,14 @@ bool ingest_ready(struct ingest *ingest, struct buffer *why)
 {
     struct sequencer *s = &ingest->sequencer;
     struct err refusal;
+    bool is_away;
 
     pthread_mutex_lock(&s->lock);
     refusal = s->refusal;
+    is_away = sequencer_is_away_locked(s);
     pthread_mutex_unlock(&s->lock);
     /* With a spool it takes plain writes while the log is away. */
-    if (refusal.code == ERR_OK || (ingest->spool != NULL && sequencer_is_away(s)))
+    if (refusal.code == ERR_OK || (ingest->spool != NULL && is_away))
         return true;
     if (why->len > 0)
         buffer_append_text(why, ",");

@@ -247,16 +247,17 @@ void sequencer_commit_all(struct sequencer *s, struct sequence_batch *const *bat
 MUST_CHECK enum err_code sequencer_append_now(struct sequencer *s, struct sequence_batch *batch,
                                               struct err *err);
 
+/* The log is away, as far as is known, and this ingest holds it.  Caller holds the lock: what is
+ * said of a refusal has to be of the same moment. */
+bool sequencer_is_away_locked(const struct sequencer *s);
+
 /* ERR_OK with the generation in force, or why nothing is accepted.  *is_away (may be NULL): because
- * the log is away, as sequencer_is_away() would have said then. */
+ * the log is away. */
 MUST_CHECK enum err_code sequencer_check(struct sequencer *s, uint64_t *generation, bool *is_away,
                                          struct err *err);
 
 /* Another one holds the log, or nobody does yet. */
 bool sequencer_stands_by(struct sequencer *s);
-
-/* The log is away, as far as is known, and this ingest holds it. */
-bool sequencer_is_away(struct sequencer *s);
 
 /* It takes appends just now, as far as is known: the last one was answered, or began a moment ago.
  */
@@ -287,9 +288,6 @@ MUST_CHECK enum err_code sequencer_checkpoint(struct sequencer *s, uint64_t dead
 
 /* --- between sequencer.c, sequencer_ask.c, append.c, takeover.c and lease.c --------------------
  */
-
-/* As sequencer_is_away().  Caller holds the lock. */
-bool sequencer_is_away_locked(const struct sequencer *s);
 
 /* Give everything in the list its turn and append it. Errors: the append's; all is in doubt then.
  */

@@ -41,16 +41,6 @@ bool sequencer_stands_by(struct sequencer *s)
     return stands_by;
 }
 
-bool sequencer_is_away(struct sequencer *s)
-{
-    bool away;
-
-    pthread_mutex_lock(&s->lock);
-    away = sequencer_is_away_locked(s);
-    pthread_mutex_unlock(&s->lock);
-    return away;
-}
-
 bool sequencer_is_prompt(struct sequencer *s)
 {
     uint64_t now = env_boot_ns(s->env);

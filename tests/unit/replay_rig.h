@@ -285,13 +285,24 @@ static inline void *write_first(void *unused)
     return unused;
 }
 
+static inline bool log_is_away(void)
+{
+    struct sequencer *s = &world.ingest.sequencer;
+    bool is_away;
+
+    pthread_mutex_lock(&s->lock);
+    is_away = sequencer_is_away_locked(s);
+    pthread_mutex_unlock(&s->lock);
+    return is_away;
+}
+
 /* Nothing lands any more, and the ingest knows.  The write that finds out waits on for a while. */
 static inline void log_goes_away(void)
 {
     wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, FOR_LONG);
     assert_int_equal(pthread_create(&world.trigger, NULL, write_first, NULL), 0);
     world.triggered = true;
-    AWAIT(sequencer_is_away(&world.ingest.sequencer));
+    AWAIT(log_is_away());
 }
 
 static inline void log_comes_back(void)
