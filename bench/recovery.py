@@ -6,6 +6,7 @@
 One suite with one shard, loaded by an import, all in the graph; then in turns:
 
   loaded     kill -9 of the shard as soon as all is in the graph; until a search gives nine of the true ten
+  cold       the same, and what the system had cached of its files is dropped; only as root, who may do that
   killed     the same after the graph has rested for a while, and has been written
   tail       the shard stands still while --tail records are written, is killed; until the first
              right answer, and until it has applied all (a fresh read is answered)
@@ -36,7 +37,8 @@ LOAD_SECONDS_MAX = 1800
 BATCH = 1000
 RIGHT = 9        # of ten
 LINK_BATCH = 64  # vectors that the engine links at a time
-REST = 30        # seconds
+REST = 60        # seconds
+DROP_CACHES = pathlib.Path("/proc/sys/vm/drop_caches")
 
 
 class Searches:
@@ -91,11 +93,20 @@ def wait_right(searches, began):
     return time.monotonic() - began
 
 
-def measure_killed(suite, searches):
+def drop_caches():
+    os.sync()
+    DROP_CACHES.write_text("1")
+
+
+def measure_killed(suite, searches, is_cold=False):
     pid = start_number(suite)
+    if is_cold:
+        drop_caches()
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     poll("it has ended", lambda: start_number(suite) != pid, 10, 0.002)
+    if is_cold:
+        drop_caches()  # again, for nothing is mapped now
     return wait_right(searches, began)
 
 
@@ -155,6 +166,7 @@ def main():
             killed, answered, applied = [], [], []
             at_once = measure_killed(suite, searches)
             say(f"killed at once: {at_once:.2f} s")
+            cold = measure_killed(suite, searches, True) if os.access(DROP_CACHES, os.W_OK) else None
             wait_linked(suite, rows)
             time.sleep(REST)
             for number in range(options.rounds):
@@ -170,6 +182,8 @@ def main():
     print(f"{rows:,} × {dimension}; {os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f} at the end.\n")
     print("| | |\n|---|---|")
     print(f"| kill -9 → first right answer, once loaded | {at_once:.2f} s |")
+    if cold is not None:
+        print(f"| … and with nothing cached of its files | {cold:.2f} s |")
     print(f"| … after a rest | {told(killed)} |")
     print(f"| the same with a tail of {options.tail:,} records | {told(answered)} |")
     print(f"| … → all of the tail applied | {told(applied)} |")

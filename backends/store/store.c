@@ -219,8 +219,14 @@ enum err_code store_cursor_open(struct store_cursor **out, struct store_txn *txn
     if (code != ERR_OK)
         return code;
     (*out)->txn = txn;
+    (*out)->reads_ahead = false;
     txn->open_cursors++;
     return ERR_OK;
+}
+
+void store_cursor_read_ahead(struct store_cursor *cursor)
+{
+    cursor->reads_ahead = true;
 }
 
 enum err_code store_cursor_next(struct store_cursor *cursor, struct store_value *key,

@@ -85,6 +85,10 @@ MUST_CHECK enum err_code store_cursor_open(struct store_cursor **out, struct sto
                                            enum store_table table, struct store_value from,
                                            struct err *err);
 
+/* The cursor will go a long way, in the order in which its rows were written: a back end whose rows
+ * may have to come from a disk asks for them ahead.  Before the first store_cursor_next. */
+void store_cursor_read_ahead(struct store_cursor *cursor);
+
 /* *more false: no further row. */
 MUST_CHECK enum err_code store_cursor_next(struct store_cursor *cursor, struct store_value *key,
                                            struct store_value *value, bool *more, struct err *err);
@@ -163,6 +167,7 @@ struct store_txn {
 
 struct store_cursor {
     struct store_txn *txn;
+    bool reads_ahead;
 };
 
 extern const struct store_ops store_lmdb_ops, store_memory_ops;

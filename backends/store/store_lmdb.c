@@ -58,6 +58,7 @@ struct lmdb_cursor {
     MDB_cursor *cursor;
     bool is_meta;   /* of STORE_META: ends before the reserved keys */
     bool is_placed; /* a row was given: go on behind it; else: at key */
+    struct lmdb_ahead ahead;
     size_t key_len; /* of the start; in a write transaction of the row given last */
     uint8_t key[STORE_KEY_BYTES_MAX];
 };
@@ -491,6 +492,8 @@ static enum err_code lmdb_cursor_next(struct store_cursor *base, struct store_va
     }
     *key = (struct store_value){key_val.mv_data, key_val.mv_size};
     *value = (struct store_value){value_val.mv_data, value_val.mv_size};
+    if (base->reads_ahead)
+        lmdb_read_ahead(&cursor->ahead, value->data);
     *more = true;
     return ERR_OK;
 }

@@ -2,12 +2,15 @@
  *
  *   store_lmdb.c          keeps it
  *   store_lmdb_make.c     its file
+ *   store_lmdb_ahead.c    reads ahead of a scan
  *   store_lmdb_copy.c     copies for others
  *   store_lmdb_verify.c   looks at it */
 #ifndef VICINAL_BACKENDS_STORE_LMDB_H
 #define VICINAL_BACKENDS_STORE_LMDB_H
 
 #include <lmdb.h>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "backends/store/store.h"
 
@@ -30,6 +33,15 @@ struct lmdb_taker {
 /* As store_copy. */
 MUST_CHECK enum err_code lmdb_copy_env(MDB_env *lmdb, struct env *env,
                                        const struct lmdb_taker *taker, struct err *err);
+
+/* What has been asked for ahead of a cursor; zeroed: nothing. */
+struct lmdb_ahead {
+    uintptr_t from, to; /* addresses of the map */
+    size_t window;      /* asked for next */
+};
+
+/* The cursor stands at this row of the map. */
+void lmdb_read_ahead(struct lmdb_ahead *ahead, const void *row);
 
 extern const char *const store_lmdb_tables[STORE_TABLES];
 

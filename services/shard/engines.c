@@ -251,6 +251,8 @@ enum err_code engines_fill(struct shard *shard, struct shard_collection *entry,
     enum err_code code =
         store_cursor_open(&cursor, stored, STORE_VECTORS, ordinal_key_value(&from), err);
 
+    if (code == ERR_OK)
+        store_cursor_read_ahead(cursor);
     while (code == ERR_OK) {
         struct store_value key, value;
         uint32_t ordinal;

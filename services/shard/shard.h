@@ -154,6 +154,7 @@ struct shard {
     struct snapshotter *snapshotter; /* snapshot.c; NULL: none are made */
     atomic_bool is_stopping;
     atomic_bool is_digesting;     /* a call of digest.c is under way */
+    atomic_bool is_filling;       /* engines: nothing is linked meanwhile */
     atomic_uint_fast64_t commits; /* of the store, by the consumer */
 
     /* the consumer's own */

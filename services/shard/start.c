@@ -312,7 +312,10 @@ enum err_code start_shard(struct shard *shard, struct start *start, struct err *
         return code;
     shard->must_rebuild = false;
     show_state(shard, &shard->map);
+    /* Nobody is answered before it is done, and linking would take the processors from it. */
+    atomic_store(&shard->is_filling, true);
     code = open_collections(shard, err);
+    atomic_store(&shard->is_filling, false);
     if (code == ERR_OK)
         code = open_reader(shard, start, err);
     /* Another log than the one that was read: the next try begins from nothing. */
