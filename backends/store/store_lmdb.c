@@ -401,14 +401,26 @@ static enum err_code lmdb_get(struct store_txn *base, enum store_table table,
     return ERR_OK;
 }
 
+/* Is it filled in the order of its keys, mostly? */
+static bool is_ascending(enum store_table table)
+{
+    return table == STORE_ROWS || table == STORE_VECTORS;
+}
+
 static enum err_code lmdb_put(struct store_txn *base, enum store_table table,
                               struct store_value key, struct store_value value, struct err *err)
 {
     struct lmdb_store *lmdb = (struct lmdb_store *)base->store;
+    MDB_txn *txn = ((struct lmdb_txn *)base)->txn;
     MDB_val key_val = val_of(key), value_val = val_of(value);
-    int result =
-        mdb_put(((struct lmdb_txn *)base)->txn, lmdb->tables[table], &key_val, &value_val, 0);
+    int result = MDB_KEYEXIST;
 
+    /* Behind the last row: a page that is full stays so.  Without the hint it is split, and a page
+     * has one vector of 384 numbers where it has room for two. */
+    if (is_ascending(table))
+        result = mdb_put(txn, lmdb->tables[table], &key_val, &value_val, MDB_APPEND);
+    if (result == MDB_KEYEXIST)
+        result = mdb_put(txn, lmdb->tables[table], &key_val, &value_val, 0);
     return result == 0 ? ERR_OK : lmdb_fail(result, "put", err);
 }
 

@@ -308,53 +308,6 @@ static void a_writers_cursor_goes_on_while_rows_change(void **state)
     store_close(store);
 }
 
-/* Rows that lie where they were written, in an order of their own, and far more than is asked for
- * at once. */
-static void reading_ahead_changes_nothing_of_what_is_read(void **state)
-{
-    enum { ROWS = 8000, STEP = 4999, ROW_BYTES = 1536 };
-    struct store *store = open_store();
-    struct store_txn *txn = NULL;
-    struct store_cursor *cursor;
-    struct store_value key, value;
-    uint8_t row[ROW_BYTES];
-    uint8_t name[4];
-    struct err err;
-    uint32_t next;
-    bool more;
-
-    (void)state;
-    for (uint32_t i = 0; i < ROWS; i++) {
-        uint32_t number = i < ROWS / 2 ? i : ROWS / 2 + i * STEP % (ROWS / 2);
-
-        if (i % 1000 == 0)
-            txn = begin(store, true);
-        store_be32(name, number);
-        memset(row, (int)(number % 251), sizeof(row));
-        assert_int_equal(store_put(txn, STORE_VECTORS, (struct store_value){name, 4},
-                                   (struct store_value){row, sizeof(row)}, &err),
-                         ERR_OK);
-        if (i % 1000 == 999)
-            must_commit(txn);
-    }
-    txn = begin(store, false);
-    assert_int_equal(store_cursor_open(&cursor, txn, STORE_VECTORS, text(""), &err), ERR_OK);
-    store_cursor_read_ahead(cursor);
-    for (next = 0;; next++) {
-        assert_int_equal(store_cursor_next(cursor, &key, &value, &more, &err), ERR_OK);
-        if (!more)
-            break;
-        assert_int_equal(load_be32(key.data), next);
-        memset(row, (int)(next % 251), sizeof(row));
-        assert_int_equal(value.len, sizeof(row));
-        assert_memory_equal(value.data, row, sizeof(row));
-    }
-    assert_int_equal(next, ROWS);
-    store_cursor_close(cursor);
-    store_abort(txn);
-    store_close(store);
-}
-
 static void keys_and_values_may_be_as_large_as_said(void **state)
 {
     struct store *store = open_store();
@@ -899,7 +852,6 @@ int main(void)
         CASE(a_snapshot_does_not_see_later_commits),
         CASE(a_writer_sees_its_own_changes_and_an_abort_undoes_them),
         CASE(a_writers_cursor_goes_on_while_rows_change),
-        CASE(reading_ahead_changes_nothing_of_what_is_read),
         CASE(keys_and_values_may_be_as_large_as_said),
         CASE(clear_drops_every_row_and_the_store_goes_on),
         CASE(a_full_store_refuses_and_stays_usable),
