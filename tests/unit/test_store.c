@@ -15,76 +15,14 @@
 
 #include <cmocka.h>
 
-#include "backends/store/store.h"
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/limits.h"
-#include "tests/lib/scratch.h"
-
-static char folder[256];
-static char lmdb_url[310];
-static const char *url; /* of the back end under test */
-
-static struct store *open_limited(uint64_t map_bytes)
-{
-    struct store_options options = {.url = url, .env = env_real(), .map_bytes = map_bytes};
-    struct store *store = NULL;
-    struct err err = {0};
-
-    if (store_open(&store, &options, &err) != ERR_OK)
-        fail_msg("%s", err.message);
-    return store;
-}
-
-static struct store *open_store(void)
-{
-    return open_limited(0);
-}
-
-static int setup(void **state)
-{
-    const char *parent = getenv("TMPDIR");
-
-    snprintf(folder, sizeof(folder), "%.200s/store-XXXXXX", parent == NULL ? P_tmpdir : parent);
-    assert_non_null(mkdtemp(folder));
-    snprintf(lmdb_url, sizeof(lmdb_url), "lmdb:%s/shard", folder);
-    *state = NULL;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    return scratch_remove(folder);
-}
-
-static int choose_lmdb(void **state)
-{
-    (void)state;
-    url = lmdb_url;
-    return 0;
-}
-
-static int choose_memory(void **state)
-{
-    (void)state;
-    url = "memory:";
-    return 0;
-}
+#include "tests/lib/store_rig.h"
 
 static struct store_value text(const char *string)
 {
     return (struct store_value){string, strlen(string)};
-}
-
-static struct store_txn *begin(struct store *store, bool write)
-{
-    struct store_txn *txn;
-    struct err err = {0};
-
-    if (store_begin(&txn, store, write, &err) != ERR_OK)
-        fail_msg("%s", err.message);
-    return txn;
 }
 
 static void must_put(struct store_txn *txn, enum store_table table, const char *key,
@@ -93,14 +31,6 @@ static void must_put(struct store_txn *txn, enum store_table table, const char *
     struct err err = {0};
 
     if (store_put(txn, table, text(key), text(value), &err) != ERR_OK)
-        fail_msg("%s", err.message);
-}
-
-static void must_commit(struct store_txn *txn)
-{
-    struct err err = {0};
-
-    if (store_commit(txn, &err) != ERR_OK)
         fail_msg("%s", err.message);
 }
 

@@ -11,11 +11,10 @@
 
 #include <cmocka.h>
 
-#include "backends/store/store.h"
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/limits.h"
-#include "tests/lib/scratch.h"
+#include "tests/lib/store_rig.h"
 
 enum {
     ROWS = 3000,
@@ -34,62 +33,6 @@ struct model {
     uint32_t versions[ROWS];
     uint32_t saved[ROWS];
 };
-
-static char folder[256];
-static char lmdb_url[310];
-static const char *url;
-
-static int setup(void **state)
-{
-    const char *parent = getenv("TMPDIR");
-
-    (void)state;
-    snprintf(folder, sizeof(folder), "%.200s/store-XXXXXX", parent == NULL ? P_tmpdir : parent);
-    assert_non_null(mkdtemp(folder));
-    snprintf(lmdb_url, sizeof(lmdb_url), "lmdb:%s/shard", folder);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    return scratch_remove(folder);
-}
-
-static int choose_lmdb(void **state)
-{
-    (void)state;
-    url = lmdb_url;
-    return 0;
-}
-
-static int choose_memory(void **state)
-{
-    (void)state;
-    url = "memory:";
-    return 0;
-}
-
-static struct store *open_store(void)
-{
-    struct store_options options = {.url = url, .env = env_real()};
-    struct store *store = NULL;
-    struct err err = {0};
-
-    if (store_open(&store, &options, &err) != ERR_OK)
-        fail_msg("%s", err.message);
-    return store;
-}
-
-static struct store_txn *begin(struct store *store, bool write)
-{
-    struct store_txn *txn;
-    struct err err = {0};
-
-    if (store_begin(&txn, store, write, &err) != ERR_OK)
-        fail_msg("%s", err.message);
-    return txn;
-}
 
 static void must(enum err_code code, const struct err *err)
 {
@@ -188,7 +131,6 @@ static void a_store_holds_what_was_put_in_any_order(void **state)
 {
     const char *wanted = getenv("VICINAL_SEED");
     struct model *model = array_alloc(1, sizeof(*model));
-    struct err err = {0};
 
     (void)state;
     assert_non_null(model);
@@ -204,7 +146,7 @@ static void a_store_holds_what_was_put_in_any_order(void **state)
             store_abort(txn);
             memcpy(model->versions, model->saved, sizeof(model->saved));
         } else {
-            must(store_commit(txn, &err), &err);
+            must_commit(txn);
         }
         check_all(model, round % 2 == 0);
     }
@@ -227,7 +169,7 @@ static void vectors_that_come_in_order_fill_their_pages(void **state)
             must(store_put(txn, STORE_VECTORS, key_of(key, i),
                            (struct store_value){vector, sizeof(vector)}, &err),
                  &err);
-        must(store_commit(txn, &err), &err);
+        must_commit(txn);
     }
     assert_true(store_bytes(store) < (uint64_t)VECTORS * VECTOR_BYTES * 3 / 2);
     store_close(store);
