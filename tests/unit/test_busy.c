@@ -267,7 +267,7 @@ static uint64_t next_random(uint64_t *seed)
 static void *mill_about(void *argument)
 {
     struct crowd *crowd = argument;
-    char names[CROWD_IDS][4];
+    char names[CROWD_IDS][16];
 
     for (int i = 0; i < CROWD_IDS; i++)
         (void)snprintf(names[i], sizeof(names[i]), "k%d", i);
