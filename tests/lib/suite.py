@@ -151,16 +151,17 @@ class Door:
         return answer.body
 
     def digests(self):
-        """{(shard, replica): {partition: (position, digest)}} of all replicas, as reported after
-        this call began."""
-        began = time.monotonic()
-
+        """{(shard, replica): {partition: (position, digest)}} of all replicas, as they were asked for
+        after this call began: the first report that comes then may have been written before."""
         def reported():
+            asked = time.monotonic()
             status = self.get("/internal/v1/status").body
             age = max((r["heard_ms_ago"] if r["heard_ms_ago"] is not None else 1e9) for r in status["replicas"])
-            return status if (time.monotonic() - began) * 1000 > age else None
+            return status if (asked - began) * 1000 > age else None
 
-        status = poll("all replicas report", reported)
+        for _ in range(2):
+            began = time.monotonic()
+            status = poll("all replicas report", reported)
         found = {}
         for replica in status["replicas"]:
             parts = replica.get("status", {}).get("partitions", [])
