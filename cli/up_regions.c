@@ -185,13 +185,12 @@ enum err_code up_set_regions(struct up *up, struct err *err)
  * whose brokers do not answer yet, is for ingest to wait for; the latter is told. */
 static enum err_code look_at_log(struct up_region *region, struct err *err)
 {
-    struct wal *wal = NULL;
+    struct wal_options options = {.url = region->wal_url, .env = env_real()};
     struct err found = {0};
-    enum err_code rc =
-        wal_open(&wal, &(struct wal_options){.url = region->wal_url, .env = env_real()}, &found);
+    uint32_t partitions = 0;
+    enum err_code rc = wal_look(&options, &partitions, &found);
 
-    region->partitions = rc == ERR_OK ? wal_partitions(wal) : 0;
-    wal_close(wal);
+    region->partitions = rc == ERR_OK ? partitions : 0;
     if (rc == ERR_CONFIG) {
         *err = found;
         return err_wrap(err, "--wal");

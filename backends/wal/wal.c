@@ -82,6 +82,23 @@ enum err_code wal_open(struct wal **out, const struct wal_options *options, stru
     return ERR_OK;
 }
 
+enum err_code wal_look(const struct wal_options *options, uint32_t *partitions, struct err *err)
+{
+    const struct wal_ops *ops = backend_of(options->url);
+    struct wal *wal;
+    enum err_code code;
+
+    if (ops != NULL && ops->look != NULL) {
+        code = ops->look(options, partitions, err);
+        return code == ERR_OK || err == NULL ? code : err_wrap(err, "wal");
+    }
+    code = wal_open(&wal, options, err);
+    if (code == ERR_OK)
+        *partitions = wal_partitions(wal);
+    wal_close(wal);
+    return code;
+}
+
 void wal_close(struct wal *wal)
 {
     if (wal != NULL)

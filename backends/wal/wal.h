@@ -41,6 +41,12 @@ struct wal_options {
 MUST_CHECK enum err_code wal_open(struct wal **out, const struct wal_options *options,
                                   struct err *err);
 
+/* How many partitions a log has, without opening it where that need not be: one of files can be
+ * read only once a writer has opened it since the machine started.  Of the options url and env
+ * count.  Errors: ERR_NOT_FOUND (no log there yet), those of wal_open. */
+MUST_CHECK enum err_code wal_look(const struct wal_options *options, uint32_t *partitions,
+                                  struct err *err);
+
 /* Is there a back end for the URL, and does it understand it?  For programs that open the log
  * later; nothing is opened.  Errors: ERR_CONFIG. */
 MUST_CHECK enum err_code wal_check_url(const char *url, struct err *err);
@@ -133,6 +139,8 @@ struct wal_ops {
     const char *scheme;
     enum err_code (*check_url)(const char *url, struct err *err); /* NULL: any will do */
     enum err_code (*open)(struct wal **out, const struct wal_options *options, struct err *err);
+    enum err_code (*look)(const struct wal_options *options, uint32_t *partitions,
+                          struct err *err); /* NULL: it is opened */
     void (*close)(struct wal *wal);
     enum err_code (*append)(struct wal *wal, const struct wal_entry *entries, size_t count,
                             uint64_t deadline_ns, uint64_t *offsets, struct err *err);

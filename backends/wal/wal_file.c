@@ -222,6 +222,48 @@ static enum err_code wal_file_open(struct wal **out, const struct wal_options *o
     return ERR_OK;
 }
 
+/* The newest segment whose header can be read says it. */
+static enum err_code look_at_segments(int dir_fd, uint32_t *partitions, struct err *err)
+{
+    struct wal_segment_list list;
+    struct wal_segment_header header;
+    enum err_code code = wal_segment_list(&list, dir_fd, err);
+    bool is_found = false;
+
+    if (code == ERR_OK && list.count == 0)
+        code = err_set(err, ERR_NOT_FOUND, "there is no log yet");
+    for (size_t i = list.count; i > 0 && !is_found && (code == ERR_OK || code == ERR_CORRUPT);) {
+        int fd;
+
+        code = wal_segment_open(&fd, &header, dir_fd, list.numbers[--i], err);
+        if (code != ERR_OK)
+            continue;
+        close(fd);
+        if (err != NULL)
+            err_clear(err);
+        *partitions = header.partitions;
+        is_found = true;
+    }
+    wal_segment_list_free(&list);
+    return code;
+}
+
+static enum err_code wal_file_look(const struct wal_options *options, uint32_t *partitions,
+                                   struct err *err)
+{
+    const char *path = options->url + strlen("file:");
+    int dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    enum err_code code;
+
+    if (dir_fd < 0 && errno == ENOENT)
+        return err_set(err, ERR_NOT_FOUND, "there is no log in %.200s", path);
+    if (dir_fd < 0)
+        return err_set_errno(err, errno, "folder %.200s", path);
+    code = look_at_segments(dir_fd, partitions, err);
+    close(dir_fd);
+    return code;
+}
+
 /* --- small operations ------------------------------------------------------------------------ */
 
 enum err_code wal_file_check_current(const struct wal_file *file, struct err *err)
@@ -290,6 +332,7 @@ static void wal_file_space(struct wal *wal, uint64_t *used_bytes, uint64_t *free
 const struct wal_ops wal_file_ops = {
     .scheme = "file",
     .open = wal_file_open,
+    .look = wal_file_look,
     .close = wal_file_close,
     .append = wal_file_append,
     .recover = wal_file_recover,
