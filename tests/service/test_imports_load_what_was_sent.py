@@ -102,7 +102,8 @@ def test_more_rows_than_an_object_holds(shared, c):
     data = b"".join(binary_row(f"{n}", [n, 1, 2, 3], metadata={"n": n}) for n in range(count))
     body = Upload(shared, c, format="binary").put(data, 32 << 20)
     assert body["rows_done"] == count
-    answer = shared.post(f"/v1/collections/{c}/records/count", {"read_token": body["read_token"]})
+    answer = shared.post(f"/v1/collections/{c}/records/count", {"read_token": body["read_token"],
+                                                                "timeout_ms": 30000})
     assert answer.body["count"] == count
     for n in (0, 9999, 10000, 30010):
         answer = shared.post(f"/v1/collections/{c}/records/get", {"ids": [f"{n}"], "read_token": body["read_token"]})
