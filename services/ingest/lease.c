@@ -5,8 +5,8 @@
  *
  * Where the log has a lock of its own, that is the lease, and the row only tells others the
  * holder's URL and epochs.  Elsewhere a holder renews the row each second, and a standby takes it
- * when it has not changed for 3 s of the standby's own boot time.  The store away: the holder goes
- * on. */
+ * when it has not changed for 3 s of the standby's own boot time, in which the store was there.
+ * The store away: the holder goes on. */
 #include <assert.h>
 #include <string.h>
 
@@ -79,8 +79,11 @@ enum err_code lease_look(struct sequencer *s, uint64_t *version, uint64_t *hints
         err_clear(err);
         return ERR_OK;
     }
-    if (rc != ERR_OK)
+    /* Its holder could not renew it either: the time without a renewal begins anew. */
+    if (rc != ERR_OK) {
+        s->lease_seen_ns = 0;
         return rc;
+    }
     *version = row.version;
     if (json_doc_parse(&document, row.value, row.value_len, NULL) == ERR_OK) {
         lease_identity(s, document, &lease);

@@ -238,6 +238,37 @@ static struct handle handles[2];
 static struct sequencer ingests[2];
 static struct meta *meta;
 
+/* The ingests' way to the metadata store, which may be away, for reading and for writing; what B
+ * would have written then is counted. */
+static atomic_bool reads_fail, writes_fail;
+static atomic_uint reads_failed, reads_done, takes_of_b;
+
+static enum err_code failing_get(struct meta *door, const char *key, uint64_t until_ns,
+                                 struct meta_row *row, struct err *err)
+{
+    (void)door, (void)until_ns;
+    if (atomic_load(&reads_fail)) {
+        atomic_fetch_add(&reads_failed, 1);
+        return err_set(err, ERR_UNAVAILABLE, "away");
+    }
+    atomic_fetch_add(&reads_done, 1);
+    return meta_get(meta, key, row, err);
+}
+
+static enum err_code failing_put(struct meta *door, const struct meta_put *put, uint64_t *version,
+                                 struct err *err)
+{
+    (void)door;
+    if (!atomic_load(&writes_fail))
+        return meta_put(meta, put, version, err);
+    if (memmem(put->value, put->value_len, "http://b", 8) != NULL)
+        atomic_fetch_add(&takes_of_b, 1);
+    return err_set(err, ERR_UNAVAILABLE, "away");
+}
+
+static const struct meta_ops DOOR_OPS = {.get = failing_get, .put = failing_put};
+static struct meta door = {.ops = &DOOR_OPS, .env = &env};
+
 static enum err_code open_handle(void *context, struct wal **out, struct err *err)
 {
     struct handle *handle = context;
@@ -272,7 +303,7 @@ static void wait_for(int i, enum sequencer_state wanted)
 static void begin(int i)
 {
     struct sequencer_setup setup = {.env = &env,
-                                    .meta = meta,
+                                    .meta = &door,
                                     .url = i == 0 ? "http://a" : "http://b",
                                     .open_wal = open_handle,
                                     .open_wal_context = &handles[i]};
@@ -398,6 +429,37 @@ static void a_standby_waits_while_the_lease_is_renewed(void **state)
     assert_int_equal(write_one(0, 0, "a"), ERR_OK);
     assert_int_equal(write_one(1, 0, "b"), ERR_READ_ONLY);
     assert_int_equal(count_valid(NULL), 1);
+}
+
+static void wait_for_more(atomic_uint *count, unsigned more)
+{
+    uint64_t end = env_boot_ns(env_real()) + WAIT_NS;
+    unsigned wanted = atomic_load(count) + more;
+
+    while (atomic_load(count) < wanted) {
+        assert_true(env_boot_ns(env_real()) < end);
+        assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS), ERR_OK);
+    }
+}
+
+/* Its holder could not renew it, and has to have the time to do so. */
+static void an_outage_of_the_metadata_store_takes_the_lease_from_nobody(void **state)
+{
+    (void)state;
+    wait_for_more(&reads_done, 10); /* the standby has seen the lease */
+    atomic_store(&writes_fail, true);
+    atomic_store(&reads_fail, true);
+    wait_for_more(&reads_failed, 3);
+    atomic_fetch_add(&skipped_ns, 10 * NS_PER_S);
+    wait_for_more(&reads_failed, 3);
+    atomic_store(&reads_fail, false);
+    wait_for_more(&reads_done, 6);
+    assert_int_equal(atomic_load(&takes_of_b), 0);
+    atomic_store(&writes_fail, false);
+    wait_for_more(&reads_done, 6);
+    assert_int_equal(state_of(0), SEQUENCER_HOLDER);
+    assert_int_equal(state_of(1), SEQUENCER_STANDBY);
+    assert_int_equal(write_one(0, 0, "a"), ERR_OK);
 }
 
 static void *write_paused(void *argument)
@@ -613,6 +675,7 @@ int main(void)
 #define PROMISE(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
     const struct CMUnitTest tests[] = {
         PROMISE(a_standby_waits_while_the_lease_is_renewed),
+        PROMISE(an_outage_of_the_metadata_store_takes_the_lease_from_nobody),
         PROMISE(a_write_that_lands_behind_the_next_holder_is_void),
         PROMISE(a_decision_from_before_a_hand_over_and_back_is_refused),
         PROMISE(a_decision_that_is_queued_during_a_recovery_is_refused),
