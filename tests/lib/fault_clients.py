@@ -160,7 +160,7 @@ class Writer(Worker):
 
     def read_own(self, ids, token):
         """By the token of the write: exactly what was written."""
-        answer = self.ask("read", "/records/get", {"ids": ids, "read_token": token, "include": WHOLE})
+        answer = self.ask("token read", "/records/get", {"ids": ids, "read_token": token, "include": WHOLE})
         if answer is not None:
             self.compare(ids, answer.body["records"], "by token")
 
@@ -217,7 +217,8 @@ class Watcher(Worker):
         elif turn == 3:
             body |= {"max_staleness_seconds": 2, "on_stale": "serve"}
         began = time.monotonic()
-        answer = self.ask("fresh read" if turn == 2 else "read", "/records/get", body)
+        kind = "fresh read" if "fresh" in body else "token read" if "read_token" in body else "read"
+        answer = self.ask(kind, "/records/get", body)
         if answer is None:
             return
         numbers = {record["id"]: record["metadata"]["serial"] for record in answer.body["records"]}

@@ -109,7 +109,7 @@ class Kind:
 
 NETWORK = [("slow", slowed_down), ("torn answers", answers_torn), ("cut off", cut_off), ("connections reset", reset)]
 WRITES = frozenset({"write"})
-EVERYTHING = frozenset({"read", "fresh read", "write"})
+EVERYTHING = frozenset({"read", "token read", "fresh read", "write"})
 
 
 def replicas(deployment):
@@ -210,8 +210,16 @@ class Schedule:
         return kind == "write" and "were committed" in str(answer) and self.deployment.log_is_shared and any(
             "write" in fault.kind.excuses and fault.began < began < fault.well + ECHO for fault in self.faults)
 
+    def is_out_of_reach(self, failure):
+        """Without the brokers a replica stays where it is; what a token demands may have been read by that one
+        alone which is hurt as well."""
+        names = [fault.kind.name for fault in self.of(failure)]
+        return failure[0] == "token read" and all(
+            any(name.startswith(what) for name in names) for what in ("kafka", "replica"))
+
     def unexcused(self):
-        return [failure for failure in self.journal.failures if not self.is_echo(failure) and
+        return [failure for failure in self.journal.failures
+                if not self.is_echo(failure) and not self.is_out_of_reach(failure) and
                 not any(failure[0] in fault.kind.excuses for fault in self.of(failure))]
 
     def is_start_without(self, death):
