@@ -189,17 +189,25 @@ static void wal_file_close(struct wal *wal)
     free(file);
 }
 
+static enum err_code path_of(const char *url, const char **path, struct err *err)
+{
+    *path = url + strlen("file:");
+    if ((*path)[0] == '\0')
+        return err_set(err, ERR_CONFIG, "file: names no folder");
+    if (strlen(*path) > FOLDER_BYTES_MAX)
+        return err_set(err, ERR_CONFIG, "the folder's name is too long");
+    return ERR_OK;
+}
+
 static enum err_code wal_file_open(struct wal **out, const struct wal_options *options,
                                    struct err *err)
 {
-    const char *path = options->url + strlen("file:");
+    const char *path;
     struct wal_file *file;
-    enum err_code code;
+    enum err_code code = path_of(options->url, &path, err);
 
-    if (path[0] == '\0')
-        return err_set(err, ERR_CONFIG, "file: names no folder");
-    if (strlen(path) > FOLDER_BYTES_MAX)
-        return err_set(err, ERR_CONFIG, "the folder's name is too long");
+    if (code != ERR_OK)
+        return code;
     file = array_alloc(1, sizeof(*file));
     if (file == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for the log");
@@ -228,33 +236,38 @@ static enum err_code look_at_segments(int dir_fd, uint32_t *partitions, struct e
     struct wal_segment_list list;
     struct wal_segment_header header;
     enum err_code code = wal_segment_list(&list, dir_fd, err);
-    bool is_found = false;
+    size_t left = list.count;
+    int fd;
 
-    if (code == ERR_OK && list.count == 0)
+    if (code != ERR_OK)
+        return code;
+    if (left == 0)
         code = err_set(err, ERR_NOT_FOUND, "there is no log yet");
-    for (size_t i = list.count; i > 0 && !is_found && (code == ERR_OK || code == ERR_CORRUPT);) {
-        int fd;
-
-        code = wal_segment_open(&fd, &header, dir_fd, list.numbers[--i], err);
-        if (code != ERR_OK)
-            continue;
-        close(fd);
-        if (err != NULL)
-            err_clear(err);
-        *partitions = header.partitions;
-        is_found = true;
+    while (left > 0) {
+        code = wal_segment_open(&fd, &header, dir_fd, list.numbers[--left], err);
+        if (code != ERR_CORRUPT)
+            break;
     }
     wal_segment_list_free(&list);
-    return code;
+    if (code != ERR_OK)
+        return code;
+    close(fd);
+    *partitions = header.partitions;
+    if (err != NULL)
+        err_clear(err); /* of a newer one that is damaged */
+    return ERR_OK;
 }
 
 static enum err_code wal_file_look(const struct wal_options *options, uint32_t *partitions,
                                    struct err *err)
 {
-    const char *path = options->url + strlen("file:");
-    int dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    enum err_code code;
+    const char *path;
+    enum err_code code = path_of(options->url, &path, err);
+    int dir_fd;
 
+    if (code != ERR_OK)
+        return code;
+    dir_fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir_fd < 0 && errno == ENOENT)
         return err_set(err, ERR_NOT_FOUND, "there is no log in %.200s", path);
     if (dir_fd < 0)

@@ -28,8 +28,10 @@ static void report(struct shard *shard, const char *what, const struct err *err)
 static bool link_slices(struct shard *shard)
 {
     bool more = false;
-    bool is_last = atomic_load(&shard->is_filling);
+    bool is_last = false;
 
+    if (atomic_load(&shard->is_filling))
+        return false;
     for (uint32_t number = 0; !is_last && !shard_is_stopping(shard); number++) {
         struct shard_collection *entry = collections_at(shard, number, &is_last);
         struct err err = {0};

@@ -20,9 +20,7 @@ static const char *url; /* of the back end under test */
 
 static inline int setup(void **state)
 {
-    const char *parent = getenv("TMPDIR");
-
-    snprintf(folder, sizeof(folder), "%.200s/store-XXXXXX", parent == NULL ? P_tmpdir : parent);
+    snprintf(folder, sizeof(folder), "%.200s/store-XXXXXX", scratch_parent());
     assert_non_null(mkdtemp(folder));
     snprintf(lmdb_url, sizeof(lmdb_url), "lmdb:%s/shard", folder);
     *state = NULL;

@@ -22,10 +22,8 @@ static char url[300];
 
 static int setup(void **state)
 {
-    const char *parent = getenv("TMPDIR");
-
     (void)state;
-    snprintf(folder, sizeof(folder), "%.200s/look-XXXXXX", parent == NULL ? P_tmpdir : parent);
+    snprintf(folder, sizeof(folder), "%.200s/look-XXXXXX", scratch_parent());
     assert_non_null(mkdtemp(folder));
     snprintf(url, sizeof(url), "file:%s/wal", folder);
     return 0;
@@ -94,6 +92,13 @@ static void where_there_is_no_log_none_is_found(void **state)
     expect(ERR_NOT_FOUND, 0);
 }
 
+static void a_url_without_a_folder_is_refused(void **state)
+{
+    (void)state;
+    snprintf(url, sizeof(url), "file:");
+    expect(ERR_CONFIG, 0);
+}
+
 static void a_restart_of_the_machine_does_not_hide_it(void **state)
 {
     struct wal_options options = {.url = url, .env = env_real()};
@@ -122,6 +127,7 @@ int main(void)
 #define CASE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
     const struct CMUnitTest tests[] = {
         CASE(where_there_is_no_log_none_is_found),
+        CASE(a_url_without_a_folder_is_refused),
         CASE(a_restart_of_the_machine_does_not_hide_it),
         CASE(an_older_segment_says_it_where_the_newest_is_damaged),
     };
