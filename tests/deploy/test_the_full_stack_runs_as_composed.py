@@ -16,7 +16,8 @@ import yaml
 
 from kafka_broker import KafkaBroker
 from postgres_server import PostgresServer
-from redis_server import RedisServer, free_port
+from ports import free_port
+from redis_server import RedisServer
 from suite import BIN, SLOW, Client, poll
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from postgres_server import PostgresServer
-from redis_server import RedisServer, free_port
+from ports import free_port
+from redis_server import RedisServer
 from suite import BIN, SLOW, Suite, poll
 
 END_SECONDS = 20

@@ -8,7 +8,7 @@ import time
 
 from fault_proxy import FaultProxy
 from kafka_broker import KafkaBroker
-from redis_server import free_port
+from ports import free_port
 from suite import BIN, Client, Suite, poll
 
 CUT_SECONDS = float(os.environ.get("VICINAL_CUT_SECONDS", "10"))

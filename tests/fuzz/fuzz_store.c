@@ -66,15 +66,13 @@ static void forget(void)
 
 static void begin(void)
 {
-    const char *tmp = getenv("TMPDIR");
     struct store_options options = {.url = url, .env = env_real()};
     struct store *store;
     struct stat info;
     struct err err;
     int fd;
 
-    snprintf(folder, sizeof(folder), "%.100s/store-fuzz-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL || atexit(forget) != 0)
+    if (!scratch_make(folder, sizeof(folder), "store-fuzz") || atexit(forget) != 0)
         abort();
     snprintf(file, sizeof(file), "%s/data.mdb", folder);
     snprintf(url, sizeof(url), "lmdb:%s", folder);

@@ -16,6 +16,7 @@
 #include "backends/wal/wal_verify.h"
 #include "common/base/bytes.h"
 #include "common/base/log.h"
+#include "tests/lib/scratch.h"
 
 #define SEGMENTS      3u
 #define SEGMENT_BYTES 4096u
@@ -43,20 +44,14 @@ int fsync(int fd)
 
 static void remove_folder(void)
 {
-    char command[200];
-
-    snprintf(command, sizeof(command), "rm -rf '%s'", folder);
-    if (system(command) != 0)
+    if (scratch_remove(folder) != 0)
         abort();
 }
 
 static void make_folder(void)
 {
-    const char *tmp = getenv("TMPDIR");
-
     log_start("fuzz_wal_file", LOG_OFF);
-    snprintf(folder, sizeof(folder), "%.100s/wal-fuzz-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL || atexit(remove_folder) != 0)
+    if (!scratch_make(folder, sizeof(folder), "wal-fuzz") || atexit(remove_folder) != 0)
         abort();
 }
 

@@ -21,7 +21,7 @@ import threading
 import time
 
 from fault_proxy import FaultProxy
-from redis_server import free_port
+from ports import free_port
 from suite import BIN, Client, Door, environment, poll
 from vicinal_cli import verify
 

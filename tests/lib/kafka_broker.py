@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 
-from redis_server import free_port
+from ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 JARS = pathlib.Path(os.environ.get("VICINAL_KAFKA_JARS", ROOT / "build/kafka"))

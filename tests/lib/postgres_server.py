@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import time
 
-from redis_server import free_port
+from ports import free_port
 
 BINARIES = pathlib.Path("/usr/lib/postgresql/15/bin")
 

@@ -3,6 +3,7 @@
 #define VICINAL_TESTS_LIB_SCRATCH_H
 
 #include <ftw.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,15 @@ static inline const char *scratch_parent(void)
     const char *parent = getenv("TMPDIR");
 
     return parent == NULL || strlen(parent) > 32 ? P_tmpdir : parent;
+}
+
+/* A new folder.  Its path fits into 64 bytes where the name has at most 15.  False: there is none.
+ */
+static inline bool scratch_make(char *path, size_t size, const char *name)
+{
+    int len = snprintf(path, size, "%s/vicinal-%s-XXXXXX", scratch_parent(), name);
+
+    return len >= 0 && (size_t)len < size && mkdtemp(path) != NULL;
 }
 
 static inline int scratch_remove_one(const char *path, const struct stat *about, int kind,

@@ -20,8 +20,7 @@ static const char *url; /* of the back end under test */
 
 static inline int setup(void **state)
 {
-    snprintf(folder, sizeof(folder), "%.200s/store-XXXXXX", scratch_parent());
-    assert_non_null(mkdtemp(folder));
+    assert_true(scratch_make(folder, sizeof(folder), "store"));
     snprintf(lmdb_url, sizeof(lmdb_url), "lmdb:%s/shard", folder);
     *state = NULL;
     return 0;

@@ -38,11 +38,8 @@ static int forget(void **state)
 
 static int make_folder(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(folder, sizeof(folder), "%.100s/cold-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    return mkdtemp(folder) == NULL;
+    return !scratch_make(folder, sizeof(folder), "cold");
 }
 
 static int drop_folder(void **state)

@@ -248,8 +248,7 @@ static inline int set_up(void **state)
 
     (void)state;
     memset(&world, 0, sizeof(world));
-    (void)snprintf(world.dir, sizeof(world.dir), "/tmp/vicinal-imports-XXXXXX");
-    assert_non_null(mkdtemp(world.dir));
+    assert_true(scratch_make(world.dir, sizeof(world.dir), "imports"));
     (void)snprintf(world.url, sizeof(world.url), "file:%s/wal", world.dir);
     (void)snprintf(world.blob_url, sizeof(world.blob_url), "file:%s/blob", world.dir);
     assert_int_equal(meta_open(&world.meta, "memory:", env_real(), &err), ERR_OK);

@@ -257,8 +257,7 @@ static inline int set_up(void **state)
 
     (void)state;
     memset(&world, 0, sizeof(world));
-    (void)snprintf(world.dir, sizeof(world.dir), "/tmp/vicinal-replay-XXXXXX");
-    assert_non_null(mkdtemp(world.dir));
+    assert_true(scratch_make(world.dir, sizeof(world.dir), "replay"));
     (void)snprintf(world.url, sizeof(world.url), "file:%s/wal", world.dir);
     (void)snprintf(world.spool, sizeof(world.spool), "lmdb:%s/spool", world.dir);
     assert_int_equal(meta_open(&world.meta, "memory:", REPLAY_ENV, &err), ERR_OK);

@@ -228,8 +228,7 @@ static inline struct rig *rig_new(void)
     struct store_options options = {.url = "memory:", .env = env_real()};
     struct err err = {0};
 
-    snprintf(rig->dir, sizeof(rig->dir), "%.32s/vicinal-shard-XXXXXX", scratch_parent());
-    assert_non_null(mkdtemp(rig->dir));
+    assert_true(scratch_make(rig->dir, sizeof(rig->dir), "shard"));
     rig->clock = 100;
     rig->metrics = metrics_new();
     must(meta_open(&rig->meta, "memory:", env_real(), &err), &err);

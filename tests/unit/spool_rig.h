@@ -65,8 +65,7 @@ static inline int set_up(void **state)
 {
     (void)state;
     memset(&world, 0, sizeof(world));
-    (void)snprintf(world.dir, sizeof(world.dir), "/tmp/vicinal-spool-XXXXXX");
-    assert_non_null(mkdtemp(world.dir));
+    assert_true(scratch_make(world.dir, sizeof(world.dir), "spool"));
     (void)snprintf(world.url, sizeof(world.url), "lmdb:%s/spool", world.dir);
     return 0;
 }

@@ -124,8 +124,6 @@ static void a_migration_may_end_at_any_moment(void **state)
 
 static int make(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
     data = data_make(ALL, DIM, 0.0f, 78);
     for (uint32_t i = 0; i < ALL; i++)
@@ -133,8 +131,7 @@ static int make(void **state)
             words[i / 64] |= UINT64_C(1) << i % 64;
             living.cardinality++;
         }
-    snprintf(base_folder, sizeof(base_folder), "%.80s/crash-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(base_folder));
+    assert_true(scratch_make(base_folder, sizeof(base_folder), "crash"));
     snprintf(image_folder_path, sizeof(image_folder_path), "%s-image", base_folder);
     return 0;
 }

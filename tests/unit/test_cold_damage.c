@@ -30,14 +30,13 @@ static struct section_layout layout;
 
 static int make_sound(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
     struct cold_recipe recipe = {
         .count = COUNT, .dim = DIM, .metric = ENGINE_L2, .kind = IVF_RABITQ};
     struct err err;
 
     (void)state;
-    snprintf(folder, sizeof(folder), "%.100s/cold-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL || kernels_choose(NULL, &kernels, &err) != ERR_OK)
+    if (!scratch_make(folder, sizeof(folder), "cold") ||
+        kernels_choose(NULL, &kernels, &err) != ERR_OK)
         return 1;
     snprintf(path, sizeof(path), "%s/cold-1.seg", folder);
     cold_data_write(path, &recipe);

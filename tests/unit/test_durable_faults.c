@@ -625,12 +625,9 @@ static void read_script(void)
 
 static int make(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
     rig_make(&rig);
-    snprintf(base_folder, sizeof(base_folder), "%.80s/faults-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(base_folder));
+    assert_true(scratch_make(base_folder, sizeof(base_folder), "faults"));
     snprintf(folder, sizeof(folder), "%s/case", base_folder);
     read_script();
     return 0;

@@ -132,11 +132,8 @@ static int free_data(void **state)
 
 static int make_folder(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(folder, sizeof(folder), "%.100s/calibration-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL)
+    if (!scratch_make(folder, sizeof(folder), "calibration"))
         return 1;
     snprintf(path, sizeof(path), "%s/graph.cal", folder);
     return 0;

@@ -51,11 +51,8 @@ static int free_data(void **state)
 
 static int make_folder(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(folder, sizeof(folder), "%.100s/cold-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL)
+    if (!scratch_make(folder, sizeof(folder), "cold"))
         return 1;
     snprintf(segment, sizeof(segment), "%s/graph.seg", folder);
     return 0;

@@ -173,10 +173,7 @@ static int free_data(void **state)
 
 static void make_folder(void)
 {
-    const char *tmp = getenv("TMPDIR");
-
-    snprintf(folder, sizeof(folder), "%.100s/cold-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(folder));
+    assert_true(scratch_make(folder, sizeof(folder), "cold"));
 }
 
 static void drop_folder(void)

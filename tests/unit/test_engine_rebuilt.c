@@ -24,11 +24,8 @@ static char folder[200];
 
 static int make_folder(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(folder, sizeof(folder), "%.100s/rebuilt-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    return mkdtemp(folder) == NULL;
+    return !scratch_make(folder, sizeof(folder), "rebuilt");
 }
 
 static int drop_folder(void **state)

@@ -87,14 +87,13 @@ static void maintain(struct engine *engine)
 /* Two cold parts or more, and a graph behind them; some of the vectors died before. */
 static int make(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
     struct data data = data_make(ALL, DIM, 0.0f, 78);
     struct engine *engine;
     struct err err;
 
     (void)state;
-    snprintf(folder, sizeof(folder), "%.100s/verify-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL || engine_open(&engine, folder, &options, NULL, &err) != ERR_OK)
+    if (!scratch_make(folder, sizeof(folder), "verify") ||
+        engine_open(&engine, folder, &options, NULL, &err) != ERR_OK)
         return 1;
     snprintf(segment, sizeof(segment), "%s/" KEEPER_SEGMENT, folder);
     data_insert(engine, &data, 0, FIRST);

@@ -40,10 +40,7 @@ static struct meta *open_meta(void)
 
 static int setup(void **state)
 {
-    const char *parent = getenv("TMPDIR");
-
-    snprintf(folder, sizeof(folder), "%.200s/meta-XXXXXX", parent == NULL ? P_tmpdir : parent);
-    assert_non_null(mkdtemp(folder));
+    assert_true(scratch_make(folder, sizeof(folder), "meta"));
     snprintf(file, sizeof(file), "%s/meta.db", folder);
     snprintf(sqlite_url, sizeof(sqlite_url), "sqlite:%s", file);
     snprintf(postgres_url, sizeof(postgres_url), "%.200s?schema=test-%ld-%u",

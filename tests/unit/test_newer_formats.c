@@ -42,8 +42,7 @@ static void must(enum err_code code, const struct err *err)
 static int set_up(void **state)
 {
     (void)state;
-    snprintf(folder, sizeof(folder), "/tmp/vicinal-newer-XXXXXX");
-    assert_non_null(mkdtemp(folder));
+    assert_true(scratch_make(folder, sizeof(folder), "newer"));
     return 0;
 }
 

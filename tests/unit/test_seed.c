@@ -312,14 +312,11 @@ static int open_world(void **state)
                                           .keep_alive_ms = 5000,
                                           .routes = other_routes,
                                           .env = env_real()};
-    const char *parent = getenv("TMPDIR");
     struct err err = {0};
 
     log_start("test", LOG_OFF);
     assert_non_null(world);
-    (void)snprintf(world->folder, sizeof(world->folder), "%.150s/seed-XXXXXX",
-                   parent == NULL ? P_tmpdir : parent);
-    assert_non_null(mkdtemp(world->folder));
+    assert_true(scratch_make(world->folder, sizeof(world->folder), "seed"));
     (void)snprintf(world->data, sizeof(world->data), "%s/data", world->folder);
     assert_int_equal(mkdir(world->data, 0777), 0);
     make_copy(world);

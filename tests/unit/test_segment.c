@@ -25,10 +25,8 @@ static const uint32_t ways[] = {0, SEGMENT_COPY_ALL,
 static int folder_make(void **state)
 {
     (void)state;
-    const char *tmp = getenv("TMPDIR");
 
-    snprintf(folder, sizeof(folder), "%.100s/segment-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL)
+    if (!scratch_make(folder, sizeof(folder), "segment"))
         return 1;
     snprintf(path, sizeof(path), "%s/one.segment", folder);
     return 0;

@@ -29,7 +29,6 @@ static const float origin[DIM];
 
 static int make_sound(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
     struct segment_recipe recipe = {.count = 1472,
                                     .dim = DIM,
                                     .metric = ENGINE_L2,
@@ -41,8 +40,7 @@ static int make_sound(void **state)
     struct err err;
 
     (void)state;
-    snprintf(folder, sizeof(folder), "%.100s/segment-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL)
+    if (!scratch_make(folder, sizeof(folder), "segment"))
         return 1;
     snprintf(path, sizeof(path), "%s/one.segment", folder);
     if (segment_write(path, &made, NULL, &err) != ERR_OK)

@@ -185,11 +185,8 @@ static size_t sizes[2];
 
 static int make_two(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(folder, sizeof(folder), "%.100s/segment-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL)
+    if (!scratch_make(folder, sizeof(folder), "segment"))
         return 1;
     snprintf(path, sizeof(path), "%s/one.segment", folder);
     snprintf(unfinished, sizeof(unfinished), "%s.tmp", path);

@@ -103,8 +103,7 @@ static int set_up(void **state)
     world.ops = *env_real()->ops;
     world.ops.wall_us = skewed_wall_us;
     world.env.ops = &world.ops;
-    (void)snprintf(world.dir, sizeof(world.dir), "/tmp/vicinal-sequencer-XXXXXX");
-    assert_non_null(mkdtemp(world.dir));
+    assert_true(scratch_make(world.dir, sizeof(world.dir), "sequencer"));
     (void)snprintf(world.url, sizeof(world.url), "file:%s/wal", world.dir);
     assert_int_equal(meta_open(&world.meta, "memory:", &world.env, &err), ERR_OK);
     begin();

@@ -219,11 +219,8 @@ static void store_and_segments_agree_after_a_crash_at_any_moment(void **state)
 
 static int make(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(rig.folder, sizeof(rig.folder), "%.80s/crash-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(rig.folder));
+    assert_true(scratch_make(rig.folder, sizeof(rig.folder), "crash"));
     snprintf(image_folder_path, sizeof(image_folder_path), "%s-image", rig.folder);
     snprintf(rig.wal, sizeof(rig.wal), "%s/wal", rig.folder);
     rig_make_log(&rig);

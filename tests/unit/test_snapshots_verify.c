@@ -107,14 +107,11 @@ static void must(enum err_code code, const struct err *err)
 static int open_world(void **state)
 {
     struct world *world = calloc(1, sizeof(*world));
-    const char *tmp = getenv("TMPDIR");
     char url[300];
     struct err err = {0};
 
     assert_non_null(world);
-    (void)snprintf(world->folder, sizeof(world->folder), "%.150s/snapshots-XXXXXX",
-                   tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(world->folder));
+    assert_true(scratch_make(world->folder, sizeof(world->folder), "snapshots"));
     (void)snprintf(url, sizeof(url), "file:%s/blob", world->folder);
     must(blob_open(&world->blob.inner, url, env_real(), &err), &err);
     world->blob.blob = (struct blob){.ops = &FAULTY_OPS, .env = env_real()};

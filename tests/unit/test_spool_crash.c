@@ -218,11 +218,8 @@ static void a_row_that_was_acknowledged_outlives_a_crash_at_any_moment(void **st
 
 static int make(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(base_folder, sizeof(base_folder), "%.80s/crash-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(base_folder));
+    assert_true(scratch_make(base_folder, sizeof(base_folder), "crash"));
     snprintf(image_folder_path, sizeof(image_folder_path), "%s-image", base_folder);
     snprintf(made_folder, sizeof(made_folder), "%s", base_folder);
     return 0;

@@ -97,9 +97,7 @@ static int make(void **state)
     int fd;
 
     (void)state;
-    (void)snprintf(folder, sizeof(folder), "%s/vicinal-spool-damage-XXXXXX",
-                   access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
-    assert_non_null(mkdtemp(folder));
+    assert_true(scratch_make(folder, sizeof(folder), "spool-damage"));
     (void)snprintf(url, sizeof(url), "lmdb:%s", folder);
     (void)snprintf(path, sizeof(path), "%s/data.mdb", folder);
     must(open_spool(&spool, &err), &err);

@@ -36,8 +36,7 @@ static int unpack(void **state)
     int status = -1;
 
     (void)state;
-    snprintf(folder, sizeof(folder), "/tmp/vicinal-spool-upgrade-XXXXXX");
-    assert_non_null(mkdtemp(folder));
+    assert_true(scratch_make(folder, sizeof(folder), "spool-upgrade"));
     snprintf(url, sizeof(url), "lmdb:%s/data", folder);
     process = fork();
     if (process == 0) {

@@ -15,6 +15,7 @@
 
 #include "backends/wal/wal.h"
 #include "common/base/limits.h"
+#include "tests/lib/scratch.h"
 
 #define PARTITIONS 4u
 #define BATCH_MAX  40u
@@ -544,21 +545,19 @@ static int run_contract(const char *backend, const char *url)
 
 int main(void)
 {
-    const char *tmp = getenv("TMPDIR"), *broker = getenv("VICINAL_TEST_KAFKA");
-    char folder[128], url[200], command[160];
+    const char *broker = getenv("VICINAL_TEST_KAFKA");
+    char folder[128], url[200];
     int failed;
 
     if (broker == NULL) {
         print_error("no broker in VICINAL_TEST_KAFKA: tests/run_programs.py starts one\n");
         return 2;
     }
-    snprintf(folder, sizeof(folder), "%.100s/wal-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(folder) == NULL)
+    if (!scratch_make(folder, sizeof(folder), "wal"))
         return 2;
     snprintf(url, sizeof(url), "file:%s/", folder);
     failed = run_contract("files", url);
     snprintf(url, sizeof(url), "%.100s/contract-%d-", broker, (int)getpid());
     failed += run_contract("Kafka", url);
-    snprintf(command, sizeof(command), "rm -rf '%s'", folder);
-    return system(command) != 0 ? 2 : failed;
+    return scratch_remove(folder) == 0 ? failed : 2;
 }

@@ -319,11 +319,8 @@ static void a_crash_while_the_log_is_trimmed_loses_nothing_else(void **state)
 
 static int make(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(base_folder, sizeof(base_folder), "%.80s/crash-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(base_folder));
+    assert_true(scratch_make(base_folder, sizeof(base_folder), "crash"));
     snprintf(image_folder_path, sizeof(image_folder_path), "%s-image", base_folder);
     snprintf(made_folder, sizeof(made_folder), "%s", base_folder);
     log_start("test", LOG_OFF);

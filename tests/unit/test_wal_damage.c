@@ -25,6 +25,7 @@
 #include "backends/wal/wal_file_format.h"
 #include "common/base/checked.h"
 #include "common/base/log.h"
+#include "tests/lib/scratch.h"
 
 #define ENTRIES       20u /* 2 a batch, partitions in turn; 5 to a segment */
 #define FILES_MAX     12u
@@ -605,16 +606,11 @@ int main(void)
         cmocka_unit_test(a_reader_beyond_a_repair_is_told),
         cmocka_unit_test(a_replaced_log_is_a_conflict),
     };
-    const char *tmp = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : getenv("TMPDIR");
-    char command[200];
     int failed;
 
     log_start("test_wal_damage", LOG_OFF);
-    snprintf(base_folder, sizeof(base_folder), "%.100s/wal-damage-XXXXXX",
-             tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(base_folder) == NULL)
+    if (!scratch_make(base_folder, sizeof(base_folder), "wal-damage"))
         return 2;
     failed = cmocka_run_group_tests(tests, make_log, free_log);
-    snprintf(command, sizeof(command), "rm -rf '%s'", base_folder);
-    return system(command) == 0 ? failed : 2;
+    return scratch_remove(base_folder) == 0 ? failed : 2;
 }

@@ -27,6 +27,7 @@
 #include "backends/wal/wal.h"
 #include "backends/wal/wal_file_format.h"
 #include "common/base/bytes.h"
+#include "tests/lib/scratch.h"
 
 #define WAIT_NS     (20 * NS_PER_S)
 #define ENTRIES_MAX 8000u
@@ -585,15 +586,10 @@ int main(void)
         FILE_TEST(a_second_writer_is_refused),
         FILE_TEST(every_opening_is_a_new_file_epoch),
     };
-    const char *tmp = getenv("TMPDIR");
-    char command[200];
     int failed;
 
-    snprintf(base_folder, sizeof(base_folder), "%.100s/wal-file-XXXXXX",
-             tmp == NULL ? P_tmpdir : tmp);
-    if (mkdtemp(base_folder) == NULL)
+    if (!scratch_make(base_folder, sizeof(base_folder), "wal-file"))
         return 2;
     failed = cmocka_run_group_tests(tests, NULL, NULL);
-    snprintf(command, sizeof(command), "rm -rf '%s'", base_folder);
-    return system(command) == 0 ? failed : 2;
+    return scratch_remove(base_folder) == 0 ? failed : 2;
 }

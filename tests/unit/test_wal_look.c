@@ -23,8 +23,7 @@ static char url[300];
 static int setup(void **state)
 {
     (void)state;
-    snprintf(folder, sizeof(folder), "%.200s/look-XXXXXX", scratch_parent());
-    assert_non_null(mkdtemp(folder));
+    assert_true(scratch_make(folder, sizeof(folder), "look"));
     snprintf(url, sizeof(url), "file:%s/wal", folder);
     return 0;
 }

@@ -435,11 +435,8 @@ static void a_repair_may_cut_below_what_was_kept(void **state)
 
 static int make(void **state)
 {
-    const char *tmp = getenv("TMPDIR");
-
     (void)state;
-    snprintf(base_folder, sizeof(base_folder), "%.80s/trim-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(base_folder));
+    assert_true(scratch_make(base_folder, sizeof(base_folder), "trim"));
     log_start("test", LOG_OFF);
     return 0;
 }

@@ -428,10 +428,7 @@ static inline void rig_mend(const struct rig_file *file)
 
 static inline void rig_make(struct rig *rig)
 {
-    const char *tmp = getenv("TMPDIR");
-
-    snprintf(rig->folder, sizeof(rig->folder), "%.90s/verify-XXXXXX", tmp == NULL ? P_tmpdir : tmp);
-    assert_non_null(mkdtemp(rig->folder));
+    assert_true(scratch_make(rig->folder, sizeof(rig->folder), "verify"));
     snprintf(rig->wal, sizeof(rig->wal), "%s/wal", rig->folder);
     snprintf(rig->shard, sizeof(rig->shard), "%s/shard", rig->folder);
     snprintf(rig->spool, sizeof(rig->spool), "%s/spool", rig->folder);
