@@ -34,6 +34,9 @@ from ports import free_port
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 JARS = pathlib.Path(os.environ.get("VICINAL_KAFKA_JARS", ROOT / "build/kafka"))
 
+# The index of a segment is as large as it may become from its first entry on, and the system fills as
+# many bytes of memory with zeros then: of 64 partitions more than a gigabyte, for seconds, where it
+# were not told that these are of small segments.
 SETTINGS = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
@@ -52,6 +55,7 @@ share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
 log.cleaner.dedupe.buffer.size=16777216
 log.segment.bytes=16777216
+log.index.size.max.bytes=131072
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 num.network.threads=2
