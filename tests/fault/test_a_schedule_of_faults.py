@@ -16,7 +16,7 @@ import time
 import fault_clients
 from deployment import Deployment
 from fault_clients import STATICS, Journal, Searcher, Ticker, Watcher, Writer, record_of
-from fault_schedule import Schedule, kinds, of_servers
+from fault_schedule import EVERYTHING, Schedule, kinds, of_servers
 from kafka_broker import KafkaBroker
 from postgres_server import PostgresServer
 from redis_server import RedisServer
@@ -42,7 +42,7 @@ def run(deployment, choice, seed, seconds):
         client.start()
     began = time.monotonic()
     try:
-        poll("everything succeeds", lambda: len(journal.last) == 3, 20)
+        poll("everything succeeds", lambda: journal.last.keys() >= EVERYTHING, 20)
         schedule.run(seconds)
     finally:
         for client in clients:
