@@ -123,18 +123,17 @@ test: deps-test
 	@$(MAKE) --no-print-directory sim-mutants
 	@$(MAKE) --no-print-directory -j2 --output-sync=line outside instrumented
 	@$(MAKE) --no-print-directory fault
-	@$(MAKE) --no-print-directory unit-asan
+	@$(MAKE) --no-print-directory -j2 --output-sync=line asan suite-tsan
 	@$(MAKE) --no-print-directory unit-tsan
-	@$(MAKE) --no-print-directory -j2 --output-sync=line suite-asan suite-tsan
 	@$(MAKE) --no-print-directory -j$(JOBS) fuzz
 	@echo "everything passed"
 
-# The tests from outside mostly wait; meanwhile everything is built once more, by clang and for the
-# sanitizers.
-.PHONY: outside instrumented
+# What mostly waits goes beside what computes: the tests from outside beside building everything once
+# more, by clang and for the sanitizers, and the suite that the thread sanitizer makes slow beside the
+# other sanitizer's tests.
+.PHONY: outside instrumented asan
 outside:
 	@VICINAL_SLOW=2 $(MAKE) --no-print-directory service
-	@VICINAL_SLOW=2 $(MAKE) --no-print-directory service-full
 	@VICINAL_SLOW=2 $(MAKE) --no-print-directory clients
 	@VICINAL_SLOW=2 $(MAKE) --no-print-directory deploy
 instrumented:
@@ -142,6 +141,10 @@ instrumented:
 	@nice $(MAKE) --no-print-directory $(ASAN) all unit-programs
 	@nice $(MAKE) --no-print-directory $(TSAN) all unit-programs
 	@nice $(MAKE) --no-print-directory $(FUZZ) fuzz-programs
+	@VICINAL_SLOW=2 $(MAKE) --no-print-directory service-full
+asan:
+	@$(MAKE) --no-print-directory unit-asan JOBS=1
+	@$(MAKE) --no-print-directory suite-asan
 .PHONY: unit-programs
 unit-programs: $(UNIT_TESTS) $(RECALL_TESTS)
 
