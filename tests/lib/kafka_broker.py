@@ -34,9 +34,9 @@ from ports import free_port
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 JARS = pathlib.Path(os.environ.get("VICINAL_KAFKA_JARS", ROOT / "build/kafka"))
 
-# The index of a segment is as large as it may become from its first entry on, and the system fills as
-# many bytes of memory with zeros then: of 64 partitions more than a gigabyte, for seconds, where it
-# were not told that these are of small segments.
+# A broker makes the indexes of a segment as large as they may become, and with the first entry the
+# system fills as much memory with zeros: with Kafka's own limit and 64 partitions more than a gigabyte,
+# for seconds.
 SETTINGS = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}

@@ -16,8 +16,7 @@ static inline const char *scratch_parent(void)
     return parent == NULL || strlen(parent) > 32 ? P_tmpdir : parent;
 }
 
-/* A new folder.  Its path fits into 64 bytes where the name has at most 15.  False: there is none.
- */
+/* A new folder; its path fits into 64 bytes if the name has at most 15.  False: there is none. */
 static inline bool scratch_make(char *path, size_t size, const char *name)
 {
     int len = snprintf(path, size, "%s/vicinal-%s-XXXXXX", scratch_parent(), name);
