@@ -1,4 +1,5 @@
 """Whatever service dies is started again on its port, and everything works as before."""
+import http.client
 import os
 import signal
 
@@ -17,6 +18,13 @@ def works(suite):
         return False
     finally:
         client.close()
+
+
+def answers(suite):
+    try:
+        return suite.get("/v1/collections").status == 200
+    except (OSError, http.client.HTTPException):
+        return False
 
 
 @pytest.mark.parametrize("service", ["ingest", "shard", "router"])
@@ -43,3 +51,15 @@ def test_its_port_stays():
         after = suite.get("/internal/v1/status").body
         assert after["ingest_url"] == before["ingest_url"]
         assert [r["url"] for r in after["replicas"]] == [r["url"] for r in before["replicas"]]
+
+
+def test_its_port_stays_where_it_is_killed_before_it_listens():
+    """Who was told the router's address goes on using it: a life cut short is no sign of a taken port."""
+    with Suite(shards=1) as suite:
+        pid, = suite.pids("router")
+        for _ in range(6):
+            os.kill(pid, signal.SIGKILL)
+            before = pid
+            pid = poll("another router", lambda: next((p for p in suite.pids("router") if p != before), None), 10,
+                       0.001)
+        poll("it answers at its old address", lambda: answers(suite), 20)
