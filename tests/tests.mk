@@ -143,8 +143,8 @@ instrumented:
 	@nice $(MAKE) --no-print-directory $(FUZZ) fuzz-programs
 	@VICINAL_SLOW=2 $(MAKE) --no-print-directory service-full
 asan:
-	@$(MAKE) --no-print-directory unit-asan JOBS=1
 	@$(MAKE) --no-print-directory suite-asan
+	@$(MAKE) --no-print-directory unit-asan JOBS=1
 .PHONY: unit-programs
 unit-programs: $(UNIT_TESTS) $(RECALL_TESTS)
 
