@@ -50,7 +50,7 @@ static uint64_t now(void)
 }
 
 /* When to start a child again that has just ended: in so many milliseconds. */
-static uint32_t plan_restart(struct child *child, bool was_listening, bool by_itself)
+static uint32_t plan_restart(struct child *child, bool was_listening)
 {
     uint64_t at = now();
     uint32_t pause_ms = 0;
@@ -61,9 +61,6 @@ static uint32_t plan_restart(struct child *child, bool was_listening, bool by_it
         pause_ms = MIN_OF(PAUSE_MS_FIRST << MIN_OF(child->failures - 1, 8u), PAUSE_MS_MAX);
     child->failures++;
     child->restart_ns = at + pause_ms * NS_PER_MS;
-    /* Its port may be taken.  One that was killed has said nothing of that. */
-    if (by_itself && !was_listening && !child->is_port_fixed && child->failures > PORT_FAILURES_MAX)
-        child->port = 0;
     return pause_ms;
 }
 
@@ -76,7 +73,11 @@ static void bury(struct supervisor *supervisor, struct child *child, int status)
     child_ended(child);
     if (supervisor->is_ending || supervisor->failed != 0)
         return;
-    pause_ms = plan_restart(child, was_listening, WIFEXITED(status));
+    pause_ms = plan_restart(child, was_listening);
+    /* Its port may be taken.  One that was killed has said nothing of that. */
+    if (WIFEXITED(status) && !was_listening && !child->is_port_fixed &&
+        child->failures > PORT_FAILURES_MAX)
+        child->port = 0;
     if (!supervisor->is_ready &&
         (code == EXIT_CODE_CONFIG ||
          (!child->has_listened && child->failures >= START_FAILURES_MAX))) {
@@ -130,7 +131,7 @@ static void start_due(struct supervisor *supervisor)
         if (child_start(child, now(), &err) == ERR_OK)
             continue;
         log_err(LOG_ERROR, NULL, "a service could not be started", &err);
-        (void)plan_restart(child, false, false);
+        (void)plan_restart(child, false);
         if (!supervisor->is_ready && err.code == ERR_CONFIG)
             supervisor->failed = EXIT_CODE_CONFIG;
     }

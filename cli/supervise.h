@@ -2,7 +2,8 @@
  *
  * A child that ends is started again, at once the first time, then after a pause that doubles up to
  * a second; after it has listened for LIFE_ENOUGH it counts as healthy again.  It keeps its port,
- * so that peers find it where it was; only if that fails repeatedly a free one is taken. */
+ * so that peers find it where it was; only if it repeatedly ends by itself before it listens a free
+ * one is taken. */
 #ifndef VICINAL_CLI_SUPERVISE_H
 #define VICINAL_CLI_SUPERVISE_H
 
