@@ -8,7 +8,7 @@
  *
  * What has been admitted is held by partition and offset until a replica's position has passed it.
  * Deletes, and records without a vector, are not reckoned.  A replica that has not been heard for
- * ten seconds, or has no limit, refuses nothing.
+ * ten seconds, or not yet since the process began, or has no limit, refuses nothing.
  *
  * Locks: one, of its own, held over arithmetic and the look at the reports. */
 #ifndef VICINAL_INGEST_HEADROOM_H

@@ -3,11 +3,10 @@
 Each record is a write of its own, so each write's token names another partition; the reads that
 follow must wait for all of them, though the last token names only one.
 """
-import os
-import signal
 
 import pytest
 
+from standing_still import standing_still
 from suite import Suite
 from vicinal import Client
 
@@ -28,12 +27,9 @@ def test_all_writes_are_seen(suite, consistency):
         for turn in range(ROUNDS):
             ids = [f"{turn} {i}" for i in range(WRITES)]
             shard = suite.pids("shard")[turn % 2]
-            os.kill(shard, signal.SIGSTOP)
-            try:
+            with standing_still(shard):
                 for i, identity in enumerate(ids):
                     client.upsert(name, [{"id": identity, "vector": [1, turn, i]}])
-            finally:
-                os.kill(shard, signal.SIGCONT)
             assert [r["id"] for r in client.get(name, ids)] == ids
             assert client.count(name) == (turn + 1) * WRITES
             assert len(client.search(name, [1, 0, 0], top_k=1000)["matches"]) == (turn + 1) * WRITES

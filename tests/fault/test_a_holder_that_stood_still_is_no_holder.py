@@ -2,8 +2,6 @@
 for longer than its lease; the other takes over; the first wakes: nothing acknowledged is lost, every
 answer was true, and what the first still sends does not count.  The same with the metadata store
 away: reads and writes go on, nobody can take over, and status says so."""
-import os
-import signal
 import subprocess
 import threading
 
@@ -11,6 +9,7 @@ import pytest
 
 from kafka_broker import KafkaBroker
 from postgres_server import PostgresServer
+from standing_still import standing_still
 from suite import BIN, Client, Suite, poll
 
 ROUNDS = 2
@@ -100,11 +99,8 @@ def test_the_holder_is_stopped_past_its_lease(engines):
             holder, standby = suite.pids("ingest")[0], second.pid
             for _ in range(ROUNDS):
                 before = count(writers)
-                os.kill(holder, signal.SIGSTOP)
-                try:
+                with standing_still(holder):
                     poll("the other takes over", lambda n=before: count(writers) > n + 100, 40)
-                finally:
-                    os.kill(holder, signal.SIGCONT)
                 before = count(writers)
                 poll("writes go on", lambda n=before: count(writers) > n + 100, 40)
                 holder, standby = standby, holder

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+from standing_still import standing_still
 from suite import SLOW, Client, Suite, poll
 
 STOP_SECONDS = 6.0
@@ -99,13 +100,10 @@ def test_no_request_fails():
             for _ in range(2):
                 time.sleep(1)
                 victim, stopped = chance.choice(suite.pids("shard")), time.monotonic()
-                os.kill(victim, signal.SIGSTOP)
-                try:
+                with standing_still(victim):
                     poll("the router has left it", lambda: healths(suite) == ["in"] * 3 + ["out"], 10)
                     left.append(time.monotonic() - stopped)
                     time.sleep(max(0.0, STOP_SECONDS - left[-1]))
-                finally:
-                    os.kill(victim, signal.SIGCONT)
                 continued = time.monotonic()
                 poll("it is used again", lambda: healths(suite) == ["in"] * 4, 30)
                 back.append(time.monotonic() - continued)

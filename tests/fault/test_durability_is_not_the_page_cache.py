@@ -9,7 +9,7 @@ import tempfile
 import time
 
 import pytest
-from suite import SLOW, Suite, poll
+from suite import Suite, poll
 
 
 def strace(pid, *words):

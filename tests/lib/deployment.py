@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 
+import standing_still
 from fault_proxy import FaultProxy
 from ports import free_port
 from suite import BIN, Client, Door, environment, poll
@@ -85,7 +86,7 @@ class Member:
             self.process.wait()
 
     def stop(self):
-        self.process.send_signal(signal.SIGSTOP)
+        standing_still.stop(self.process.pid)
 
     def go_on(self):
         self.process.send_signal(signal.SIGCONT)

@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 
+import standing_still
 from ports import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -181,13 +182,7 @@ class KafkaBroker:
         self.process.send_signal(number)
 
     def pause(self):
-        """Until every thread of it stands still: a signal takes its time."""
-        self.signal(signal.SIGSTOP)
-        tasks = pathlib.Path(f"/proc/{self.process.pid}/task")
-        end = time.monotonic() + 10
-        while any(task.read_text().rpartition(") ")[2][0] != "T" for task in tasks.glob("*/stat")):
-            assert time.monotonic() < end, "the broker does not stand still"
-            time.sleep(0.005)
+        standing_still.stop(self.process.pid)
 
     def resume(self):
         self.signal(signal.SIGCONT)

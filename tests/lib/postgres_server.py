@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 
+import standing_still
 from ports import free_port
 
 BINARIES = pathlib.Path("/usr/lib/postgresql/15/bin")
@@ -80,7 +81,7 @@ class PostgresServer:
                 pass
 
     def pause(self):
-        self.signal(signal.SIGSTOP)
+        standing_still.stop(*self.processes())
 
     def resume(self):
         self.signal(signal.SIGCONT)

@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import time
 
+import standing_still
 from ports import free_port
 
 
@@ -59,7 +60,7 @@ class RedisServer:
     stop = kill
 
     def pause(self):
-        self.signal(signal.SIGSTOP)
+        standing_still.stop(self.process.pid)
 
     def resume(self):
         self.signal(signal.SIGCONT)

@@ -150,6 +150,11 @@ class Door:
         assert answer.status == 200, answer
         return answer.body
 
+    def node_urls(self, service):
+        """{name: url} of the processes that the metadata store knows."""
+        return {node["name"]: node["url"] for node in self.get("/internal/v1/status").body["nodes"]
+                if node["service"] == service}
+
     def digests(self):
         """{(shard, replica): {partition: (position, digest)}} of all replicas, as they were asked for
         after this call began: the first report that comes then may have been written before."""

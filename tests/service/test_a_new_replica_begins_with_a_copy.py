@@ -11,6 +11,7 @@ import urllib.request
 
 import pytest
 
+from standing_still import standing_still
 from suite import BIN, SLOW, Client, Suite, poll
 
 pytestmark = pytest.mark.embedded("a replica is started by hand, on the suite's own files")
@@ -142,14 +143,11 @@ def test_it_reads_only_what_came_after(loaded):
         vector = [random.gauss(0, 1) for _ in range(DIMENSION)]
         answers = []
         for gone in (first(suite, replica), replica.process.pid):
-            os.kill(gone, signal.SIGSTOP)
-            try:
+            with standing_still(gone):
                 answer = suite.post("/v1/collections/c/search", {
                     "vector": vector, "params": {"exact": True}, "timeout_ms": 20000, "include": ["text"]})
                 assert answer.status == 200, answer
                 answers.append(answer.body["matches"])
-            finally:
-                os.kill(gone, signal.SIGCONT)
         assert answers[0] == answers[1]
     finally:
         place(suite, 1)

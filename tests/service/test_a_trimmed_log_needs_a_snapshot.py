@@ -13,6 +13,7 @@ import pytest
 
 import vicinal_cli
 from s3_server import S3Server
+from standing_still import standing_still
 from suite import BIN, SLOW, Client, Suite, poll
 
 DIMENSION = 8
@@ -28,11 +29,6 @@ def write(suite, name, begin, count):
     assert answer.status == 200, answer
 
 
-def node_urls(door, service):
-    return {node["name"]: node["url"] for node in door.get("/internal/v1/status").body["nodes"]
-            if node["service"] == service}
-
-
 def ask(url, method, path):
     client = Client(url)
     try:
@@ -44,7 +40,7 @@ def ask(url, method, path):
 
 
 def trim(door):
-    return ask(node_urls(door, "ingest")["0"], "POST", "/internal/v1/trim")["trim"]
+    return ask(door.node_urls("ingest")["0"], "POST", "/internal/v1/trim")["trim"]
 
 
 def snapshot(door):
@@ -55,11 +51,11 @@ def snapshot(door):
 
 def synced(door):
     """Everything is applied, and a sync has followed."""
-    ends = {p["partition"]: p["end"] for p in ask(node_urls(door, "ingest")["0"], "GET", "/internal/v1/status")["partitions"]}
+    ends = {p["partition"]: p["end"] for p in ask(door.node_urls("ingest")["0"], "GET", "/internal/v1/status")["partitions"]}
 
     def all_synced():
         return all(part["synced"] >= ends[part["partition"]]
-                   for url in node_urls(door, "shard").values()
+                   for url in door.node_urls("shard").values()
                    for part in ask(url, "GET", "/internal/v1/status")["partitions"])
 
     poll("all replicas have synced", all_synced, 30)
@@ -70,7 +66,7 @@ def trim_all(door):
     trim(door)
     synced(door)
     snapshot(door)
-    before = ask(node_urls(door, "ingest")["0"], "GET", "/internal/v1/status")["trim"]
+    before = ask(door.node_urls("ingest")["0"], "GET", "/internal/v1/status")["trim"]
     after = trim(door)
     assert after["trims"] == before["trims"] + 1, after
     assert after["trimmed_records"] > before["trimmed_records"], (before, after)
@@ -318,7 +314,7 @@ def test_it_happens_by_itself(monkeypatch):
         suite.create("c", DIMENSION)
         for begin in range(0, 6000, 500):
             write(suite, "c", begin, 500)
-        url = node_urls(suite, "ingest")["0"]
+        url = suite.node_urls("ingest")["0"]
         poll("the log is trimmed", lambda: ask(url, "GET", "/internal/v1/status")["trim"]["trimmed_records"] > 500, 60, 0.2)
         before = state(suite)
         suite.stop()
@@ -354,8 +350,7 @@ def test_a_stopped_replica_holds_the_log():
         suite.create("c", DIMENSION)
         write(suite, "c", 0, 500)
         stopped = suite.pids("shard")[1]
-        os.kill(stopped, signal.SIGSTOP)
-        try:
+        with standing_still(stopped):
             trim(suite)
             snapshot_of_first(suite)
 
@@ -365,8 +360,6 @@ def test_a_stopped_replica_holds_the_log():
                 return "replica 0.1" in told["detail"]
 
             poll("only the stopped one holds it", held_by_the_stopped_one, 30, 0.2)
-        finally:
-            os.kill(stopped, signal.SIGCONT)
         trim_all(suite)
         assert len(snapshots(suite)) == 2
         trim_all(suite)
@@ -382,7 +375,7 @@ def test_a_stopped_replica_holds_the_log():
 
 
 def snapshot_of_first(suite):
-    url = node_urls(suite, "shard")["0.0"]
+    url = suite.node_urls("shard")["0.0"]
     ask(url, "POST", "/internal/v1/snapshot")
     poll("the snapshot is made", lambda: ask(url, "GET", "/internal/v1/snapshot")["made"] > 0, 60)
 
@@ -394,8 +387,7 @@ def test_another_region_holds_the_log():
         write(a, "c", 0, 500)
         suite.converge()
         stopped = b.pids("replicator")[0]
-        os.kill(stopped, signal.SIGSTOP)
-        try:
+        with standing_still(stopped):
             write(a, "c", 500, 200)
             trim(a)
             synced(a)
@@ -403,8 +395,6 @@ def test_another_region_holds_the_log():
             told = trim(a)
             assert told["held_by"] == "region" and "region b" in told["detail"], told
             assert told["trimmed_records"] == 0
-        finally:
-            os.kill(stopped, signal.SIGCONT)
         suite.converge()
         poll("the log is trimmed", lambda: trim(a)["trimmed_records"] > 0, 30, 0.2)
         # Both go on, also when everything is started again and reads the trimmed log.

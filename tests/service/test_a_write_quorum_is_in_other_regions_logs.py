@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from standing_still import standing_still
 from suite import SLOW, Client, Suite, poll
 
 NAMES = ["a", "b", "c"]
@@ -30,17 +31,8 @@ def is_in(door, identity):
     return len(found.body["records"]) == 1
 
 
-class Stopped:
-    def __init__(self, suite, region, *services):
-        self.pids = [pid for service in services for pid in suite.pids(service, region)]
-
-    def __enter__(self):
-        for pid in self.pids:
-            os.kill(pid, signal.SIGSTOP)
-
-    def __exit__(self, *_):
-        for pid in self.pids:
-            os.kill(pid, signal.SIGCONT)
+def stopped(suite, region, *services):
+    return standing_still(*(pid for service in services for pid in suite.pids(service, region)))
 
 
 def test_what_was_answered_is_at_the_end_of_the_others_logs(three):
@@ -81,7 +73,7 @@ def test_every_kind_of_write_takes_it(three):
 
 def test_missed_in_time_it_is_committed_and_says_so(three):
     a, c = three.region("a"), three.region("c")
-    with Stopped(three, "c", "ingest", "replicator"):
+    with stopped(three, "c", "ingest", "replicator"):
         a.upsert("c", [{"id": "two", "vector": [1, 0, 0]}], write_quorum=2)
         assert is_in(three.region("b"), "two")
         began = time.monotonic()
@@ -180,7 +172,7 @@ def test_it_outlives_the_loss_of_a_region():
             thread.start()
         poll("many are answered", lambda: len(answered) > 300, 30)
         # All at once, in the middle of it; and its log is gone for whoever reads it.
-        with Stopped(suite, "a", "router", "ingest", "shard", "replicator"):
+        with stopped(suite, "a", "router", "ingest", "shard", "replicator"):
             os.rename(suite.data / "suite" / "a" / "wal", suite.data / "suite" / "a" / "gone")
             kept = list(answered)
             stop.set()

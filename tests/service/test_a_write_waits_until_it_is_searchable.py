@@ -1,12 +1,11 @@
 """`wait: "searchable"`: a shard's replica finds what was answered, and so does a read without any demand
 that asks one; not in time: 504, committed all the same, and the token says from when on it is found."""
 import itertools
-import os
-import signal
 import time
 
 import pytest
 
+from standing_still import standing_still
 from suite import SLOW, Suite, poll
 
 PATH = "/v1/collections/c/records"
@@ -48,18 +47,13 @@ def test_every_kind_of_write_is_seen_by_a_read_without_demands(suite):
 
 def test_missed_in_time_it_is_committed_and_says_so(suite):
     stopped = suite.pids("shard")
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(*stopped):
         began = time.monotonic()
         missed = suite.post(PATH, {"records": [{"id": "late", "vector": [1, 0, 0], "metadata": {"me": "late"}}],
                                    "wait": "searchable", "timeout_ms": 600})
         assert missed.status == 504 and missed.body["code"] == "timeout", missed
         assert missed.body["committed"] is True and missed.body["read_token"].startswith("rt1."), missed
         assert time.monotonic() - began < 0.6 + 2 * SLOW
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
     assert poll("it is found", lambda: found(suite, "late", read_token=missed.body["read_token"],
                                              timeout_ms=20000)) == ["late"]
 

@@ -1,14 +1,13 @@
 """`fresh: "global"`: what was answered 200 in any region before the read came is in its answer, in
 whatever region it is asked; a region that cannot be asked makes it a 503 that names it, or an answer
 that is marked stale."""
-import os
-import signal
 import subprocess
 import threading
 import time
 
 import pytest
 
+from standing_still import standing_still
 from suite import BIN, SLOW, Client, Suite, poll
 
 NAMES = ["a", "b", "c"]
@@ -127,21 +126,14 @@ def test_a_region_whose_services_stand_still_is_asked_nevertheless(three):
     """Its log is what is asked: what it acknowledged is there, whoever of it does not answer."""
     three.region("a").upsert("c", [{"id": "last", "vector": [1, 0, 0], "metadata": {"me": "last"}}])
     stopped = [pid for service in ("router", "ingest", "shard", "replicator") for pid in three.pids(service, "a")]
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(*stopped):
         assert all(in_every_way(three.region("b"), "last"))
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
     three.converge()
 
 
 def test_a_replicator_that_stands_still(three):
     door, stopped = three.region("b"), three.pids("replicator", "b")
-    for pid in stopped:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(*stopped):
         three.region("a").upsert("c", [{"id": "unseen", "vector": [1, 0, 0]}])
         began = time.monotonic()
         answer = door.post("/v1/collections/c/records/get", {"ids": ["unseen"], "fresh": "global", "timeout_ms": 700})
@@ -154,9 +146,6 @@ def test_a_replicator_that_stands_still(three):
         assert answer.body["read"]["staleness_seconds"] > time.monotonic() - began
         # What this region promises by itself needs no other one.
         assert door.post("/v1/collections/c/records/get", {"ids": ["unseen"], "fresh": True}).status == 200
-    finally:
-        for pid in stopped:
-            os.kill(pid, signal.SIGCONT)
     answer = door.post("/v1/collections/c/records/get", {"ids": ["unseen"], "fresh": "global", "timeout_ms": 30000})
     assert answer.status == 200 and len(answer.body["records"]) == 1, answer
 
@@ -184,8 +173,7 @@ def test_a_region_that_cannot_be_asked_is_named(three):
 
 
 def test_the_replicator_refuses_what_it_cannot_read(three):
-    nodes = three.region("b").get("/internal/v1/status").body["nodes"]
-    client = Client(next(node["url"] for node in nodes if node["service"] == "replicator"))
+    client = Client(next(iter(three.region("b").node_urls("replicator").values())))
     token = three.region("b").upsert("c", [{"id": "held", "vector": [1, 0, 0]}], write_quorum=3)["read_token"]
     mixed = three.region("b").post("/v1/collections/c/records/count", {}).body["read"]["read_token"]
     for path, body in (("reach", {}), ("reach", {"region": ""}), ("reach", {"region": "x" * 300}),
@@ -227,8 +215,7 @@ def test_who_waits_does_not_hold_up_the_end():
             ("/v1/collections/c/records", {"records": [{"id": "x", "vector": [1, 2, 3]}], "write_quorum": 3}))]
         for thread in waiting:
             thread.start()
-        client = Client(next(node["url"] for node in door.get("/internal/v1/status").body["nodes"]
-                             if node["service"] == "replicator"))
+        client = Client(next(iter(door.node_urls("replicator").values())))
         poll("both wait", lambda: sum(
             float(line.split()[1]) for line in client.get("/metrics").body.decode().splitlines()
             if line.startswith("replication_waiters")) == 2)

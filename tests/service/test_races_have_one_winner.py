@@ -4,7 +4,6 @@ from a search."""
 import random
 import threading
 
-import pytest
 from suite import Client, Suite
 
 CLIENTS = 32

@@ -1,10 +1,9 @@
 """Every in-region read level, with two replicas of which one is stopped or held back."""
-import os
-import signal
 import threading
 import time
 
 import pytest
+from standing_still import standing_still
 from suite import Suite, poll
 
 
@@ -90,8 +89,7 @@ def test_one_replica_stopped(pair):
     """Measured staleness tells the truth, tokens and fresh hold, bounded reads are served by the
     other replica."""
     stopped = pair.pids("shard")[0]
-    os.kill(stopped, signal.SIGSTOP)
-    try:
+    with standing_still(stopped):
         written = 0
         end = time.monotonic() + 4
         while time.monotonic() < end:
@@ -110,8 +108,6 @@ def test_one_replica_stopped(pair):
         assert written > 0
         answer = search(pair, max_staleness_seconds=1, timeout_ms=10000)
         assert answer.status == 200 and answer.body["read"]["staleness_seconds"] <= 1
-    finally:
-        os.kill(stopped, signal.SIGCONT)
     poll("both replicas are equal", lambda: len({str(d) for d in pair.digests().values()}) == 1)
 
 
@@ -119,13 +115,10 @@ def test_both_replicas_behind_an_absent_ingest(pair):
     """The log's end cannot move while ingest is stopped, and shards read the end by themselves:
     staleness stays small and true."""
     ingest = pair.pids("ingest")[0]
-    os.kill(ingest, signal.SIGSTOP)
-    try:
+    with standing_still(ingest):
         time.sleep(0.5)
         answer = search(pair, max_staleness_seconds=5, timeout_ms=5000)
         assert answer.status == 200
-    finally:
-        os.kill(ingest, signal.SIGCONT)
 
 
 def test_a_bound_that_cannot_be_met(pair):

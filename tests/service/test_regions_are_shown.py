@@ -1,12 +1,11 @@
 """GET /v1/admin/regions and `vicinal status` show every region, its role and how far this one is
 behind it; a region that is away is not called fresh; rows can be listed, added and removed."""
-import os
-import signal
 import subprocess
 
 import pytest
 
 import vicinal_cli
+from standing_still import standing_still
 from suite import BIN, SLOW, Suite, poll
 
 NAMES = ["a", "b"]
@@ -64,14 +63,11 @@ def test_status_shows_them_with_their_roles(two):
 
 def test_a_region_that_is_away_is_not_called_fresh(two):
     pid = two.pids("replicator", "a")[0]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(pid):
         known = poll("the lag grows without a replicator", lambda: (
             lambda r: r if r["lag_seconds"] is not None and r["lag_seconds"] > 1.5 else None)(replication(two)), 20)
         assert known["state"] == "unknown"
         assert "REGION" in vicinal_cli.run(two, "status").stdout
-    finally:
-        os.kill(pid, signal.SIGCONT)
     poll("it follows again", lambda: replication(two)["state"] == "following", 20)
     two.settle()
 

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from standing_still import standing_still
 from suite import Client, Suite, poll
 
 NAMES = ["a", "b"]
@@ -114,15 +115,10 @@ def test_a_region_that_was_stopped_for_a_while(two, name):
     begin(two, name)
     writer = Writer(two, "a", name)
     pids = [pid for service in SERVICES for pid in two.pids(service, "b")]
-    try:
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+    with standing_still(*pids):
         poll("a writes on", lambda: len(writer.acknowledged) > 500, 30)
         assert writer.failed == 0
         assert two.post(f"/v1/collections/{name}/search", {"vector": [1, 2, 3]}).status == 200
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
     check(two, name, set(writer.stop()))
 
 

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 import vicinal_cli
+from standing_still import standing_still
 from suite import BIN, SLOW, Client, Suite, poll
 
 NAMES = ["a", "b"]
@@ -144,8 +145,7 @@ def test_promotion_that_cannot_be_complete_changes_nothing_unless_forced(two, na
     poll("b has noted how far it follows a", lambda: two.region("b").get("/v1/admin/regions").body["regions"][0][
         "replication"].get("seen_seconds_ago") is not None)
     pid = two.pids("replicator", "b")[0]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(pid):
         two.upsert(name, [{"id": "x", "vector": [1, 2, 3]}])
         done = promote(two, "b", "a", "--timeout", "1", code=1)
         assert "region a is primary again" in done.stderr and "lacks" in done.stderr
@@ -153,8 +153,6 @@ def test_promotion_that_cannot_be_complete_changes_nothing_unless_forced(two, na
         done = promote(two, "b", "a", "--timeout", "1", "--force")
         assert "not here" in done.stderr and "by force" in done.stdout
         assert two.region("b").get("/v1/admin/regions").body["role"] == "primary"
-    finally:
-        os.kill(pid, signal.SIGCONT)
     two.converge(30)
     assert two.region("b").get(f"/v1/collections/{name}/records/y").status == 200
 
@@ -163,18 +161,13 @@ def test_promotion_while_the_old_one_is_away(two, name):
     begin(two, name)
     assert set_role(two, "b", "passive").status == 200
     pids = [pid for service in ("router", "ingest", "shard", "replicator") for pid in two.pids(service, "a")]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(*pids):
         done = promote(two, "b", "a", code=1)
         assert two.region("a").url in done.stderr
         assert two.region("b").get("/v1/admin/regions").body["role"] == "passive"
         done = promote(two, "b", "a", "--force")
         assert "made passive" in done.stderr and "by force" in done.stdout
         two.region("b").upsert(name, [{"id": "x", "vector": [1, 2, 3]}])
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
     two.client.close()
     two.converge(30)
 

@@ -2,29 +2,17 @@
 staleness ago is in it.  Partitions that rest, wall clocks that step, an ingest that is absent, a
 shard, a router, a replicator or everything that stands still and goes on do not make it lie."""
 import contextlib
-import os
-import signal
 import threading
 import time
 
 import pytest
 
+from standing_still import standing_still
 from suite import SLOW, Client, Suite, poll
 from wall_clock import WallClock
 
 PATH = "/v1/collections/c/records"
 ON_THE_WAY = 0.05 * SLOW  # from the router's last look at the clock to ours
-
-
-@contextlib.contextmanager
-def stopped(pids):
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 class Writer:
@@ -134,7 +122,7 @@ def test_partitions_that_rest(suite):
 def test_an_ingest_that_is_absent_for_long(suite):
     with Writer(suite.url) as writer, Reader(suite.url, writer) as reader:
         poll("some are written", lambda: len(writer.answered) > 20, 20)
-        with stopped(suite.pids("ingest")):
+        with standing_still(*suite.pids("ingest")):
             end = time.monotonic() + 6
             while time.monotonic() < end:
                 answer = suite.post(f"{PATH}/count", {"max_staleness_seconds": 1, "timeout_ms": 3000})
@@ -156,7 +144,7 @@ def test_a_process_that_stands_still_and_goes_on(suite, service):
             count = len(writer.answered)
             poll("some are written", lambda: len(writer.answered) > count + 20, 30)
             # A shard of two stands still while the other's part of the answer waits.
-            with stopped(pids if round_ % 2 or service != "shard" else pids[:1]):
+            with standing_still(*(pids if round_ % 2 or service != "shard" else pids[:1])):
                 time.sleep(1.2)
     lies = [lie for reader in readers for lie in reader.lies]
     told = [age for reader in readers for age in reader.told]
@@ -215,7 +203,7 @@ def test_a_replicator_that_is_absent():
             poll("b follows", lambda: len(writer.answered) > 20 and lag(b) < 1 * SLOW, 20)
             for _ in range(2):
                 began = time.monotonic()
-                with stopped(suite.pids("replicator", "b")):
+                with standing_still(*suite.pids("replicator", "b")):
                     while time.monotonic() - began < 4:
                         asked = time.monotonic()
                         told = lag(b)

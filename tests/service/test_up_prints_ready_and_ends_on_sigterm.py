@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from standing_still import standing_still
 from suite import BIN, SLOW, Suite, poll
 
 
@@ -37,9 +38,9 @@ def test_ready_then_nothing_left(number):
 def test_a_stopped_service_does_not_hold_it_up():
     with Suite() as suite:
         pid = suite.pids("shard")[0]
-        os.kill(pid, signal.SIGSTOP)
-        assert suite.stop() == 0
-        assert gone(pid)
+        with standing_still(pid):
+            assert suite.stop() == 0
+            assert gone(pid)
 
 
 def test_services_end_with_a_killed_up():

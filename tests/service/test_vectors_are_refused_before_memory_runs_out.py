@@ -1,9 +1,7 @@
 """A shard with little memory (--memory) is never filled beyond it: vectors are refused with 507 before they
 are in the log, with the reason, and taken again when there is room.  The shard goes on applying."""
 import base64
-import os
 import random
-import signal
 import struct
 import threading
 import time
@@ -11,7 +9,8 @@ import time
 import pytest
 
 import imports
-from suite import Suite, poll
+from standing_still import standing_still
+from suite import Client, Suite, poll
 
 DIM = 256
 LIMIT = 16 << 20
@@ -58,6 +57,15 @@ def count(suite):
 
 def shard(suite):
     return suite.get("/internal/v1/status").body["replicas"][0]["status"]
+
+
+def is_heard_by_ingest(suite):
+    """Ingest asks shards itself: that the router has heard one says nothing."""
+    client = Client(suite.node_urls("ingest")["0"])
+    try:
+        return b'replica_in_use{shard="0",replica="0"} 1\n' in client.get("/metrics").body
+    finally:
+        client.close()
 
 
 def refused_for_memory(answer):
@@ -140,13 +148,11 @@ def test_a_shard_that_is_not_heard_for_seconds_is_not_filled_beyond_its_memory(t
     """What it said last counts, less what has come since."""
     assert put(tight, 0).status == 200
     count(tight)
+    poll("ingest has heard it once", lambda: is_heard_by_ingest(tight))
     taken, number, pid = 100, 1000000, tight.pids("shard")[0]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with standing_still(pid):
         end = time.monotonic() + 3
         while time.monotonic() < end:
             number += 100
             taken += 100 if put(tight, number).status == 200 else 0
-    finally:
-        os.kill(pid, signal.SIGCONT)
     assert count(tight) == taken
