@@ -3,84 +3,18 @@
 #ifndef VICINAL_TESTS_FOREIGN_RIG_H
 #define VICINAL_TESTS_FOREIGN_RIG_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
+#include "tests/unit/ingest_rig.h"
 
-#include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <unistd.h>
+#define REGION 77u
 
-#include <cmocka.h>
-
-#include "services/ingest/ingest.h"
-#include "tests/lib/scratch.h"
-#include "tests/lib/wal_faulty.h"
-
-#define PARTITIONS 4
-#define WAIT_NS    (30 * NS_PER_S)
-#define REGION     77u
-
-struct world {
-    char dir[64], url[96];
+static struct {
+    char dir[64];
     struct meta *meta;
-    struct wal *log;
-    struct ingest ingest;
-    bool open;
-};
-
-static struct world world;
-
-static inline enum err_code open_wal(void *context, struct wal **out, struct err *err)
-{
-    struct wal_options options = {
-        .url = world.url, .env = env_real(), .writer = true, .partitions = PARTITIONS};
-    enum err_code rc = wal_open(out, &options, err);
-
-    (void)context;
-    if (rc == ERR_OK)
-        *out = world.log = wal_faulty_wrap(*out);
-    return rc;
-}
-
-static inline void wait_ready(void)
-{
-    uint64_t end = env_boot_ns(env_real()) + WAIT_NS;
-    struct buffer why = {0};
-
-    while (!ingest_ready(&world.ingest, &why)) {
-        assert_true(env_boot_ns(env_real()) < end);
-        assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS), ERR_OK);
-    }
-    buffer_free(&why);
-}
+} world;
 
 static inline void begin(void)
 {
-    struct ingest_setup setup = {.env = env_real(),
-                                 .meta = world.meta,
-                                 .name = "0",
-                                 .url = "http://test",
-                                 .open_wal = open_wal,
-                                 .log_locks = true};
-    struct err err = {0};
-
-    memset(&world.ingest, 0, sizeof(world.ingest));
-    assert_int_equal(ingest_open(&world.ingest, &setup, &err), ERR_OK);
-    assert_int_equal(ingest_start(&world.ingest, NULL, &err), ERR_OK);
-    world.open = true;
-    wait_ready();
-}
-
-static inline void end(void)
-{
-    ingest_stop(&world.ingest);
-    ingest_close(&world.ingest);
-    world.open = false;
+    life_begin(&(struct ingest_setup){.meta = world.meta});
 }
 
 static inline int set_up(void **state)
@@ -90,7 +24,7 @@ static inline int set_up(void **state)
     (void)state;
     memset(&world, 0, sizeof(world));
     assert_true(scratch_make(world.dir, sizeof(world.dir), "foreign"));
-    (void)snprintf(world.url, sizeof(world.url), "file:%s/wal", world.dir);
+    life_prepare(env_real(), world.dir);
     assert_int_equal(meta_open(&world.meta, "memory:", env_real(), &err), ERR_OK);
     begin();
     return 0;
@@ -99,8 +33,8 @@ static inline int set_up(void **state)
 static inline int tear_down(void **state)
 {
     (void)state;
-    if (world.open)
-        end();
+    if (life.is_open)
+        life_end();
     meta_close(world.meta);
     (void)scratch_remove(world.dir);
     return 0;
@@ -108,41 +42,12 @@ static inline int tear_down(void **state)
 
 /* --- requests -------------------------------------------------------------------------------- */
 
-static const char *media;
-
-static inline const char *header(const struct request *req, const char *name)
-{
-    (void)req;
-    return strcasecmp(name, "Content-Type") == 0 ? media : NULL;
-}
-
-/* The status; *answer (may be NULL) is the body, to be freed with json_decref. */
-static inline int ask(const char *method, const char *path, const void *body, size_t len,
-                      json_t **answer)
-{
-    struct request req = {.state = &world.ingest,
-                          .env = env_real(),
-                          .method = method,
-                          .path = path,
-                          .query = "",
-                          .body = body,
-                          .body_len = len,
-                          .received_ns = env_boot_ns(env_real()),
-                          .header = header};
-    int status;
-
-    route_dispatch(ingest_routes, &req);
-    status = req.reply.status;
-    if (answer != NULL)
-        *answer = json_loadb((const char *)req.reply.body.data, req.reply.body.len, 0, NULL);
-    request_free(&req);
-    return status;
-}
-
 static inline int ask_json(const char *method, const char *path, const char *body, json_t **answer)
 {
     media = MEDIA_JSON;
-    return ask(method, path, body, strlen(body), answer);
+    return status_and_body(life_ask(&(struct question){
+                               .method = method, .path = path, .body = body, .len = strlen(body)}),
+                           answer);
 }
 
 struct run {
@@ -217,7 +122,10 @@ static inline int send_runs(struct run *runs, uint32_t count, json_t **answer)
         buffer_free(&runs[i].records);
     }
     media = MEDIA_BINARY;
-    status = ask("POST", "/internal/v1/append", body.data, body.len, answer);
+    status = status_and_body(
+        life_ask(&(struct question){
+            .method = "POST", .path = "/internal/v1/append", .body = body.data, .len = body.len}),
+        answer);
     assert_non_null(*answer);
     buffer_free(&body);
     return status;
@@ -284,38 +192,6 @@ static inline int send_collection(const struct collection *collection, uint64_t 
 
 /* --- what the log holds ---------------------------------------------------------------------- */
 
-typedef void look_fn(const struct record *record, uint64_t offset, void *context);
-
-static inline void look_at(uint32_t partition, look_fn *look, void *context)
-{
-    struct epoch_state epochs = {0};
-    struct wal_reader *reader;
-    struct wal_item items[64];
-    struct buffer scratch = {0};
-    struct err err = {0};
-    uint64_t position = 0, last;
-    size_t count;
-
-    assert_int_equal(wal_ends(world.log, &partition, 1, NEVER_NS, &last, &err), ERR_OK);
-    assert_int_equal(wal_reader_open(&reader, world.log, &partition, &position, 1, &err), ERR_OK);
-    while (position < last) {
-        assert_int_equal(
-            wal_reader_next(reader, items, 64, &count, env_boot_ns(env_real()) + WAIT_NS, &err),
-            ERR_OK);
-        for (size_t i = 0; i < count; i++) {
-            struct record record;
-
-            assert_int_equal(record_decode(&record, items[i].data, items[i].len, &scratch, &err),
-                             ERR_OK);
-            if (epoch_admit(&epochs, &record, items[i].offset))
-                look(&record, items[i].offset, context);
-            position = items[i].offset + 1;
-        }
-    }
-    wal_reader_close(reader);
-    buffer_free(&scratch);
-}
-
 struct tally {
     size_t foreign, local, creates, own_creates, drops, vectors;
     uint64_t local_clock, foreign_clock;
@@ -335,7 +211,7 @@ static inline void count_record(const struct record *record, uint64_t offset, vo
             ERR_OK);
         tally->creates += change == COLLECTION_CREATE;
         tally->own_creates +=
-            change == COLLECTION_CREATE && record->origin_region == world.ingest.sequencer.region;
+            change == COLLECTION_CREATE && record->origin_region == life.ingest.sequencer.region;
         tally->drops += change == COLLECTION_DROP;
     }
     if (record->op == RECORD_VERSION_VECTOR) {

@@ -3,31 +3,14 @@
 #ifndef VICINAL_TESTS_IMPORTS_RIG_H
 #define VICINAL_TESTS_IMPORTS_RIG_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <unistd.h>
-
-#include <cmocka.h>
-
 #include "common/base/checked.h"
 #include "services/ingest/imports.h"
 #include "services/shard/apply.h"
-#include "tests/lib/scratch.h"
-#include "tests/lib/wal_faulty.h"
+#include "tests/unit/ingest_rig.h"
 
-#define PARTITIONS 4
-#define WAIT_NS    (30 * NS_PER_S)
-#define DIM        3u
-#define ROWS       90u
-#define PART_ROWS  30u
+#define DIM       3u
+#define ROWS      90u
+#define PART_ROWS 30u
 
 /* --- stores that fail to order --------------------------------------------------------------- */
 
@@ -47,11 +30,9 @@ static inline enum fault turn(struct ordered *ordered)
 }
 
 static struct world {
-    char dir[64], url[96], blob_url[96];
+    char dir[64], blob_url[96];
     struct meta *meta;
     struct blob *blob;
-    struct wal *log;
-    struct ingest ingest;
     struct meta faulty_meta; /* passes on to meta */
     struct meta_ops meta_ops;
     struct blob faulty_blob;
@@ -62,7 +43,6 @@ static struct world {
     uint64_t wall_skip_us;
     struct env env;
     struct env_ops env_ops;
-    bool open;
 } world;
 
 static inline enum err_code faulty_meta_put(struct meta *meta, const struct meta_put *put,
@@ -165,60 +145,9 @@ static inline uint64_t wall_us(struct env *env)
 
 /* --- life ------------------------------------------------------------------------------------ */
 
-static inline enum err_code open_wal(void *context, struct wal **out, struct err *err)
-{
-    struct wal_options options = {
-        .url = world.url, .env = env_real(), .writer = true, .partitions = PARTITIONS};
-    enum err_code rc = wal_open(out, &options, err);
-
-    (void)context;
-    if (rc == ERR_OK)
-        *out = world.log = wal_faulty_wrap(*out);
-    return rc;
-}
-
-static inline bool is_ready(void)
-{
-    struct buffer why = {0};
-    bool ready = ingest_ready(&world.ingest, &why);
-
-    buffer_free(&why);
-    return ready;
-}
-
-static inline void wait_ready(void)
-{
-    uint64_t end = env_boot_ns(env_real()) + WAIT_NS;
-
-    while (!is_ready()) {
-        assert_true(env_boot_ns(env_real()) < end);
-        assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS), ERR_OK);
-    }
-}
-
 static inline void begin(void)
 {
-    struct ingest_setup setup = {.env = &world.env,
-                                 .meta = &world.faulty_meta,
-                                 .blob = &world.faulty_blob,
-                                 .name = "0",
-                                 .url = "http://test",
-                                 .open_wal = open_wal,
-                                 .log_locks = true};
-    struct err err = {0};
-
-    memset(&world.ingest, 0, sizeof(world.ingest));
-    assert_int_equal(ingest_open(&world.ingest, &setup, &err), ERR_OK);
-    assert_int_equal(ingest_start(&world.ingest, NULL, &err), ERR_OK);
-    world.open = true;
-    wait_ready();
-}
-
-static inline void end(void)
-{
-    ingest_stop(&world.ingest);
-    ingest_close(&world.ingest);
-    world.open = false;
+    life_begin(&(struct ingest_setup){.meta = &world.faulty_meta, .blob = &world.faulty_blob});
 }
 
 static inline void set_faulty(void)
@@ -249,7 +178,7 @@ static inline int set_up(void **state)
     (void)state;
     memset(&world, 0, sizeof(world));
     assert_true(scratch_make(world.dir, sizeof(world.dir), "imports"));
-    (void)snprintf(world.url, sizeof(world.url), "file:%s/wal", world.dir);
+    life_prepare(&world.env, world.dir);
     (void)snprintf(world.blob_url, sizeof(world.blob_url), "file:%s/blob", world.dir);
     assert_int_equal(meta_open(&world.meta, "memory:", env_real(), &err), ERR_OK);
     assert_int_equal(blob_open(&world.blob, world.blob_url, env_real(), &err), ERR_OK);
@@ -261,8 +190,8 @@ static inline int set_up(void **state)
 static inline int tear_down(void **state)
 {
     (void)state;
-    if (world.open)
-        end();
+    if (life.is_open)
+        life_end();
     meta_close(world.meta);
     blob_close(world.blob);
     (void)scratch_remove(world.dir);
@@ -271,35 +200,14 @@ static inline int tear_down(void **state)
 
 /* --- requests -------------------------------------------------------------------------------- */
 
-static const char *media = MEDIA_JSON;
-
-static inline const char *header(const struct request *req, const char *name)
-{
-    (void)req;
-    return strcasecmp(name, "Content-Type") == 0 ? media : NULL;
-}
-
 /* The status; *answer (may be NULL) is the body, to be freed with json_decref. */
 static inline int ask(const char *method, const char *path, const char *query, const char *body,
                       json_t **answer)
 {
-    struct request req = {.state = &world.ingest,
-                          .env = &world.env,
-                          .method = method,
-                          .path = path,
-                          .query = query,
-                          .body = (const uint8_t *)body,
-                          .body_len = strlen(body),
-                          .received_ns = env_boot_ns(env_real()),
-                          .header = header};
-    int status;
-
-    route_dispatch(ingest_routes, &req);
-    status = req.reply.status;
-    if (answer != NULL)
-        *answer = json_loadb((const char *)req.reply.body.data, req.reply.body.len, 0, NULL);
-    request_free(&req);
-    return status;
+    return status_and_body(
+        life_ask(&(struct question){
+            .method = method, .path = path, .query = query, .body = body, .len = strlen(body)}),
+        answer);
 }
 
 static inline void create_collection(void)
@@ -435,10 +343,10 @@ static inline void apply_items(struct apply *apply, struct store *store, struct 
 
     for (uint32_t p = 0; p < PARTITIONS; p++)
         partitions[p] = p;
-    assert_int_equal(wal_ends(world.log, partitions, PARTITIONS, NEVER_NS, ends, &err), ERR_OK);
+    assert_int_equal(wal_ends(life.log, partitions, PARTITIONS, NEVER_NS, ends, &err), ERR_OK);
     for (uint32_t p = 0; p < PARTITIONS; p++)
         left += ends[p];
-    assert_int_equal(wal_reader_open(&reader, world.log, partitions, positions, PARTITIONS, &err),
+    assert_int_equal(wal_reader_open(&reader, life.log, partitions, positions, PARTITIONS, &err),
                      ERR_OK);
     while (left > 0) {
         size_t count = 0;
@@ -462,7 +370,7 @@ static inline void apply_items(struct apply *apply, struct store *store, struct 
 
 static inline struct found apply_log(void)
 {
-    struct apply_origin origin = {.region = wal_region(world.log)};
+    struct apply_origin origin = {.region = wal_region(life.log)};
     struct store_options options = {.url = "memory:", .env = env_real()};
     struct apply *apply = calloc(1, sizeof(*apply));
     struct found found = {0};
@@ -517,7 +425,7 @@ static inline unsigned run_upload(struct upload *upload)
         int status;
 
         assert_true(tries++ < 50);
-        wait_ready();
+        AWAIT(is_ready());
         for (unsigned n = 0; n < ROWS && upload->ends[n] <= offset + PART_ROWS * 52; n++)
             part = MAX_OF(part, upload->ends[n]);
         status = put_part(upload->path, offset, upload->data + offset, part - offset, part == len,

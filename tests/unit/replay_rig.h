@@ -3,38 +3,21 @@
 #ifndef VICINAL_TESTS_REPLAY_RIG_H
 #define VICINAL_TESTS_REPLAY_RIG_H
 
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <jansson.h>
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <strings.h>
-#include <unistd.h>
 
-#include <cmocka.h>
-
-#include "services/ingest/ingest.h"
-#include "tests/lib/scratch.h"
-#include "tests/lib/wal_faulty.h"
+#include "tests/unit/ingest_rig.h"
 
 /* The world's env; a test may have one of its own. */
 #ifndef REPLAY_ENV
 #define REPLAY_ENV env_real()
 #endif
 
-#define PARTITIONS 4
-#define WAIT_NS    (30 * NS_PER_S)
-#define FOR_LONG   1000000u /* appends */
-#define RECORDS    "/v1/collections/docs/records"
+#define FOR_LONG 1000000u /* appends */
+#define RECORDS  "/v1/collections/docs/records"
 
 struct world {
-    char dir[64], url[96], spool[96];
+    char dir[64], spool[96];
     char own_url[64]; /* of a server of the test's; "": there is none */
     uint64_t spool_bytes;
     bool without_spool;              /* in the next life */
@@ -42,67 +25,21 @@ struct world {
     struct meta *meta;
     struct cluster *cluster; /* NULL: there are no shards */
     struct http_client *client;
-    struct wal *log;
-    struct ingest ingest;
-    bool open;
     pthread_t trigger;
     bool triggered;
 };
 
 static struct world world;
 
-static inline enum err_code open_wal(void *context, struct wal **out, struct err *err)
-{
-    struct wal_options options = {
-        .url = world.url, .env = REPLAY_ENV, .writer = true, .partitions = PARTITIONS};
-    enum err_code rc = wal_open(out, &options, err);
-
-    (void)context;
-    if (rc == ERR_OK)
-        *out = world.log = wal_faulty_wrap(*out);
-    return rc;
-}
-
-/* Poll until the condition holds. */
-#define AWAIT(condition)                                                                           \
-    do {                                                                                           \
-        uint64_t await_end = env_boot_ns(env_real()) + WAIT_NS;                                    \
-        while (!(condition)) {                                                                     \
-            assert_true(env_boot_ns(env_real()) < await_end);                                      \
-            assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS),     \
-                             ERR_OK);                                                              \
-        }                                                                                          \
-    } while (0)
-
-static inline bool is_ready(void)
-{
-    struct buffer why = {0};
-    bool ready = ingest_ready(&world.ingest, &why);
-
-    buffer_free(&why);
-    return ready;
-}
-
 static inline void begin(void)
 {
-    struct ingest_setup setup = {.env = REPLAY_ENV,
-                                 .meta = world.meta,
-                                 .cluster = world.cluster,
-                                 .client = world.client,
-                                 .name = "0",
-                                 .url = world.own_url[0] == '\0' ? "http://test" : world.own_url,
-                                 .open_wal = open_wal,
-                                 .log_locks = true,
-                                 .spool = world.without_spool ? NULL : world.spool,
-                                 .open_spool = world.open_spool,
-                                 .spool_bytes = world.spool_bytes};
-    struct err err = {0};
-
-    memset(&world.ingest, 0, sizeof(world.ingest));
-    assert_int_equal(ingest_open(&world.ingest, &setup, &err), ERR_OK);
-    assert_int_equal(ingest_start(&world.ingest, NULL, &err), ERR_OK);
-    world.open = true;
-    AWAIT(is_ready());
+    life_begin(&(struct ingest_setup){.meta = world.meta,
+                                      .cluster = world.cluster,
+                                      .client = world.client,
+                                      .url = world.own_url[0] == '\0' ? NULL : world.own_url,
+                                      .spool = world.without_spool ? NULL : world.spool,
+                                      .open_spool = world.open_spool,
+                                      .spool_bytes = world.spool_bytes});
 }
 
 static inline void join_trigger(void)
@@ -114,16 +51,16 @@ static inline void join_trigger(void)
 
 static inline void end(void)
 {
-    ingest_stop(&world.ingest);
+    ingest_stop(&life.ingest);
     join_trigger();
-    ingest_close(&world.ingest);
-    world.open = false;
+    ingest_close(&life.ingest);
+    life.is_open = false;
 }
 
 static inline int tear_down(void **state)
 {
     (void)state;
-    if (world.open)
+    if (life.is_open)
         end();
     meta_close(world.meta);
     (void)scratch_remove(world.dir);
@@ -133,43 +70,9 @@ static inline int tear_down(void **state)
 /* --- requests ------------------------------------------------------------------------------------
  */
 
-static __thread const char *media, *if_match;
-
-static const char *header(const struct request *req, const char *name)
-{
-    (void)req;
-    return strcasecmp(name, "Content-Type") == 0 ? media
-           : strcasecmp(name, "If-Match") == 0   ? if_match
-                                                 : NULL;
-}
-
-/* What came back. */
-struct answer {
-    int status;
-    bool retry_after;
-    json_t *body; /* NULL: none */
-};
-
 static inline struct answer ask(const char *method, const char *path, const void *body, size_t len)
 {
-    struct request req = {.state = &world.ingest,
-                          .env = REPLAY_ENV,
-                          .method = method,
-                          .path = path,
-                          .query = "",
-                          .body = body,
-                          .body_len = len,
-                          .received_ns = env_boot_ns(REPLAY_ENV),
-                          .header = header};
-    struct answer answer = {0};
-
-    route_dispatch(ingest_routes, &req);
-    answer.status = req.reply.status;
-    for (size_t i = 0; i < req.reply.header_count; i++)
-        answer.retry_after |= strcasecmp(req.reply.headers[i].name, "Retry-After") == 0;
-    answer.body = json_loadb((const char *)req.reply.body.data, req.reply.body.len, 0, NULL);
-    request_free(&req);
-    return answer;
+    return life_ask(&(struct question){.method = method, .path = path, .body = body, .len = len});
 }
 
 static inline struct answer ask_json(const char *method, const char *path, const char *body)
@@ -260,7 +163,7 @@ static inline int set_up(void **state)
     /* On the disk: how much is written meanwhile is a matter of its pace. */
     (void)snprintf(world.dir, sizeof(world.dir), "/tmp/vicinal-replay-XXXXXX");
     assert_non_null(mkdtemp(world.dir));
-    (void)snprintf(world.url, sizeof(world.url), "file:%s/wal", world.dir);
+    life_prepare(REPLAY_ENV, world.dir);
     (void)snprintf(world.spool, sizeof(world.spool), "lmdb:%s/spool", world.dir);
     assert_int_equal(meta_open(&world.meta, "memory:", REPLAY_ENV, &err), ERR_OK);
     begin();
@@ -288,7 +191,7 @@ static inline void *write_first(void *unused)
 
 static inline bool log_is_away(void)
 {
-    struct sequencer *s = &world.ingest.sequencer;
+    struct sequencer *s = &life.ingest.sequencer;
     bool is_away;
 
     pthread_mutex_lock(&s->lock);
@@ -300,7 +203,7 @@ static inline bool log_is_away(void)
 /* Nothing lands any more, and the ingest knows.  The write that finds out waits on for a while. */
 static inline void log_goes_away(void)
 {
-    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, FOR_LONG);
+    wal_faulty_set(life.log, WAL_FAULT_BEFORE, 1, FOR_LONG);
     assert_int_equal(pthread_create(&world.trigger, NULL, write_first, NULL), 0);
     world.triggered = true;
     AWAIT(log_is_away());
@@ -308,14 +211,14 @@ static inline void log_goes_away(void)
 
 static inline void log_comes_back(void)
 {
-    wal_faulty_set(world.log, WAL_FAULT_NONE, 1, 1);
+    wal_faulty_set(life.log, WAL_FAULT_NONE, 1, 1);
     AWAIT(is_ready());
     join_trigger();
 }
 
 static inline bool spool_is_empty(void)
 {
-    return !spool_waits(world.ingest.spool);
+    return !spool_waits(life.ingest.spool);
 }
 
 /* --- what the log holds --------------------------------------------------------------------------
@@ -331,8 +234,11 @@ struct history {
     const char *value;
 };
 
-static inline void note(struct history *history, const struct record *record)
+static inline void note(const struct record *record, uint64_t offset, void *context)
 {
+    struct history *history = context;
+
+    (void)offset;
     if ((record->op != RECORD_UPSERT && record->op != RECORD_DELETE) ||
         record->id_len != strlen(history->id) ||
         memcmp(record->id, history->id, record->id_len) != 0)
@@ -346,42 +252,11 @@ static inline void note(struct history *history, const struct record *record)
         history->of_value++;
 }
 
-static inline void read_history(struct history *history)
-{
-    uint32_t partition = record_partition(history->id, strlen(history->id), PARTITIONS);
-    struct epoch_state epochs = {0};
-    struct wal_reader *reader;
-    struct wal_item items[64];
-    struct buffer scratch = {0};
-    struct err err = {0};
-    uint64_t position = 0, last;
-    size_t count;
-
-    assert_int_equal(wal_ends(world.log, &partition, 1, NEVER_NS, &last, &err), ERR_OK);
-    assert_int_equal(wal_reader_open(&reader, world.log, &partition, &position, 1, &err), ERR_OK);
-    while (position < last) {
-        assert_int_equal(
-            wal_reader_next(reader, items, 64, &count, env_boot_ns(REPLAY_ENV) + WAIT_NS, &err),
-            ERR_OK);
-        for (size_t i = 0; i < count; i++) {
-            struct record record;
-
-            assert_int_equal(record_decode(&record, items[i].data, items[i].len, &scratch, &err),
-                             ERR_OK);
-            if (epoch_admit(&epochs, &record, items[i].offset))
-                note(history, &record);
-            position = items[i].offset + 1;
-        }
-    }
-    wal_reader_close(reader);
-    buffer_free(&scratch);
-}
-
 static inline struct history history_of(const char *id, const char *value)
 {
     struct history history = {.id = id, .value = value};
 
-    read_history(&history);
+    look_at(record_partition(id, strlen(id), PARTITIONS), note, &history);
     return history;
 }
 
@@ -484,16 +359,16 @@ static inline void write_through_faults(const enum wal_fault *faults, size_t fau
         assert_int_equal(pthread_create(&writers[i].thread, NULL, keep_writing, &writers[i]), 0);
     }
     for (unsigned round = 0; round < 24; round++) {
-        unsigned appends = wal_faulty_appends(world.log);
+        unsigned appends = wal_faulty_appends(life.log);
 
-        wal_faulty_set(world.log, faults[(unsigned)rand_r(&seed) % fault_count],
+        wal_faulty_set(life.log, faults[(unsigned)rand_r(&seed) % fault_count],
                        1 + (unsigned)rand_r(&seed) % 3, 1);
-        wal_faulty_then(world.log, WAL_FAULT_BEFORE, (unsigned)rand_r(&seed) % 4);
-        AWAIT(wal_faulty_appends(world.log) > appends);
+        wal_faulty_then(life.log, WAL_FAULT_BEFORE, (unsigned)rand_r(&seed) % 4);
+        AWAIT(wal_faulty_appends(life.log) > appends);
         if (round % 3 == 0) /* the writers do not keep it from becoming empty */
             AWAIT(is_ready() && spool_is_empty());
     }
-    wal_faulty_set(world.log, WAL_FAULT_NONE, 1, 1);
+    wal_faulty_set(life.log, WAL_FAULT_NONE, 1, 1);
     atomic_store(&writers_end, true);
     for (unsigned i = 0; i < WRITERS; i++) {
         assert_int_equal(pthread_join(writers[i].thread, NULL), 0);
@@ -514,7 +389,7 @@ static inline void write_through_faults(const enum wal_fault *faults, size_t fau
             if (!may_be(&writers[i], at, (unsigned)strtoul(history.newest, NULL, 10)))
                 fail_msg("%s ends as '%s'", id, history.newest);
         }
-    assert_int_equal(busy_count(world.ingest.busy), 0);
+    assert_int_equal(busy_count(life.ingest.busy), 0);
     free(writers);
 }
 
@@ -539,12 +414,12 @@ static inline struct spool_row row_of(struct buffer *record_bytes, const char *c
 {
     struct record record = {.op = RECORD_UPSERT, .id = id, .id_len = strlen(id)};
     struct spool_row row = {.wall_us = env_wall_us(REPLAY_ENV),
-                            .stamp = {.clock = 5, .region = world.ingest.sequencer.region},
+                            .stamp = {.clock = 5, .region = life.ingest.sequencer.region},
                             .life = {1},
                             .term = 1};
     struct catalogue_entry entry;
 
-    if (catalogue_find(&world.ingest.catalogue, "default", collection, &entry))
+    if (catalogue_find(&life.ingest.catalogue, "default", collection, &entry))
         memcpy(record.incarnation, entry.collection.incarnation, INCARNATION_BYTES);
     buffer_reset(record_bytes);
     assert_int_equal(record_encode(&record, record_bytes, NULL), ERR_OK);

@@ -13,7 +13,7 @@ static struct {
     struct store *store;
     struct shard shard;
     struct http_server *server, *ingest_server;
-    struct ingest standby; /* beside world.ingest, which holds the log */
+    struct ingest standby; /* beside life.ingest, which holds the log */
     char url[64];
 } side;
 
@@ -66,7 +66,7 @@ static inline void open_shard(void)
     struct store_options store = {.url = "memory:", .env = env_real()};
     struct shard_setup setup = {.env = env_real(),
                                 .meta = world.meta,
-                                .wal_url = world.url,
+                                .wal_url = life.log_url,
                                 .waiters_max = 4,
                                 .link_threads = 1,
                                 .poll_ms = 10};
@@ -97,7 +97,7 @@ static inline int set_up_with_shard(void **state)
                                                 .status_every_ms = 10},
                       &err),
          &err);
-    side.ingest_server = serve(ingest_routes, &world.ingest, world.own_url);
+    side.ingest_server = serve(ingest_routes, &life.ingest, world.own_url);
     begin();
     open_shard();
     AWAIT(shard_is_ready());
@@ -109,7 +109,7 @@ static inline int tear_down_with_shard(void **state)
 {
     (void)state;
     ingest_close(&side.standby);
-    if (world.open)
+    if (life.is_open)
         end();
     cluster_stop(world.cluster);
     shard_stop(&side.shard);

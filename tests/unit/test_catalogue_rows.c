@@ -27,15 +27,15 @@ static void a_damaged_row_hides_no_collection(void **state)
         struct meta_row row = {0};
         struct err err = {0};
 
-        assert_true(catalogue_find(&world.ingest.catalogue, "default", "docs", &before));
-        end();
+        assert_true(catalogue_find(&life.ingest.catalogue, "default", "docs", &before));
+        life_end();
         put_row(DAMAGED[i]);
         begin();
         assert_int_equal(upsert_status("a", "after"), 200);
         assert_int_equal(
             status_of("POST", "/v1/collections/other/records", "{\"records\":[{\"id\":\"b\"}]}"),
             200);
-        assert_true(catalogue_find(&world.ingest.catalogue, "default", "docs", &after));
+        assert_true(catalogue_find(&life.ingest.catalogue, "default", "docs", &after));
         assert_memory_equal(after.collection.incarnation, before.collection.incarnation,
                             INCARNATION_BYTES);
         assert_int_equal(meta_get(world.meta, KEY, &row, &err), ERR_OK);
@@ -52,7 +52,7 @@ static void a_damaged_row_of_a_dropped_collection_stays_dropped(void **state)
 {
     (void)state;
     assert_int_equal(status_of("DELETE", "/v1/collections/docs", ""), 204);
-    end();
+    life_end();
     put_row("nonsense");
     begin();
     assert_int_equal(upsert_status("a", "after"), 404);

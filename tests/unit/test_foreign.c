@@ -52,7 +52,7 @@ static void a_run_without_records_moves_the_vector_for_good(void **state)
     look_at(3, count_record, &tally);
     assert_int_equal(tally.vectors, 1);
     assert_int_equal(version_vector_find(&tally.vector, REGION)->position, 40);
-    end();
+    life_end();
     begin();
     run = run_of(3, 41, 42, 1);
     assert_int_equal(send_run(&run, NULL, NULL), 409);
@@ -111,7 +111,7 @@ static void a_run_that_lies_is_refused_whole(void **state)
     run.region = 78; /* records of another origin */
     assert_int_equal(send_run(&run, NULL, NULL), 400);
     run = run_of(1, 0, 3, 1);
-    run.region = world.ingest.sequencer.region;
+    run.region = life.ingest.sequencer.region;
     assert_int_equal(send_run(&run, NULL, NULL), 400);
     run = run_of(1, 0, 3, 1);
     run.to = 2; /* an offset beyond */
@@ -143,13 +143,13 @@ static void a_run_that_lies_is_refused_whole(void **state)
 static void runs_of_several_partitions_are_one_append(void **state)
 {
     struct run runs[3] = {run_of(0, 0, 5, 1000), run_of(2, 0, 7, 2000), run_of(3, 0, 0, 0)};
-    unsigned before = wal_faulty_appends(world.log);
+    unsigned before = wal_faulty_appends(life.log);
     uint64_t position;
     json_t *answer, *answered;
 
     (void)state;
     assert_int_equal(send_runs(runs, 3, &answer), 200);
-    assert_int_equal(wal_faulty_appends(world.log), before + 1);
+    assert_int_equal(wal_faulty_appends(life.log), before + 1);
     answered = json_object_get(answer, "runs");
     assert_int_equal(json_array_size(answered), 3);
     assert_int_equal(read_run(json_array_get(answered, 0), &position, NULL), 200);

@@ -44,35 +44,35 @@ static void the_catalogue_comes_back_from_the_log_alone(void **state)
     assert_int_equal(
         ask_json("PUT", "/v1/collections/gone", "{\"vector\":{\"dimension\":2}}", NULL), 201);
     assert_int_equal(ask_json("DELETE", "/v1/collections/gone", "", NULL), 204);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "kept", &before));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "kept", &before));
     for (int lost = 0; lost < 2; lost++) {
-        end();
+        life_end();
         if (lost) {
             meta_close(world.meta);
             assert_int_equal(meta_open(&world.meta, "memory:", env_real(), &err), ERR_OK);
         }
         begin();
-        assert_true(catalogue_find(&world.ingest.catalogue, "default", "kept", &after));
+        assert_true(catalogue_find(&life.ingest.catalogue, "default", "kept", &after));
         assert_memory_equal(&before.collection, &after.collection, sizeof(after.collection));
         assert_int_equal(after.state, COLLECTION_ACTIVE);
-        assert_true(catalogue_find(&world.ingest.catalogue, "default", "gone", &after));
+        assert_true(catalogue_find(&life.ingest.catalogue, "default", "gone", &after));
         assert_int_equal(after.state, COLLECTION_DROPPED);
         assert_int_equal(
             ask_json("POST", "/v1/collections/kept/records", "{\"records\":[{}]}", NULL), 200);
     }
     assert_int_equal(
         ask_json("PUT", "/v1/collections/gone", "{\"vector\":{\"dimension\":2}}", NULL), 201);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "gone", &after));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "gone", &after));
     assert_int_equal(after.collection.generation, 1);
 }
 
 static void a_change_cut_off_is_completed_by_the_next_holder(void **state)
 {
     (void)state;
-    wal_faulty_set(world.log, WAL_FAULT_HALF, 1, 1);
+    wal_faulty_set(life.log, WAL_FAULT_HALF, 1, 1);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/half", "{\"vector\":{\"dimension\":2}}", NULL), 503);
-    end(); /* pending as a rule; completed already if the settler was quick */
+    life_end(); /* pending as a rule; completed already if the settler was quick */
     begin();
     assert_int_equal(
         ask_json("PUT", "/v1/collections/half", "{\"vector\":{\"dimension\":2}}", NULL), 200);
@@ -90,7 +90,7 @@ static void a_change_cut_off_is_completed_by_itself(void **state)
     uint64_t end_ns = env_boot_ns(env_real()) + WAIT_NS;
 
     (void)state;
-    wal_faulty_set(world.log, WAL_FAULT_HALF, 1, 1);
+    wal_faulty_set(life.log, WAL_FAULT_HALF, 1, 1);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/again", "{\"vector\":{\"dimension\":2}}", NULL), 503);
     while (ask_json("POST", PATH, BODY, NULL) != 200)
@@ -113,17 +113,17 @@ static void a_change_that_never_landed_leaves_nothing(void **state)
     struct err err;
 
     (void)state;
-    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, 1);
+    wal_faulty_set(life.log, WAL_FAULT_BEFORE, 1, 1);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/never", "{\"vector\":{\"dimension\":2}}", NULL), 503);
     assert_int_equal(meta_get(world.meta, ROW, &row, &err), ERR_NOT_FOUND);
-    wait_ready();
+    AWAIT(is_ready());
     assert_int_equal(ask_json("POST", PATH, BODY, NULL), 404);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/never", "{\"vector\":{\"dimension\":3}}", NULL), 201);
-    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, 1);
+    wal_faulty_set(life.log, WAL_FAULT_BEFORE, 1, 1);
     assert_int_equal(ask_json("DELETE", "/v1/collections/never", "", NULL), 503);
-    wait_ready();
+    AWAIT(is_ready());
     assert_int_equal(ask_json("POST", PATH, BODY, NULL), 200);
     assert_int_equal(meta_get(world.meta, ROW, &row, &err), ERR_OK);
     assert_non_null(strstr(row.value, "\"active\""));
@@ -146,7 +146,7 @@ static void a_foreign_change_reaches_every_partition_and_the_smaller_stamp_wins(
         look_at(i, count_record, &tally);
         assert_int_equal(tally.creates, i == 1 ? 2 : 1);
     }
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "new", &entry));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "new", &entry));
     assert_int_equal(entry.state, COLLECTION_ACTIVE);
     assert_int_equal(entry.collection.dimension, 5);
     assert_int_equal(
@@ -156,11 +156,11 @@ static void a_foreign_change_reaches_every_partition_and_the_smaller_stamp_wins(
     assert_int_equal(send_collection(&older, 1), 200);
     assert_int_equal(send_collection(&younger, 2), 200);
     for (int again = 0; again < 2; again++) {
-        assert_true(catalogue_find(&world.ingest.catalogue, "default", "clash", &entry));
+        assert_true(catalogue_find(&life.ingest.catalogue, "default", "clash", &entry));
         assert_int_equal(entry.collection.dimension, 7);
-        assert_true(catalogue_find(&world.ingest.catalogue, "default", "other", &entry));
+        assert_true(catalogue_find(&life.ingest.catalogue, "default", "other", &entry));
         assert_int_equal(entry.collection.dimension, 2);
-        end();
+        life_end();
         begin();
     }
 }
@@ -175,14 +175,14 @@ static void a_change_that_others_pass_on_is_taken(void **state)
     (void)state;
     third.created.region = third.schema.region = REGION + 1;
     assert_int_equal(send_collection(&third, 0), 200);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "third", &entry));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "third", &entry));
     assert_int_equal(entry.state, COLLECTION_ACTIVE);
     assert_int_equal(
         ask_json("PUT", "/v1/collections/ours", "{\"vector\":{\"dimension\":2}}", NULL), 201);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "ours", &entry));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "ours", &entry));
     ours = entry.collection;
     assert_int_equal(send_collection(&ours, 1), 200);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "ours", &entry));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "ours", &entry));
     assert_int_equal(stamp_compare(entry.collection.schema, ours.schema), 0);
     assert_int_equal(entry.state, COLLECTION_ACTIVE);
 }
@@ -200,7 +200,7 @@ static void a_foreign_change_is_told_on_once(void **state)
     (void)state;
     assert_int_equal(
         ask_json("PUT", "/v1/collections/clash", "{\"vector\":{\"dimension\":2}}", NULL), 201);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "clash", &entry));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "clash", &entry));
     ours = entry.collection;
     for (uint64_t offset = 0; offset < 5; offset++)
         assert_int_equal(send_collection(&younger, offset), 200);
@@ -215,7 +215,7 @@ static void a_foreign_change_is_told_on_once(void **state)
     look_at(0, count_record, &tally);
     assert_int_equal(tally.creates, 3);
     assert_int_equal(tally.own_creates, 3);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "clash", &entry));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "clash", &entry));
     assert_int_equal(entry.collection.dimension, 9);
 }
 
@@ -230,7 +230,7 @@ static void a_drop_is_final_whatever_comes_later(void **state)
     (void)state;
     assert_int_equal(
         ask_json("PUT", "/v1/collections/docs", "{\"vector\":{\"dimension\":2}}", NULL), 201);
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "docs", &entry));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "docs", &entry));
     again = entry.collection;
     assert_int_equal(ask_json("DELETE", "/v1/collections/docs", "", NULL), 204);
     again.schema.region = again.created.region = REGION;
@@ -241,13 +241,13 @@ static void a_drop_is_final_whatever_comes_later(void **state)
         ask_json("PUT", "/v1/collections/docs", "{\"vector\":{\"dimension\":2}}", NULL), 201);
     assert_int_equal(ask_json("POST", PATH, BODY, NULL), 200);
     /* One that is older than the newest change, too. */
-    assert_true(catalogue_find(&world.ingest.catalogue, "default", "docs", &entry));
+    assert_true(catalogue_find(&life.ingest.catalogue, "default", "docs", &entry));
     again = entry.collection;
     again.dropped = true;
     again.schema = (struct stamp){.clock = 1000, .region = REGION};
     assert_int_equal(send_collection(&again, 1), 200);
     assert_int_equal(ask_json("POST", PATH, BODY, NULL), 404);
-    end();
+    life_end();
     begin();
     assert_int_equal(ask_json("POST", PATH, BODY, NULL), 404);
 }
@@ -265,10 +265,10 @@ static void a_foreign_definition_of_an_older_generation_does_not_stop_the_run(vo
     }
     assert_int_equal(send_collection(&older, 0), 200);
     for (int again = 0; again < 2; again++) {
-        assert_true(catalogue_find(&world.ingest.catalogue, "default", "docs", &entry));
+        assert_true(catalogue_find(&life.ingest.catalogue, "default", "docs", &entry));
         assert_int_equal(entry.state, COLLECTION_DROPPED);
         assert_int_equal(entry.collection.generation, 1);
-        end();
+        life_end();
         begin();
     }
 }

@@ -71,13 +71,13 @@ static void a_delete_by_filter_tells_what_it_has_deleted(void **state)
 
     (void)state;
     write_records();
-    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 2, 1); /* the append of the second page */
+    wal_faulty_set(life.log, WAL_FAULT_BEFORE, 2, 1); /* the append of the second page */
     done = expect_half_way(ask_json("POST", RECORDS "/delete", BODY), "deleted_count");
     assert_int_equal(done, SELECTION_PAGE);
     answer = ask_again(RECORDS "/delete", BODY, "deleted_count", &done);
     assert_int_equal(number_of(answer, "deleted_count"), RECORD_COUNT - done);
     json_decref(answer.body);
-    assert_int_equal(busy_count(world.ingest.busy), 0);
+    assert_int_equal(busy_count(life.ingest.busy), 0);
 }
 
 static void an_update_tells_what_it_has_updated(void **state)
@@ -89,14 +89,14 @@ static void an_update_tells_what_it_has_updated(void **state)
 
     (void)state;
     write_records();
-    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 3, 1);
+    wal_faulty_set(life.log, WAL_FAULT_BEFORE, 3, 1);
     done = expect_half_way(ask_json("POST", RECORDS "/update", BODY), "updated_count");
     assert_in_range(done, 1, 1499);
     answer = ask_again(RECORDS "/update", BODY, "updated_count", &done);
     assert_int_equal(number_of(answer, "matched_count"), 1500);
     assert_int_equal(number_of(answer, "updated_count"), 1500 - done);
     json_decref(answer.body);
-    assert_int_equal(busy_count(world.ingest.busy), 0);
+    assert_int_equal(busy_count(life.ingest.busy), 0);
 }
 
 /* What is found only on the way: the page that it is in is not written, those before it are. */
@@ -135,7 +135,7 @@ static void a_failure_on_the_first_page_is_a_plain_error(void **state)
 
     (void)state;
     write_records();
-    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, 1);
+    wal_faulty_set(life.log, WAL_FAULT_BEFORE, 1, 1);
     answer = ask_json("POST", RECORDS "/delete", "{\"filter\":{\"kind\":\"x\"}}");
     assert_null(json_object_get(answer.body, "committed"));
     expect_refused(answer);

@@ -45,7 +45,7 @@ static void the_log_may_fail_at_any_append(void **state)
             assert_int_equal(set_up(NULL), 0);
             create_collection();
             make_upload(&upload);
-            wal_faulty_set(world.log, faults[i], nth, 1);
+            wal_faulty_set(life.log, faults[i], nth, 1);
             (void)run_upload(&upload);
             every_row_is_there_once(&upload);
             assert_int_equal(tear_down(NULL), 0);
@@ -71,7 +71,7 @@ static void what_is_appended_again_does_not_win_again(void **state)
     found = apply_log();
     assert_true(found.manifests > before);
     before = found.manifests;
-    end();
+    life_end();
     begin();
     assert_int_equal(ask("POST", "/v1/collections/docs/records", "",
                          "{\"records\":[{\"id\":\"row-0\",\"text\":\"after\"}]}", NULL),
@@ -160,7 +160,7 @@ static int send_foreign(const struct bulk_manifest *manifest)
                             .origin_region = 77,
                             .epoch = 5};
     struct buffer payload = {0}, encoded = {0}, body = {0};
-    struct request req = {.state = &world.ingest,
+    struct request req = {.state = &life.ingest,
                           .env = &world.env,
                           .method = "POST",
                           .path = "/internal/v1/append",

@@ -152,10 +152,10 @@ static void what_the_log_may_have_stays(void **state)
         assert_int_equal(set_up(NULL), 0);
         create_collection();
         make_upload(&upload);
-        wal_faulty_set(world.log, faults[i], 1, 1);
+        wal_faulty_set(life.log, faults[i], 1, 1);
         (void)put_part(upload.path, 0, upload.data, upload.ends[PART_ROWS - 1], false, NULL);
         assert_int_equal(objects_of(upload.path), 1);
-        wait_ready();
+        AWAIT(is_ready());
         /* Who cancels it finds it pending, and brings it in first. */
         memcpy(changed_path, upload.path, sizeof(changed_path));
         cancel_it();

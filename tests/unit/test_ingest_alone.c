@@ -9,7 +9,7 @@ static void a_half_committed_request_says_which_half(void **state)
     (void)state;
     assert_int_equal(
         ask_json("PUT", "/v1/collections/docs", "{\"vector\":{\"dimension\":2}}", NULL), 201);
-    wal_faulty_set(world.log, WAL_FAULT_HALF, 1, 1);
+    wal_faulty_set(life.log, WAL_FAULT_HALF, 1, 1);
     assert_int_equal(ask_json("POST", "/v1/collections/docs/records",
                               "{\"records\":[{\"id\":\"a\"},{\"id\":\"b\"},{\"id\":\"c\"},"
                               "{\"id\":\"d\"}]}",
@@ -21,8 +21,8 @@ static void a_half_committed_request_says_which_half(void **state)
     assert_non_null(json_string_value(json_object_get(answer, "read_token")));
     assert_true(json_is_true(json_object_get(answer, "committed")));
     json_decref(answer);
-    wal_faulty_set(world.log, WAL_FAULT_NO_SPACE, 1, 1);
-    wait_ready();
+    wal_faulty_set(life.log, WAL_FAULT_NO_SPACE, 1, 1);
+    AWAIT(is_ready());
     assert_int_equal(
         ask_json("POST", "/v1/collections/docs/records", "{\"records\":[{\"id\":\"a\"}]}", &answer),
         507);
@@ -65,7 +65,7 @@ static void conditions_need_a_shard_and_plain_writes_do_not(void **state)
                               "{\"ids\":[\"a\"],\"delete_all\":true}", NULL),
                      400);
     assert_int_equal(ask_json("POST", "/v1/collections/docs/records/delete", "{}", NULL), 400);
-    assert_int_equal(busy_count(world.ingest.busy), 0);
+    assert_int_equal(busy_count(life.ingest.busy), 0);
 }
 
 int main(void)

@@ -26,45 +26,24 @@ static struct {
     bool may[IDS][WRITES + 2];
 } truth;
 
-static enum err_code open_bare_wal(void *context, struct wal **out, struct err *err)
-{
-    struct wal_options options = {
-        .url = world.url, .env = REPLAY_ENV, .writer = true, .partitions = PARTITIONS};
-    enum err_code rc = wal_open(out, &options, err);
-
-    (void)context;
-    if (rc == ERR_OK)
-        world.log = *out;
-    return rc;
-}
-
 /* Is it open?  Faults go on. */
 static bool try_begin(struct err *err)
 {
-    struct ingest_setup setup = {.env = REPLAY_ENV,
-                                 .meta = world.meta,
-                                 .name = "0",
-                                 .url = "http://test",
-                                 .open_wal = open_bare_wal,
-                                 .log_locks = true,
-                                 .spool = world.spool};
-    enum err_code rc;
+    struct ingest_setup setup = {
+        .meta = world.meta, .open_wal = open_bare_wal, .spool = world.spool};
+    enum err_code rc = life_try_begin(&setup, err);
 
-    memset(&world.ingest, 0, sizeof(world.ingest));
-    rc = ingest_open(&world.ingest, &setup, err);
-    if (rc == ERR_OK)
-        rc = ingest_start(&world.ingest, NULL, err);
     if (rc == ERR_OK) {
         uint64_t end = env_boot_ns(env_real()) + READY_NS;
 
         while (!is_ready() && env_boot_ns(env_real()) < end)
             (void)(env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS) == ERR_OK);
-        return world.open = true;
+        return true;
     }
     assert_int_equal(err->code, rc);
     assert_true(err->message[0] != '\0');
-    ingest_stop(&world.ingest);
-    ingest_close(&world.ingest);
+    ingest_stop(&life.ingest);
+    ingest_close(&life.ingest);
     return false;
 }
 
@@ -130,7 +109,7 @@ static void check(void)
             fail_msg("%s %u%s: %s ends as '%s'", kind_names[fault.kind], fault.at,
                      fault.stays ? " and on" : "", id, history.newest);
     }
-    AWAIT(busy_count(world.ingest.busy) == 0);
+    AWAIT(busy_count(life.ingest.busy) == 0);
 }
 
 static void try_one(unsigned at, bool stays)
@@ -149,7 +128,7 @@ static void try_one(unsigned at, bool stays)
     atomic_store(&fault.is_on, true);
     live();
     atomic_store(&fault.is_on, false);
-    if (!world.open)
+    if (!life.is_open)
         begin();
     AWAIT(write_ids(0, 1, WRITES + 1) < 300); /* it goes on */
     AWAIT(is_ready() && spool_is_empty());

@@ -89,7 +89,7 @@ static struct cost cost_now(void)
     struct cost cost = {.heap = heap_at_rest(),
                         .files = entries_of("/proc/self/fd"),
                         .threads = entries_of("/proc/self/task"),
-                        .appends = wal_faulty_appends(world.log),
+                        .appends = wal_faulty_appends(life.log),
                         .looks = atomic_load(&looks),
                         .at_ns = env_boot_ns(REPLAY_ENV)};
     char path[160];

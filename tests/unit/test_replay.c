@@ -40,7 +40,7 @@ static void plain_writes_are_kept_while_the_log_is_away_and_appended_when_it_is_
     expect_newest("a", "after");
     assert_int_equal(spool_number("records"), 0);
     assert_int_equal(spool_number("parked_records"), 0);
-    assert_int_equal(busy_count(world.ingest.busy), 0);
+    assert_int_equal(busy_count(life.ingest.busy), 0);
 }
 
 /* The outcome of what was on its way when the log went away is not awaited for ever. */
@@ -49,7 +49,7 @@ static void the_write_that_meets_the_failure_is_kept_within_seconds(void **state
     uint64_t began = env_boot_ns(env_real());
 
     (void)state;
-    wal_faulty_set(world.log, WAL_FAULT_BEFORE, 1, FOR_LONG);
+    wal_faulty_set(life.log, WAL_FAULT_BEFORE, 1, FOR_LONG);
     expect_spooled(upsert("a", "1"));
     assert_in_range(env_boot_ns(env_real()) - began, NS_PER_S, 10 * NS_PER_S);
     log_comes_back();
@@ -196,8 +196,8 @@ static void what_lands_late_never_passes_what_was_acknowledged_since(void **stat
             "{\"records\":[{\"id\":\"%s\",\"text\":\"old\"},{\"id\":\"%s\",\"text\":"
             "\"old\"},{\"id\":\"%s\",\"text\":\"old\"},{\"id\":\"%s\",\"text\":\"old\"}]}",
             ids[0], ids[1], ids[2], ids[3]);
-        wal_faulty_set(world.log, FAULTS[i], 1, 1);
-        wal_faulty_then(world.log, WAL_FAULT_BEFORE, FOR_LONG);
+        wal_faulty_set(life.log, FAULTS[i], 1, 1);
+        wal_faulty_then(life.log, WAL_FAULT_BEFORE, FOR_LONG);
         expect_spooled(ask_json("POST", RECORDS, body));
         expect_spooled(upsert(ids[0], "new"));
         assert_int_equal(delete_status(ids[1]), 202);
@@ -226,8 +226,8 @@ static void a_full_spool_does_not_call_a_doubtful_write_refused(void **state)
     memset(text, 'x', sizeof(text) - 1);
     text[sizeof(text) - 1] = '\0';
     (void)snprintf(body, sizeof(body), "{\"records\":[{\"id\":\"a\",\"text\":\"%s\"}]}", text);
-    wal_faulty_set(world.log, WAL_FAULT_AFTER, 1, 1);
-    wal_faulty_then(world.log, WAL_FAULT_BEFORE, FOR_LONG);
+    wal_faulty_set(life.log, WAL_FAULT_AFTER, 1, 1);
+    wal_faulty_then(life.log, WAL_FAULT_BEFORE, FOR_LONG);
     answer = ask_json("POST", RECORDS, body);
     assert_int_equal(answer.status, 503);
     assert_string_equal(text_of(answer, "title"), "The outcome of a write is not known");
@@ -404,7 +404,7 @@ static void rows_that_are_malformed_are_refused_whole(void **state)
     buffer_free(&whole);
     buffer_free(&record);
     assert_int_equal(history_of("a", NULL).count, 0);
-    assert_int_equal(busy_count(world.ingest.busy), 0);
+    assert_int_equal(busy_count(life.ingest.busy), 0);
 }
 
 static void rows_that_can_never_be_appended_are_to_be_parked(void **state)
@@ -453,7 +453,7 @@ static void rows_are_taken_neither_while_the_log_is_away_nor_after_the_end(void 
     add(&rows, "docs", "a");
     expect_refused(send_rows(&rows));
     log_comes_back();
-    ingest_stop(&world.ingest);
+    ingest_stop(&life.ingest);
     add(&rows, "docs", "a");
     assert_int_equal(status_in(send_rows(&rows)), 503);
 }
