@@ -3,6 +3,7 @@ after, links no vector that is in the copy, and has the same digests.  A copy th
 begun again; nothing of it is ever opened.  Where no copy can be had the log is read from its start."""
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
@@ -108,11 +109,20 @@ def keep_writing(suite, stop):
     client.close()
 
 
-@pytest.fixture
-def loaded():
+@pytest.fixture(scope="module")
+def loaded_once():
+    """A folder of a suite that is loaded and has ended."""
     with Suite(shards=1, partitions=8) as suite:
         load(suite)
         poll("the graph is on the disk", lambda: segments(suite, 0), 60, 0.1)
+        suite.stop()
+        yield suite.data
+
+
+@pytest.fixture
+def loaded(loaded_once, tmp_path):
+    shutil.copytree(loaded_once / "suite", tmp_path / "suite")
+    with Suite(shards=1, partitions=8, data=tmp_path) as suite:
         yield suite
 
 
