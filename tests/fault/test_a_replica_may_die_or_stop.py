@@ -54,14 +54,6 @@ class Reader(threading.Thread):
         client.close()
 
 
-def replicas(suite):
-    return suite.get("/internal/v1/status").body["replicas"]
-
-
-def healths(suite):
-    return sorted(replica["health"] for replica in replicas(suite))
-
-
 def write_on(suite, written, stop):
     client, number = Client(suite.url, 30), 0
     while not stop.is_set():
@@ -85,7 +77,7 @@ def test_no_request_fails():
         writer = threading.Thread(daemon=True, target=write_on, args=(suite, written, stop))
         writer.start()
         poll("something is written", lambda: len(written) > 1000, 20)
-        poll("all are in use", lambda: healths(suite) == ["in"] * 4, 20)
+        suite.wait_for_all_replicas()
         readers = [Reader(suite, seed + i, written, stop) for i in range(READERS)]
         for reader in readers:
             reader.start()
@@ -96,16 +88,16 @@ def test_no_request_fails():
                 victim = chance.choice(suite.pids("shard"))
                 os.kill(victim, signal.SIGKILL)
                 poll("it is started again and used", lambda: victim not in suite.pids("shard") and
-                     len(suite.pids("shard")) == 4 and healths(suite) == ["in"] * 4, 30)
+                     len(suite.pids("shard")) == 4 and suite.healths() == ["in"] * 4, 30)
             for _ in range(2):
                 time.sleep(1)
                 victim, stopped = chance.choice(suite.pids("shard")), time.monotonic()
                 with standing_still(victim):
-                    poll("the router has left it", lambda: healths(suite) == ["in"] * 3 + ["out"], 10)
+                    poll("the router has left it", lambda: suite.healths() == ["in"] * 3 + ["out"], 10)
                     left.append(time.monotonic() - stopped)
                     time.sleep(max(0.0, STOP_SECONDS - left[-1]))
                 continued = time.monotonic()
-                poll("it is used again", lambda: healths(suite) == ["in"] * 4, 30)
+                poll("it is used again", lambda: suite.healths() == ["in"] * 4, 30)
                 back.append(time.monotonic() - continued)
         finally:
             stop.set()

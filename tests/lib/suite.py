@@ -155,6 +155,14 @@ class Door:
         return {node["name"]: node["url"] for node in self.get("/internal/v1/status").body["nodes"]
                 if node["service"] == service}
 
+    def healths(self):
+        """How every replica does, as the router sees it; sorted.  A suite is ready when one replica of
+        each shard is: the others may come later."""
+        return sorted(replica["health"] for replica in self.get("/internal/v1/status").body["replicas"])
+
+    def wait_for_all_replicas(self, seconds=30.0):
+        poll("all replicas are in use", lambda: set(self.healths()) == {"in"}, seconds)
+
     def digests(self):
         """{(shard, replica): {partition: (position, digest)}} of all replicas, as they were asked for
         after this call began: the first report that comes then may have been written before."""

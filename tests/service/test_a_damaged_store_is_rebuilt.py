@@ -102,9 +102,8 @@ def test_from_another_replica_while_it_is_used():
         try:
             cut(store_of(suite, 1) / "data.mdb")
             poll("it is set aside", (store_of(suite, 1).parent / "store.aside").exists, 60, 0.05)
-            poll("both replicas are whole", lambda: all(
-                replica["health"] == "in" for replica in suite.get("/internal/v1/status").body["replicas"])
-                and len(suite.digests()) == 2 and state(suite) == before, 60, 0.2)
+            poll("both replicas are whole", lambda: set(suite.healths()) == {"in"}
+                 and len(suite.digests()) == 2 and state(suite) == before, 60, 0.2)
         finally:
             ends.set()
             reader.join()

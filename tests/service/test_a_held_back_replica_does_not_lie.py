@@ -14,6 +14,7 @@ def is_traced(pid):
 
 def test_held_back():
     with Suite(shards=1, replicas=2) as suite:
+        suite.wait_for_all_replicas()
         suite.create("c", 3)
         suite.upsert("c", [{"id": "first", "vector": [1, 0, 0]}], wait="searchable")
         stopped, slow = suite.pids("shard")

@@ -347,6 +347,7 @@ def test_the_same_in_s3(monkeypatch):
 
 def test_a_stopped_replica_holds_the_log():
     with Suite(replicas=2, partitions=4) as suite:
+        suite.wait_for_all_replicas()
         suite.create("c", DIMENSION)
         write(suite, "c", 0, 500)
         stopped = suite.pids("shard")[1]

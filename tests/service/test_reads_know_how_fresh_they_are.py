@@ -10,6 +10,7 @@ from suite import Suite, poll
 @pytest.fixture(scope="module")
 def pair():
     with Suite(shards=1, replicas=2) as suite:
+        suite.wait_for_all_replicas()
         suite.create("c", 3)
         yield suite
 
