@@ -367,6 +367,10 @@ class Suite(Door):
                 if pathlib.Path(words[0]).name == "vicinal-" + service and
                 (region is None or self._meta_of(region) in words)]
 
+    def pids_of_region(self, region):
+        """Of all services of a region."""
+        return [pid for pid, words in self.children() if self._meta_of(region) in words]
+
     def _meta_of(self, region):
         """The URL by which every process of a region can be told from the others."""
         return self.options["meta"].replace("{region}", region) if "meta" in self.options \

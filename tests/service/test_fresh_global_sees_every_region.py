@@ -125,8 +125,7 @@ def test_what_it_costs_is_explained(three):
 def test_a_region_whose_services_stand_still_is_asked_nevertheless(three):
     """Its log is what is asked: what it acknowledged is there, whoever of it does not answer."""
     three.region("a").upsert("c", [{"id": "last", "vector": [1, 0, 0], "metadata": {"me": "last"}}])
-    stopped = [pid for service in ("router", "ingest", "shard", "replicator") for pid in three.pids(service, "a")]
-    with standing_still(*stopped):
+    with standing_still(*three.pids_of_region("a")):
         assert all(in_every_way(three.region("b"), "last"))
     three.converge()
 

@@ -12,7 +12,6 @@ from standing_still import standing_still
 from suite import Client, Suite, poll
 
 NAMES = ["a", "b"]
-SERVICES = ["ingest", "shard", "router", "replicator"]
 
 
 class Writer:
@@ -98,12 +97,12 @@ def test_a_region_that_was_killed(two, name):
     writers = [Writer(two, region, name) for region in NAMES]
     for turn in range(3):
         region = NAMES[turn % 2]
-        pids = [pid for service in SERVICES for pid in two.pids(service, region)]
+        pids = two.pids_of_region(region)
         assert len(pids) == 4
         before = len(writers[1 - turn % 2].acknowledged)
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        poll("all of it is back", lambda r=region: sum(len(two.pids(s, r)) for s in SERVICES) == 4, 15)
+        poll("all of it is back", lambda r=region: len(two.pids_of_region(r)) == 4, 15)
         poll("it is ready", lambda r=region: ready(two.region(r)), 20)
         poll("the other one went on", lambda: len(writers[1 - turn % 2].acknowledged) > before, 10)
     acknowledged = {i for writer in writers for i in writer.stop()}
@@ -114,8 +113,7 @@ def test_a_region_that_was_killed(two, name):
 def test_a_region_that_was_stopped_for_a_while(two, name):
     begin(two, name)
     writer = Writer(two, "a", name)
-    pids = [pid for service in SERVICES for pid in two.pids(service, "b")]
-    with standing_still(*pids):
+    with standing_still(*two.pids_of_region("b")):
         poll("a writes on", lambda: len(writer.acknowledged) > 500, 30)
         assert writer.failed == 0
         assert two.post(f"/v1/collections/{name}/search", {"vector": [1, 2, 3]}).status == 200

@@ -160,8 +160,7 @@ def test_promotion_that_cannot_be_complete_changes_nothing_unless_forced(two, na
 def test_promotion_while_the_old_one_is_away(two, name):
     begin(two, name)
     assert set_role(two, "b", "passive").status == 200
-    pids = [pid for service in ("router", "ingest", "shard", "replicator") for pid in two.pids(service, "a")]
-    with standing_still(*pids):
+    with standing_still(*two.pids_of_region("a")):
         done = promote(two, "b", "a", code=1)
         assert two.region("a").url in done.stderr
         assert two.region("b").get("/v1/admin/regions").body["role"] == "passive"

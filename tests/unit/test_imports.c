@@ -160,13 +160,6 @@ static int send_foreign(const struct bulk_manifest *manifest)
                             .origin_region = 77,
                             .epoch = 5};
     struct buffer payload = {0}, encoded = {0}, body = {0};
-    struct request req = {.state = &life.ingest,
-                          .env = &world.env,
-                          .method = "POST",
-                          .path = "/internal/v1/append",
-                          .query = "",
-                          .received_ns = env_boot_ns(env_real()),
-                          .header = header};
     struct err err = {0};
     int status;
 
@@ -183,13 +176,12 @@ static int send_foreign(const struct bulk_manifest *manifest)
     buffer_append_u32(&body, 1);
     buffer_append_u32(&body, (uint32_t)encoded.len);
     buffer_append(&body, encoded.data, encoded.len);
-    req.body = body.data;
-    req.body_len = body.len;
     media = MEDIA_BINARY;
-    route_dispatch(ingest_routes, &req);
+    status = status_and_body(
+        life_ask(&(struct question){
+            .method = "POST", .path = "/internal/v1/append", .body = body.data, .len = body.len}),
+        NULL);
     media = MEDIA_JSON;
-    status = req.reply.status;
-    request_free(&req);
     buffer_free(&payload);
     buffer_free(&encoded);
     buffer_free(&body);
