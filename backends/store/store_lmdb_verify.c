@@ -64,7 +64,7 @@ struct look {
     const char *file;
     int fd;
     size_t page_bytes;
-    uint64_t pages; /* in use, by the newer meta page */
+    uint64_t pages; /* by the newer meta page; free ones may lie behind the file's end */
     uint8_t *used;  /* a bit a page */
     struct scrub *scrub;
     struct store_verified *out;
@@ -474,7 +474,7 @@ static enum err_code choose_page_size(struct look *look, uint64_t size, struct e
     return ERR_OK;
 }
 
-/* Both heads; the newer one's trees. */
+/* Both heads; the newer one's trees.  size: of the file. */
 static enum err_code look_at_heads(struct look *look, uint64_t size, struct tree *unused,
                                    struct tree *tables, struct err *err)
 {
@@ -496,7 +496,9 @@ static enum err_code look_at_heads(struct look *look, uint64_t size, struct tree
         tree_decode(tables, look->spare + 40 + TREE_BYTES);
         look->pages = load_u64(look->spare + 136);
     }
-    if (look->pages < 1 || look->pages >= size / look->page_bytes)
+    /* Pages made and given up in one transaction are never written: where they were the last ones,
+     * the file ends before them.  They are free ones, so it names each of them, in eight bytes. */
+    if (look->pages < 1 || look->pages >= size / look->page_bytes + size / 8)
         return bad(look, "the head", 0, "the last page is %llu, and the file has %llu",
                    (unsigned long long)look->pages, (unsigned long long)(size / look->page_bytes));
     look->pages++;

@@ -273,9 +273,12 @@ static void a_folder_has_one_spool_at_a_time(void **state)
 static void put_and_tell(int out)
 {
     struct spool *spool;
+    struct err err = {0};
 
-    if (try_open(&spool, 0, NULL) != ERR_OK)
+    if (try_open(&spool, 0, &err) != ERR_OK) {
+        (void)fprintf(stderr, "%s\n", err.message);
         _exit(1);
+    }
     world.spool = spool;
     for (uint32_t i = 0;; i++) {
         char id[16];
