@@ -112,7 +112,7 @@ include tests/tests.mk
 APT_BUILD := gcc libc6-dev libjansson-dev libcivetweb-dev libcurl4-openssl-dev liblmdb-dev \
              libsqlite3-dev libzstd-dev libxxhash-dev libssl-dev zlib1g-dev librdkafka-dev \
              libhiredis-dev libpq-dev libopenblas-dev python3 python3-yaml
-APT_TEST  := clang-14 clang-format-14 libclang-rt-14-dev llvm-14 libcmocka-dev strace python3-venv curl \
+APT_TEST  := clang-16 clang-format-14 libclang-rt-16-dev llvm-16 libcmocka-dev strace python3-venv curl \
              default-jre-headless maven redis-server postgresql-15 docker-compose prometheus
 
 deps:
