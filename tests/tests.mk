@@ -57,7 +57,7 @@ unit-asan:
 	@$(MAKE) --no-print-directory $(ASAN) unit
 # Those without threads of their own, or with those of others only, would only be slow there.  Where one
 # test of a program has threads, that one is run (tests/lib/own_threads.h).
-TSAN_SKIPS := engine engine_filter engine_kept ivf_faults newer_formats spool_damage spool_faults spool_rows spool_upgrade three_regions http_stack engine_faults engine_graph engine_recall engine_calibration_kept segment_damage segment_faults engine_cold engine_cold_faults cold_damage segments_folders segments_history filter_oracle wal_damage verify_damage snapshots_verify wal_crash spool_crash shard_crash cold_crash durable_faults ingest_faults engine_verify kernels model_memory hits shard_map
+TSAN_SKIPS := engine engine_filter engine_kept ivf_faults newer_formats spool_damage spool_faults spool_rows spool_upgrade three_regions http_stack engine_faults engine_graph engine_recall engine_calibration_kept segment_damage segment_faults engine_cold engine_cold_faults engine_cold_folders cold_damage segments_folders segments_history filter_oracle wal_damage verify_damage snapshots_verify wal_crash spool_crash shard_crash cold_crash durable_faults ingest_faults engine_verify kernels model_memory hits shard_map
 TSAN_TESTS := $(filter-out $(TSAN_SKIPS:%=$(BUILD)/tests/unit/test_%),$(UNIT_TESTS))
 # A service that is ended by force leaves threads behind; that is no report.
 TSAN_SETTINGS := suppressions=$(abspath tests/tsan.supp) halt_on_error=1 report_thread_leaks=0

@@ -71,7 +71,7 @@ def settled(suite):
     """When all that is to be cold is, and a segment says so."""
     def quiet():
         told = shown(suite)
-        return told if told.get("cold", 0) > 0 and told["linked"] - told["cold"] <= ABOVE and \
+        return told if told.get("cold", 0) > 0 and told["count"] - told["cold"] <= ABOVE and \
             not told["maintaining"] and told["covered"] > 0 else None
     return poll("vectors that are cold", quiet, 60)
 
