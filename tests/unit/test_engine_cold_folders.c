@@ -1,5 +1,7 @@
 /* A process that ends anywhere while vectors become cold, or a step that fails, leaves a folder
- * that opens and holds all of them; what is damaged is set aside and inserted again. pace: long */
+ * that opens and holds all of them; what is damaged is set aside and inserted again.
+ *
+ * pace: long */
 #include <sys/wait.h>
 
 #include "tests/unit/engine_cold_rig.h"

@@ -1,6 +1,8 @@
 /* What the metadata stores that last promise beyond the contract: several processes and kills at
  * any moment lose nothing; what is no store of ours is refused, and an older one brought up to
- * date. needs: postgres */
+ * date.
+ *
+ * needs: postgres */
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/wait.h>
