@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "common/base/checked.h"
+#include "common/base/sanitized.h"
 
 #define ALIGNMENT ((size_t)64)
 
@@ -104,7 +105,7 @@ void memory_want_random(void *memory, size_t bytes)
  * told. */
 static void *put_file_over(void *memory, int fd, uint64_t offset, size_t bytes)
 {
-#ifdef __SANITIZE_THREAD__
+#if IS_TSAN
     long place = syscall(SYS_mmap, memory, bytes, PROT_READ, MAP_SHARED | MAP_FIXED, fd, offset);
 
     return place == -1 ? MAP_FAILED : memory;

@@ -6,8 +6,9 @@
 #include <stdint.h>
 
 #include "backends/wal/wal_kafka_internal.h"
+#include "common/base/sanitized.h"
 
-#ifdef __SANITIZE_THREAD__
+#if IS_TSAN
 
 #include <assert.h>
 #include <stdlib.h>

@@ -5,13 +5,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-#if defined(__SANITIZE_THREAD__)
-#define IS_TSAN true
-#elif defined(__has_feature)
-#define IS_TSAN __has_feature(thread_sanitizer)
-#else
-#define IS_TSAN false
-#endif
+#include "common/base/sanitized.h"
 
 /* Before the group is run; only: the name of the one test with threads, which has to be there in
  * any build. */

@@ -8,15 +8,9 @@
 #include <stdlib.h>
 #include <sys/types.h>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define FLOWS_ARE_THREADS 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define FLOWS_ARE_THREADS 1
-#endif
-#endif
+#include "common/base/sanitized.h"
 
-#ifdef FLOWS_ARE_THREADS
+#if IS_SANITIZED
 #include <pthread.h>
 #include <semaphore.h>
 #else
@@ -32,7 +26,7 @@ struct sim_flow {
     sim_flow_fn *fn;
     void *argument;
     struct sim_flow *next; /* of those that are not in use */
-#ifdef FLOWS_ARE_THREADS
+#if IS_SANITIZED
     sem_t turn;
 #else
     jmp_buf place; /* where it goes on */
@@ -58,7 +52,7 @@ static void flow_main(struct sim_flow *flow)
         flow->fn(flow, flow->argument);
 }
 
-#ifdef FLOWS_ARE_THREADS
+#if IS_SANITIZED
 
 static void await_turn(struct sim_flow *flow)
 {
@@ -162,7 +156,7 @@ struct sim_flow *sim_flow_own(void)
     static struct sim_flow own;
 
     flow_prepare(&own);
-#ifndef FLOWS_ARE_THREADS
+#if !IS_SANITIZED
     own.has_begun = true;
 #endif
     return &own;

@@ -38,15 +38,10 @@
 
 #include <cmocka.h>
 
+#include "common/base/sanitized.h"
 #include "tests/lib/scratch.h"
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define TRACE_STRIDE 5 /* sanitizers take long: fewer moments */
-#elif defined(__has_feature)
-#define TRACE_STRIDE (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ? 5 : 1)
-#else
-#define TRACE_STRIDE 1
-#endif
+#define TRACE_STRIDE (IS_SANITIZED ? 5 : 1) /* sanitizers take long: fewer moments */
 
 enum {
     TRACE_NAME = 128,

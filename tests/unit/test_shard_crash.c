@@ -144,7 +144,7 @@ static void record_life(const char *shard)
 
     node_open(&node, shard);
     open_engine(&node, shard);
-    for (unsigned step = 1; node_step(&node); step++)
+    while (node_step(&node))
         if (engine_count(node.engine) > 1050 && sealed + 1 < SEALS) {
             node_seal(&node);
             sealed++;

@@ -20,17 +20,14 @@
 
 #include "common/base/checked.h"
 #include "common/base/log.h"
+#include "common/base/sanitized.h"
 #include "services/ingest/spool_internal.h"
 #include "tests/lib/scratch.h"
 
 #define ROWS      40u
 #define BYTES_MAX (1u << 20)
 #define PAGE      4096u
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define STRIDE 151u
-#else
-#define STRIDE 17u /* of a page's contents; its head is tried byte by byte */
-#endif
+#define STRIDE    (IS_SANITIZED ? 151u : 17u) /* of a page's contents; its head: byte by byte */
 
 int fdatasync(int fd)
 {

@@ -25,20 +25,14 @@
 #include "backends/wal/wal_file_format.h"
 #include "common/base/checked.h"
 #include "common/base/log.h"
+#include "common/base/sanitized.h"
 #include "tests/lib/scratch.h"
 
 #define ENTRIES       20u /* 2 a batch, partitions in turn; 5 to a segment */
 #define FILES_MAX     12u
 #define SEGMENT_BYTES 400u
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define IS_SANITIZED 1
-#elif defined(__has_feature)
-#define IS_SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define IS_SANITIZED 0
-#endif
-#define STRIDE       (IS_SANITIZED ? 7u : 1u) /* sanitizers take long: fewer places of each file */
-#define CONTROL_BOOT 64                       /* where the control page keeps the boot's word */
+#define STRIDE        (IS_SANITIZED ? 7u : 1u) /* sanitizers take long: fewer places of each file */
+#define CONTROL_BOOT  64                       /* where the control page keeps the boot's word */
 
 int fdatasync(int fd)
 {

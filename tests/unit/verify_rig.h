@@ -20,6 +20,7 @@
 #include "backends/blob/blob.h"
 #include "backends/wal/wal_verify.h"
 #include "common/base/checked.h"
+#include "common/base/sanitized.h"
 #include "common/model/bulk.h"
 #include "engine/internal.h"
 #include "engine/keeper.h"
@@ -30,14 +31,6 @@
 #include "services/shard/segments.h"
 #include "services/shard/verify.h"
 #include "tests/lib/scratch.h"
-
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define IS_SANITIZED 1
-#elif defined(__has_feature)
-#define IS_SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define IS_SANITIZED 0
-#endif
 
 #define RIG_PARTITIONS 2u
 #define RIG_DIM        4u
