@@ -130,9 +130,12 @@ static enum err_code make_fresh(struct wal_file *file, uint32_t partitions, stru
     /* A page of another life of the log must not be taken for this one's. */
     wal_control_unmap(file->control);
     file->control = NULL;
-    code = wal_segment_remove_after(file->dir_fd, 0, err);
+    /* First: that segments were kept, and none is there, is damage that no repair mends. */
+    code = wal_kept_forget(file->dir_fd, err);
+    if (code == ERR_OK)
+        code = wal_segment_remove_after(file->dir_fd, 0, err);
     atomic_store(&file->kept_segment, 1);
-    return code == ERR_OK ? wal_kept_forget(file->dir_fd, err) : code;
+    return code;
 }
 
 static enum err_code open_writing(struct wal_file *file, const struct wal_options *options,

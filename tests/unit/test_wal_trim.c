@@ -1,5 +1,6 @@
 /* A log in files that is trimmed forgets what it was told to, whole segments of it leave the disk,
- * and nobody reads over the gap without being told. */
+ * and nobody reads over the gap without being told.
+ * link-flags: -Wl,--wrap=unlinkat */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,9 +29,24 @@
 static char base_folder[120], folder[160];
 static unsigned folder_number;
 
+static unsigned removals_left; /* then they fail */
+
+int __real_unlinkat(int dir, const char *name, int flags);
+int __wrap_unlinkat(int dir, const char *name, int flags);
+int __wrap_unlinkat(int dir, const char *name, int flags)
+{
+    if (removals_left > 0) {
+        removals_left--;
+        return __real_unlinkat(dir, name, flags);
+    }
+    errno = EIO;
+    return -1;
+}
+
 static int folder_setup(void **state)
 {
     (void)state;
+    removals_left = UINT_MAX;
     snprintf(folder, sizeof(folder), "%s/%u", base_folder, folder_number++);
     return 0;
 }
@@ -433,6 +450,55 @@ static void a_repair_may_cut_below_what_was_kept(void **state)
     wal_close(wal);
 }
 
+static void damage_all_headers(void)
+{
+    char path[240];
+    unsigned found = 0;
+
+    for (unsigned number = 1; number < 10; number++) {
+        int fd;
+
+        snprintf(path, sizeof(path), "%s/%016x.wal", folder, number);
+        fd = open(path, O_WRONLY);
+        if (fd < 0)
+            continue;
+        assert_int_equal(pwrite(fd, "damage", 6, 0), 6);
+        close(fd);
+        found++;
+    }
+    assert_true(found > 1);
+}
+
+/* Of which nothing can be used, begins anew; whoever is stopped at any step of that does it again.
+ */
+static void a_repair_that_was_stopped_is_done_again(void **state)
+{
+    struct err err = {0};
+    enum err_code code = ERR_IO;
+
+    (void)state;
+    for (unsigned removals = 0; code != ERR_OK; removals++) {
+        struct wal *wal;
+
+        assert_true(removals < 10);
+        (void)folder_setup(NULL);
+        wal = log_open(true);
+        append_both(wal, 10);
+        trim(wal, 5, 6);
+        wal_close(wal);
+        damage_all_headers();
+        assert_int_equal(try_open(&wal, true, false, &err), ERR_CORRUPT);
+        removals_left = removals;
+        code = try_open(&wal, true, true, &err);
+        removals_left = UINT_MAX;
+        if (code != ERR_OK)
+            must(try_open(&wal, true, true, &err), &err);
+        append_both(wal, 4);
+        expect_all(wal, 0, 0);
+        wal_close(wal);
+    }
+}
+
 static int make(void **state)
 {
     (void)state;
@@ -462,6 +528,7 @@ int main(void)
         TEST(a_damaged_note_of_what_is_kept_is_refused),
         TEST(leftovers_of_a_trimming_go_with_the_next_opening),
         TEST(a_repair_may_cut_below_what_was_kept),
+        TEST(a_repair_that_was_stopped_is_done_again),
     };
 
     return cmocka_run_group_tests(tests, make, forget);
