@@ -167,8 +167,11 @@ static void take_answer(struct asking *asking, struct aim *aim)
         if (asking->rc == ERR_OK)
             asking->rc = take_part(asking, aim);
     } else if (ask_another_may_help(aim->failed)) {
-        asking->last_failure = aim->failed;
-        asking->last_err = aim->err;
+        /* The last round is cut short by the deadline: that hides no cause told before. */
+        if (aim->failed != ERR_TIMEOUT || asking->last_failure == ERR_OK) {
+            asking->last_failure = aim->failed;
+            asking->last_err = aim->err;
+        }
     } else if (asking->rc == ERR_OK) {
         asking->rc = aim->failed;
         *asking->err = aim->err;
