@@ -87,8 +87,10 @@ def test_no_request_fails():
                 time.sleep(1)
                 victim = chance.choice(suite.pids("shard"))
                 os.kill(victim, signal.SIGKILL)
-                poll("it is started again and used", lambda: victim not in suite.pids("shard") and
-                     len(suite.pids("shard")) == 4 and suite.healths() == ["in"] * 4, 30)
+                poll("it is started again", lambda: victim not in suite.pids("shard") and
+                     len(suite.pids("shard")) == 4, 30)
+                suite.digests()  # all have reported since
+                poll("it is used", lambda: suite.healths() == ["in"] * 4, 30)
             for _ in range(2):
                 time.sleep(1)
                 victim, stopped = chance.choice(suite.pids("shard")), time.monotonic()

@@ -2,6 +2,7 @@
 more is accepted until the log has been opened anew; unsynced bytes never reach a reader; a full disk
 is 507 and loses nothing that was acknowledged."""
 import os
+import pathlib
 import re
 import shutil
 import subprocess
@@ -18,8 +19,9 @@ def strace(pid, *words):
 
 
 def is_traced(pid):
-    with open(f"/proc/{pid}/status") as file:
-        return "TracerPid:\t0" not in file.read()
+    """With all its threads, which are taken one after the other."""
+    threads = pathlib.Path(f"/proc/{pid}/task").glob("*/status")
+    return all("TracerPid:\t0" not in thread.read_text() for thread in threads)
 
 
 def detach(tracer):

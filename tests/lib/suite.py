@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -58,6 +59,23 @@ class Answer(tuple):
 IDLE_SECONDS = 5  # servers close a connection that nobody uses; a request may meet that
 
 
+READS = re.compile(r"/v1/collections/[^/]+/(search|records/(get|count|scroll))$")
+
+
+def patient(path, body):
+    """path and body of a request: a read that has to be fresh waits for a second by default, and here for
+    as much longer as everything takes."""
+    milliseconds = int(1000 * SLOW)
+    if SLOW <= 1:
+        return path, body
+    if "fresh=true" in path and "timeout_ms=" not in path:
+        path += f"&timeout_ms={milliseconds}"
+    if isinstance(body, dict) and READS.match(path) and "timeout_ms" not in body and \
+            (body.get("fresh") in (True, "global") or body.get("read_token")):
+        body = {**body, "timeout_ms": milliseconds}
+    return path, body
+
+
 class Client:
     """One keep-alive connection of one thread."""
 
@@ -69,6 +87,7 @@ class Client:
 
     def request(self, method, path, body=None, headers=None):
         headers = dict(headers or {})
+        path, body = patient(path, body)
         if body is not None and not isinstance(body, (bytes, str)):
             body = json.dumps(body)
         if isinstance(body, str):

@@ -88,6 +88,8 @@ def test_from_the_log(damage):
 def test_from_another_replica_while_it_is_used():
     with Suite(replicas=2) as suite:
         write(suite)
+        suite.wait_for_all_replicas()
+        poll("both have all", lambda: len({str(d) for d in suite.digests().values()}) == 1, 30)
         before, failed, ends = state(suite), [], threading.Event()
 
         def read():

@@ -171,16 +171,24 @@ def test_an_interrupted_copy_begins_again(loaded, monkeypatch):
     suite.start()
     records = sum(position for position, _ in suite.digests()[0, 0].values())
     folder = suite.data / "suite" / "shard-0.1"
+
+    def is_fetching():
+        try:
+            return (folder / "seed/store/data.mdb").stat().st_size > 1e6
+        except FileNotFoundError:
+            return False
+
     replica = Replica(suite, wait=False)
     try:
-        poll("files are fetched", lambda: any(path.stat().st_size > 1e6 for path in folder.glob("seed/store/data.mdb")), 60)
+        poll("files are fetched", is_fetching, 60)
     finally:
         replica.end(signal.SIGKILL)
     assert not (folder / "store").exists() and (folder / "seed").exists()
     # The one that is copied goes in the middle, too: the fetch fails, and begins anew when it is back.
     replica = Replica(suite, wait=False)
     try:
-        poll("files are fetched", lambda: any(path.stat().st_size > 1e6 for path in folder.glob("seed/store/data.mdb")), 60)
+        poll("what was left is removed", lambda: not is_fetching(), 60)
+        poll("files are fetched", is_fetching, 60)
         assert not (folder / "store").exists()
         os.kill(first(suite, replica), signal.SIGKILL)
         replica.listen()

@@ -284,7 +284,7 @@ def test_a_damaged_or_missing_object_is_waited_for_loudly():
         for damage in (lambda: path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1])), path.unlink):
             damage()
             try:
-                suite.start(3)
+                suite.start(10)
             except AssertionError:
                 pass  # it does not become ready
             else:

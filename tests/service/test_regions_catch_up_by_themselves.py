@@ -1,6 +1,7 @@
 """Whatever of a region is killed, stopped or lost, it catches up by itself, and nothing that was
 acknowledged in any region is missing in one of them."""
 import contextlib
+import http.client
 import os
 import random
 import signal
@@ -31,7 +32,7 @@ class Writer:
             number += 1
             try:
                 answer = client.post(self.path, {"records": [{"id": i, "vector": [1, 2, 3]} for i in ids]})
-            except OSError:
+            except (OSError, http.client.HTTPException):
                 answer = None
             if answer is not None and answer.status == 200:
                 self.acknowledged += ids
@@ -72,7 +73,7 @@ def ready(region):
     client = Client(region.url, 5)
     try:
         return client.get("/readyz").status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
     finally:
         client.close()

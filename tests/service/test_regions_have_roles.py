@@ -136,7 +136,7 @@ def test_promotion_under_writes_loses_nothing(two, name):
     # And back.
     promote(two, "a", "b")
     two.upsert(name, [{"id": "newer", "vector": [1, 2, 3]}])
-    assert two.get(f"/v1/collections/{name}/records/new").status == 200
+    assert two.get(f"/v1/collections/{name}/records/new?fresh=true&timeout_ms=20000").status == 200
 
 
 def test_promotion_that_cannot_be_complete_changes_nothing_unless_forced(two, name):

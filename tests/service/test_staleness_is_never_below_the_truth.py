@@ -202,8 +202,8 @@ def test_a_replicator_that_is_absent():
         with Writer(a.url) as writer, Reader(b.url, writer, fresh="global") as reader:
             poll("b follows", lambda: len(writer.answered) > 20 and lag(b) < 1 * SLOW, 20)
             for _ in range(2):
-                began = time.monotonic()
                 with standing_still(*suite.pids("replicator", "b")):
+                    began = time.monotonic()
                     while time.monotonic() - began < 4:
                         asked = time.monotonic()
                         told = lag(b)
@@ -215,5 +215,5 @@ def test_a_replicator_that_is_absent():
                 poll("global reads are met again", lambda: len(reader.told) > count + 5 and reader.told[-1] < 1 * SLOW,
                      30)
         assert not reader.lies, reader.lies[:3]
-        assert max(reader.told) > 1 and min(reader.told) < 1, reader.told[:20]
+        assert max(reader.told) > 1 and min(reader.told) < 1 * SLOW, reader.told[:20]
         print(f"{len(reader.told)} answers over both regions, the oldest {max(reader.told):.2f} s")

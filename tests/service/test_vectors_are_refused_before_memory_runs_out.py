@@ -21,6 +21,7 @@ def tight(monkeypatch):
     monkeypatch.setenv("VICINAL_MEMORY", str(LIMIT))  # read by the shards
     with Suite(shards=1) as suite:
         suite.create("c", DIM)
+        poll("ingest has heard the shard", lambda: is_heard_by_ingest(suite))  # until then nothing is refused
         yield suite
 
 
@@ -148,7 +149,6 @@ def test_a_shard_that_is_not_heard_for_seconds_is_not_filled_beyond_its_memory(t
     """What it said last counts, less what has come since."""
     assert put(tight, 0).status == 200
     count(tight)
-    poll("ingest has heard it once", lambda: is_heard_by_ingest(tight))
     taken, number, pid = 100, 1000000, tight.pids("shard")[0]
     with standing_still(pid):
         end = time.monotonic() + 3

@@ -389,7 +389,7 @@ static inline void write_through_faults(const enum wal_fault *faults, size_t fau
             if (!may_be(&writers[i], at, (unsigned)strtoul(history.newest, NULL, 10)))
                 fail_msg("%s ends as '%s'", id, history.newest);
         }
-    assert_int_equal(busy_count(life.ingest.busy), 0);
+    AWAIT(busy_count(life.ingest.busy) == 0);
     free(writers);
 }
 

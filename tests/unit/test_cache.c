@@ -332,9 +332,15 @@ static void large_values_come_back_or_are_missed(void **state)
     for (size_t i = 0; i < MIB(2); i++)
         value[i] = (char)(i * 31 + i / 256);
     for (size_t len = 0; len <= MIB(2); len = len * 2 + 1) {
-        buffer_reset(&out);
-        cache_put(cache, key_of(1000 + len), value, len, 10000);
-        if (cache_get(cache, key_of(1000 + len), &out)) {
+        uint64_t end = env_boot_ns(env_real()) + 20 * NS_PER_S;
+        bool hit;
+
+        do {
+            buffer_reset(&out);
+            cache_put(cache, key_of(1000 + len), value, len, 10000);
+            hit = cache_get(cache, key_of(1000 + len), &out);
+        } while (!hit && len < KIB(60) && may_miss() && env_boot_ns(env_real()) < end);
+        if (hit) {
             assert_int_equal(out.len, len);
             assert_true(len == 0 || memcmp(out.data, value, len) == 0);
         } else {

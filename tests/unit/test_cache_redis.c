@@ -143,6 +143,14 @@ static void fake_stop(struct fake *fake)
     (void)close(fake->listener);
 }
 
+/* The fake's thread may come to it later than the client has given up. */
+static void await_some(const _Atomic unsigned *counted)
+{
+    for (int i = 0; i < 1000 && atomic_load(counted) == 0; i++)
+        (void)poll(NULL, 0, 5);
+    assert_true(atomic_load(counted) > 0);
+}
+
 static struct cache *open_cache(const char *url)
 {
     struct cache *cache;
@@ -242,7 +250,7 @@ static void what_is_no_answer_is_a_miss(void **state)
             assert_false(get(cache, 1, ""));
             cache_put(cache, key_of(1), "x", 1, 1000);
             assert_false(get(cache, 1, ""));
-            assert_true(fake.gets > 0);
+            await_some(&fake.gets);
             cache_close(cache);
             fake_stop(&fake);
         }
@@ -274,9 +282,7 @@ static void a_server_that_drips_is_left(void **state)
     assert_false(get(cache, 1, ""));
     /* 3 s of dripping lie before it; whoever had waited for them all would not have given up. */
     cache_close(cache);
-    for (int i = 0; i < 1000 && fake.gave_up == 0; i++)
-        (void)poll(NULL, 0, 5);
-    assert_true(fake.gave_up > 0);
+    await_some(&fake.gave_up);
     fake_stop(&fake);
 }
 
@@ -309,7 +315,7 @@ static void a_server_that_hangs_costs_one_caller(void **state)
     cache = open_fake(&fake);
     for (int i = 0; i < 1000; i++)
         assert_false(get(cache, 1, ""));
-    assert_true(fake.gets >= 1);
+    await_some(&fake.gets);
     assert_true(fake.gets < 20);
     cache_close(cache);
     fake_stop(&fake);

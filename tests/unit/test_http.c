@@ -281,7 +281,7 @@ static void the_deadline_cuts_off_what_still_runs(void **state)
     struct http_call calls[2] = {make_call(world, "GET", "/slow"),
                                  make_call(world, "GET", "/things/1")};
 
-    http_gather(world->client, calls, 2, env_boot_ns(env_real()) + 200 * NS_PER_MS, NULL);
+    http_gather(world->client, calls, 2, env_boot_ns(env_real()) + 2 * NS_PER_S, NULL);
     assert_int_equal(calls[0].rc, ERR_TIMEOUT);
     assert_int_equal(calls[0].err.code, ERR_TIMEOUT);
     assert_int_equal(calls[1].rc, ERR_OK);

@@ -121,7 +121,7 @@ static void rows_that_the_spool_cannot_forget_are_appended_once(void **state)
         assert_int_equal(upsert_status("b", "between"), 200);
     }
     assert_int_equal(history_of("a", "refused").of_value, 0);
-    assert_int_equal(busy_count(life.ingest.busy), 0);
+    AWAIT(busy_count(life.ingest.busy) == 0);
 }
 
 /* The newer row of an id that was appended, and not forgotten, is appended too. */
