@@ -109,8 +109,10 @@ static enum err_code read_control(struct look *look, struct err *err)
     if (boot == 0)
         return ERR_OK; /* a writer ended before it had told anything */
     if (!wal_control_place_is_sound(look->control)) {
-        scrub_find(look->scrub, look->path, offsetof(struct wal_control, position),
-                   "the committed position and its check do not agree");
+        scrub_find(
+            look->scrub, look->path, offsetof(struct wal_control, position),
+            "the committed position and its check do not agree (as where a writer was killed "
+            "between the two)");
         return ERR_OK;
     }
     look->floor = wal_control_place(look->control);
