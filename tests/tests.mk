@@ -124,15 +124,13 @@ test: deps-test
 	@$(MAKE) --no-print-directory sim-mutants
 	@$(MAKE) --no-print-directory -j2 --output-sync=line outside instrumented
 	@$(MAKE) --no-print-directory fault
-	@$(MAKE) --no-print-directory -j2 --output-sync=line asan suite-tsan
-	@$(MAKE) --no-print-directory unit-tsan
+	@$(MAKE) --no-print-directory -j2 --output-sync=line asan tsan
 	@$(MAKE) --no-print-directory -j$(JOBS) fuzz
 	@echo "everything passed"
 
 # What mostly waits goes beside what computes: the tests from outside beside building everything once
-# more, by clang and for the sanitizers, and the suite that the thread sanitizer makes slow beside the
-# other sanitizer's tests.
-.PHONY: outside instrumented asan
+# more, by clang and for the sanitizers, and what one sanitizer makes slow beside the other's.
+.PHONY: outside instrumented asan tsan
 outside:
 	@VICINAL_SLOW=2 $(MAKE) --no-print-directory service
 	@VICINAL_SLOW=2 $(MAKE) --no-print-directory clients
@@ -146,6 +144,9 @@ instrumented:
 asan:
 	@$(MAKE) --no-print-directory suite-asan
 	@$(MAKE) --no-print-directory unit-asan JOBS=1
+tsan:
+	@$(MAKE) --no-print-directory suite-tsan
+	@$(MAKE) --no-print-directory unit-tsan JOBS=1
 .PHONY: unit-programs
 unit-programs: $(UNIT_TESTS) $(RECALL_TESTS)
 
