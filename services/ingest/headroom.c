@@ -24,6 +24,41 @@ void headroom_free(struct headroom *headroom)
     *headroom = (struct headroom){0};
 }
 
+/* --- amounts -----------------------------------------------------------------------------------
+ */
+
+static bool is_of(const struct headroom_amount *amount,
+                  const uint8_t incarnation[INCARNATION_BYTES])
+{
+    return amount->vectors > 0 && memcmp(amount->incarnation, incarnation, INCARNATION_BYTES) == 0;
+}
+
+static void amount_add(struct headroom_amount *to, const struct headroom_amount *more)
+{
+    if (to->bytes == 0) {
+        *to = *more;
+        return;
+    }
+    to->bytes += more->bytes;
+    to->vectors = is_of(more, to->incarnation) && to->vectors > 0 ? to->vectors + more->vectors : 0;
+}
+
+static void amount_take(struct headroom_amount *from, const struct headroom_amount *less)
+{
+    assert(from->bytes >= less->bytes);
+    from->bytes -= less->bytes;
+    from->vectors -= MIN_OF(from->vectors, less->vectors);
+}
+
+static struct headroom_amount amount_of(const struct collection *collection, uint64_t vectors,
+                                        uint64_t each)
+{
+    struct headroom_amount amount = {.bytes = vectors * each, .vectors = vectors};
+
+    memcpy(amount.incarnation, collection->incarnation, INCARNATION_BYTES);
+    return amount;
+}
+
 /* --- what is held ------------------------------------------------------------------------------
  */
 
@@ -41,9 +76,10 @@ static void join_least(struct headroom_partition *partition)
     size_t least = 0;
 
     for (size_t i = 1; i + 1 < partition->count; i++)
-        if (held[i].bytes + held[i + 1].bytes < held[least].bytes + held[least + 1].bytes)
+        if (held[i].amount.bytes + held[i + 1].amount.bytes <
+            held[least].amount.bytes + held[least + 1].amount.bytes)
             least = i;
-    held[least + 1].bytes += held[least].bytes;
+    amount_add(&held[least + 1].amount, &held[least].amount);
     partition->count--;
     memmove(held + least, held + least + 1, (partition->count - least) * sizeof(held[0]));
 }
@@ -58,7 +94,7 @@ static void hold(struct headroom_partition *partition, const struct headroom_hel
     newest = partition->count == 0 ? NULL : &partition->held[partition->count - 1];
     if (newest != NULL && newest->write == held->write) {
         newest->end = MAX_OF(newest->end, held->end);
-        newest->bytes += held->bytes;
+        amount_add(&newest->amount, &held->amount);
         return;
     }
     /* Writes settle in any order: what is noted later is not held for shorter. */
@@ -89,22 +125,43 @@ static void prune(struct headroom *headroom, const struct cluster_rooms *rooms)
     }
 }
 
-/* Bytes that were admitted and that the replica's report does not have. */
-static uint64_t beyond_report(const struct headroom *headroom, const struct cluster_rooms *rooms,
-                              const struct cluster_room *room)
+/* Vectors that were admitted and that the replica's report does not have. */
+struct beyond {
+    const uint8_t *incarnation;
+    uint64_t others;         /* bytes */
+    uint64_t bytes, vectors; /* of the collection */
+};
+
+static void beyond_add(struct beyond *beyond, const struct headroom_amount *amount)
 {
-    uint64_t bytes = 0;
+    if (!is_of(amount, beyond->incarnation)) {
+        beyond->others += amount->bytes;
+        return;
+    }
+    beyond->bytes += amount->bytes;
+    beyond->vectors += amount->vectors;
+}
+
+/* Bytes; each: what a vector of the collection takes as the replica has it now. */
+static uint64_t beyond_report(const struct headroom *headroom, const struct cluster_rooms *rooms,
+                              const struct cluster_room *room, const struct collection *collection,
+                              uint64_t each)
+{
+    struct beyond beyond = {.incarnation = collection->incarnation};
+    uint64_t now;
 
     for (uint32_t p = 0; p < rooms->map->partitions; p++) {
         const struct headroom_partition *partition = &headroom->partitions[p];
 
         if (rooms->map->shard_of[p] != room->shard)
             continue;
-        bytes += partition->under_way;
+        beyond_add(&beyond, &partition->under_way);
         for (size_t i = partition->count; i-- > 0 && partition->held[i].end > room->positions[p];)
-            bytes += partition->held[i].bytes;
+            beyond_add(&beyond, &partition->held[i].amount);
     }
-    return bytes;
+    if (!checked_mul(beyond.vectors, each, &now) || now > UINT64_MAX / 4)
+        now = UINT64_MAX / 4; /* more than there is; sums fit */
+    return beyond.others + MAX_OF(beyond.bytes, now);
 }
 
 /* --- the decision ------------------------------------------------------------------------------
@@ -144,12 +201,13 @@ static enum err_code check_locked(const struct headroom *headroom, const struct 
         const struct cluster_room *room = &rooms->rooms[i];
         uint64_t vectors = vectors_for(ask, rooms, room->shard);
         uint64_t reserve = ask->use == HEADROOM_NEW ? room->limit_bytes / RESERVE_PART : 0;
+        uint64_t each = bytes_each(room, ask->collection);
         uint64_t taken, left = bytes_left(room);
 
         if (vectors == 0)
             continue;
-        taken = reserve + beyond_report(headroom, rooms, room);
-        if (taken <= left && (left - taken) / bytes_each(room, ask->collection) >= vectors)
+        taken = reserve + beyond_report(headroom, rooms, room, ask->collection, each);
+        if (taken <= left && (left - taken) / each >= vectors)
             continue;
         return err_set(err, ERR_NO_HEADROOM,
                        "shard %u.%u has no memory for %llu more vectors of '%s': its indexes take "
@@ -190,9 +248,12 @@ static enum err_code decide(struct headroom *headroom, const struct headroom_ask
             rc = check_locked(headroom, ask, &rooms, err);
         for (size_t i = 0; i < rooms.count && rc == ERR_OK && bytes != NULL; i++)
             *bytes = MAX_OF(*bytes, bytes_each(&rooms.rooms[i], ask->collection));
-        for (size_t i = 0; i < ask->count && rc == ERR_OK && bytes != NULL; i++)
-            headroom->partitions[ask->wants[i].partition].under_way +=
-                ask->wants[i].vectors * *bytes;
+        for (size_t i = 0; i < ask->count && rc == ERR_OK && bytes != NULL; i++) {
+            struct headroom_amount amount =
+                amount_of(ask->collection, ask->wants[i].vectors, *bytes);
+
+            amount_add(&headroom->partitions[ask->wants[i].partition].under_way, &amount);
+        }
     }
     pthread_mutex_unlock(&headroom->lock);
     cluster_rooms_free(&rooms);
@@ -226,8 +287,8 @@ enum err_code headroom_take(struct headroom *headroom, const struct headroom_ask
     return rc;
 }
 
-void headroom_settle(struct headroom *headroom, const struct sequence_batch *batch, uint64_t bytes,
-                     bool is_known)
+void headroom_settle(struct headroom *headroom, const struct collection *collection,
+                     const struct sequence_batch *batch, uint64_t bytes, bool is_known)
 {
     if (bytes == 0)
         return;
@@ -236,15 +297,15 @@ void headroom_settle(struct headroom *headroom, const struct sequence_batch *bat
     for (size_t i = 0; i < batch->count; i++) {
         const struct sequence_item *item = &batch->items[i];
         struct headroom_partition *partition = &headroom->partitions[item->partition];
-        uint64_t held = item->vectors * bytes;
+        struct headroom_amount amount = amount_of(collection, item->vectors, bytes);
 
-        if (held == 0)
+        if (amount.bytes == 0)
             continue;
-        assert(partition->under_way >= held);
-        partition->under_way -= held;
+        amount_take(&partition->under_way, &amount);
         if (is_known && item->committed)
-            hold(partition, &(struct headroom_held){
-                                .end = item->offset + 1, .bytes = held, .write = headroom->writes});
+            hold(partition, &(struct headroom_held){.end = item->offset + 1,
+                                                    .write = headroom->writes,
+                                                    .amount = amount});
     }
     pthread_mutex_unlock(&headroom->lock);
 }

@@ -7,6 +7,8 @@
  * records of other regions, what the spool has kept, patches.  So a shard need not stop applying.
  *
  * What has been admitted is held by partition and offset until a replica's position has passed it.
+ * Memory grows by steps, so what each vector takes changes from report to report: those of the
+ * collection that is written to are reckoned anew each time.
  * Deletes, and records without a vector, are not reckoned.  A replica that has not been heard for
  * ten seconds, or not yet since the process began, or has no limit, refuses nothing.
  *
@@ -33,14 +35,22 @@ enum headroom_use {
     HEADROOM_GIVEN  /* was decided before: it is reckoned for others only */
 };
 
-/* Bytes of admitted vectors that lie below the offset `end`. */
+/* Admitted vectors. */
+struct headroom_amount {
+    uint64_t bytes;   /* as was reckoned when they were */
+    uint64_t vectors; /* of the collection; 0: they are of several */
+    uint8_t incarnation[INCARNATION_BYTES];
+};
+
+/* Those that lie below the offset `end`. */
 struct headroom_held {
-    uint64_t end, bytes;
+    uint64_t end;
     uint64_t write; /* whose */
+    struct headroom_amount amount;
 };
 
 struct headroom_partition {
-    uint64_t under_way; /* bytes that are admitted and not in the log yet */
+    struct headroom_amount under_way; /* not in the log yet */
     size_t count;
     struct headroom_held held[HELD_MAX]; /* rising */
 };
@@ -80,7 +90,7 @@ MUST_CHECK enum err_code headroom_take(struct headroom *headroom, const struct h
 
 /* What became of them: in the log as the batch's items say, or (not is_known) nowhere, as far as is
  * known. */
-void headroom_settle(struct headroom *headroom, const struct sequence_batch *batch, uint64_t bytes,
-                     bool is_known);
+void headroom_settle(struct headroom *headroom, const struct collection *collection,
+                     const struct sequence_batch *batch, uint64_t bytes, bool is_known);
 
 #endif

@@ -434,7 +434,7 @@ static enum err_code append(struct write *write, bool spools)
     rc = spools ? append_or_spool(write)
                 : sequencer_commit(&ingest->sequencer, write->batch, write->deadline_ns, err);
     /* Of an unknown outcome the appender may still touch the items. */
-    headroom_settle(&ingest->headroom, write->batch, bytes,
+    headroom_settle(&ingest->headroom, &write->collection, write->batch, bytes,
                     rc != ERR_UNKNOWN_OUTCOME && !write->spooled);
     return rc;
 }
