@@ -5,10 +5,10 @@
  * needs: postgres */
 #include <fcntl.h>
 #include <signal.h>
-#include <sys/wait.h>
 
 #include <sqlite3.h>
 
+#include "tests/lib/child.h"
 #include "tests/unit/meta_rig.h"
 
 /* --- processes ------------------------------------------------------------------------------ */
@@ -30,20 +30,6 @@ static void rows_and_versions_outlive_the_close(void **state)
     expect_row(meta, "a", "three", version);
     assert_int_equal(must_put(meta, "c", "four", META_ABSENT), version + 1);
     meta_close(meta);
-}
-
-static void wait_for_child(pid_t child, int expected_signal)
-{
-    int status;
-
-    assert_int_equal(waitpid(child, &status, 0), child);
-    if (expected_signal != 0) {
-        assert_true(WIFSIGNALED(status));
-        assert_int_equal(WTERMSIG(status), expected_signal);
-    } else {
-        assert_true(WIFEXITED(status));
-        assert_int_equal(WEXITSTATUS(status), 0);
-    }
 }
 
 static void processes_that_race_lose_no_change(void **state)
@@ -68,7 +54,7 @@ static void processes_that_race_lose_no_change(void **state)
         }
     }
     for (size_t i = 0; i < ARRAY_COUNT(children); i++)
-        wait_for_child(children[i], 0);
+        child_must_end(children[i], 0);
     meta = open_meta();
     expect_row(meta, "number", "300", 300);
     meta_close(meta);
@@ -97,7 +83,7 @@ static void a_wait_sees_the_change_of_another_process(void **state)
     assert_int_equal(meta_wait(meta, seen, env_boot_ns(env_real()) + WAIT_NS, &version, &err),
                      ERR_OK);
     assert_int_equal(version, seen + 1);
-    wait_for_child(child, 0);
+    child_must_end(child, 0);
     meta_close(meta);
 }
 
@@ -142,7 +128,7 @@ static void a_kill_loses_nothing_acknowledged(void **state)
             assert_int_equal(read(ends[0], &acknowledged, sizeof(acknowledged)),
                              sizeof(acknowledged));
         assert_int_equal(kill(child, SIGKILL), 0);
-        wait_for_child(child, SIGKILL);
+        child_must_end(child, SIGKILL);
         while (read(ends[0], &acknowledged, sizeof(acknowledged)) == sizeof(acknowledged))
             continue;
         assert_int_equal(close(ends[0]), 0);

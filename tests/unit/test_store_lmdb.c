@@ -10,7 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -18,6 +17,7 @@
 #include "common/base/bytes.h"
 #include "common/base/checked.h"
 #include "common/base/limits.h"
+#include "tests/lib/child.h"
 #include "tests/lib/store_rig.h"
 
 static void rows_outlive_the_close(void **state)
@@ -36,20 +36,6 @@ static void rows_outlive_the_close(void **state)
     store_close(store);
 }
 
-static void wait_for_child(pid_t child, bool is_killed)
-{
-    int status;
-
-    assert_int_equal(waitpid(child, &status, 0), child);
-    if (is_killed) {
-        assert_true(WIFSIGNALED(status));
-        assert_int_equal(WTERMSIG(status), SIGKILL);
-    } else {
-        assert_true(WIFEXITED(status));
-        assert_int_equal(WEXITSTATUS(status), 0);
-    }
-}
-
 static void a_second_owner_is_refused(void **state)
 {
     struct store *store = open_store();
@@ -66,7 +52,7 @@ static void a_second_owner_is_refused(void **state)
 
         _exit(store_open(&second, &options, &err) == ERR_CONFIG ? 0 : 1);
     }
-    wait_for_child(child, false);
+    child_must_end(child, 0);
     commit_row(store, "a", "1");
     store_close(store);
     store = open_store();
@@ -114,7 +100,7 @@ static void a_kill_loses_no_commit(void **state)
             assert_int_equal(read(ends[0], &acknowledged, sizeof(acknowledged)),
                              sizeof(acknowledged));
         assert_int_equal(kill(child, SIGKILL), 0);
-        wait_for_child(child, true);
+        child_must_end(child, SIGKILL);
         while (read(ends[0], &acknowledged, sizeof(acknowledged)) == sizeof(acknowledged))
             continue;
         assert_int_equal(close(ends[0]), 0);
