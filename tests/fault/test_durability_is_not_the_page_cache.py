@@ -20,8 +20,8 @@ def strace(pid, *words):
 
 def is_traced(pid):
     """With all its threads, which are taken one after the other."""
-    threads = pathlib.Path(f"/proc/{pid}/task").glob("*/status")
-    return all("TracerPid:\t0" not in thread.read_text() for thread in threads)
+    threads = list(pathlib.Path(f"/proc/{pid}/task").glob("*/status"))
+    return bool(threads) and all("TracerPid:\t0" not in thread.read_text() for thread in threads)
 
 
 def detach(tracer):

@@ -13,12 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "backends/blob/blob.h"
+#include "tests/lib/child.h"
 #include "tests/lib/scratch.h"
 
 /* The caller removes and frees it. */
@@ -321,7 +321,6 @@ static void a_put_that_fails_leaves_the_object_as_it_was(void **state)
     uint8_t *data = pattern(100000, 3);
     struct blob *blob;
     pid_t pid;
-    int status;
 
     (void)state;
     (void)snprintf(url, sizeof(url), "file:%s", folder);
@@ -337,8 +336,7 @@ static void a_put_that_fails_leaves_the_object_as_it_was(void **state)
         _exit(setrlimit(RLIMIT_FSIZE, &limit) != 0 ||
               blob_put(blob, "object", data, 100000, &err) != ERR_INSUFFICIENT_STORAGE);
     }
-    assert_int_equal(waitpid(pid, &status, 0), pid);
-    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    child_must_end(pid, 0);
     expect_part(blob, "object", data, 0, 50);
     assert_int_equal(count_files(folder), 1);
     blob_close(blob);

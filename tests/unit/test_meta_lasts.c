@@ -108,30 +108,13 @@ static void write_for_ever(int acknowledged)
 
 static void a_kill_loses_nothing_acknowledged(void **state)
 {
-    uint64_t acknowledged = 0;
-
     (void)state;
-    for (int round = 0; round < 8; round++) {
+    for (unsigned round = 0; round < 8; round++) {
         struct meta *meta;
         struct meta_row row;
         struct err err;
-        int ends[2];
-        pid_t child;
+        uint64_t acknowledged = child_told_until_killed(write_for_ever, round * 5 + 1);
 
-        assert_int_equal(pipe(ends), 0);
-        child = fork();
-        assert_true(child >= 0);
-        if (child == 0)
-            write_for_ever(ends[1]);
-        assert_int_equal(close(ends[1]), 0);
-        for (int i = 0; i <= round * 5; i++)
-            assert_int_equal(read(ends[0], &acknowledged, sizeof(acknowledged)),
-                             sizeof(acknowledged));
-        assert_int_equal(kill(child, SIGKILL), 0);
-        child_must_end(child, SIGKILL);
-        while (read(ends[0], &acknowledged, sizeof(acknowledged)) == sizeof(acknowledged))
-            continue;
-        assert_int_equal(close(ends[0]), 0);
         meta = open_meta();
         assert_int_equal(meta_get(meta, "b", &row, &err), ERR_OK);
         assert_true(row.version >= acknowledged);

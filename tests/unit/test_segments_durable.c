@@ -96,7 +96,7 @@ static void a_failure_is_counted_and_tried_again(void **state)
     struct rig *rig = segments_rig_ready();
     struct collection collection = segments_collection(rig, "c");
     struct shard_collection *entry;
-    uint64_t began_ns = env_boot_ns(env_real());
+    uint64_t began_ns = env_boot_ns(env_real()), failures;
 
     (void)state;
     atomic_store(&syncs_fail, true);
@@ -110,7 +110,9 @@ static void a_failure_is_counted_and_tried_again(void **state)
     assert_int_equal(segments_live(rig, &collection), SEGMENTS_COUNT);
     assert_true(segments_finds(rig, &collection, 77, 0));
     atomic_store(&syncs_fail, false);
+    failures = failures_of(rig);
     AWAIT(covered_of(rig, &collection) > 0);
+    assert_in_range(failures_of(rig), failures, failures + 1); /* one may have been under way */
     /* A success forgets the pauses. */
     entry = collections_get(&rig->shard, collection.incarnation);
     AWAIT(!is_maintained(rig, entry));

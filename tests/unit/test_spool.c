@@ -1,10 +1,7 @@
 /* The spool: what was acknowledged is there, once, in this life and the next, until it has come to
  * its end; nothing that was refused is. */
+#include "tests/lib/child.h"
 #include "tests/unit/spool_rig.h"
-
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 static void what_was_put_is_there_in_the_next_life_whole(void **state)
 {
@@ -280,10 +277,10 @@ static void put_and_tell(int out)
         _exit(1);
     }
     world.spool = spool;
-    for (uint32_t i = 0;; i++) {
+    for (uint64_t i = 0;; i++) {
         char id[16];
 
-        name_of(id, sizeof(id), i % 500);
+        name_of(id, sizeof(id), (unsigned)(i % 500));
         if (try_put(ONE, id, id) != ERR_OK || write(out, &i, sizeof(i)) != sizeof(i))
             _exit(1);
     }
@@ -293,31 +290,15 @@ static void what_a_killed_process_told_is_there(void **state)
 {
     (void)state;
     for (uint32_t round = 0; round < 4; round++) {
-        uint32_t told, count = 0, wanted = 20 + round * 37;
-        int ends[2], status;
+        uint64_t wanted = 20 + round * 37;
+        uint64_t count = child_told_until_killed(put_and_tell, (unsigned)wanted) + 1;
         struct page page;
-        pid_t child;
         char id[16];
 
-        assert_int_equal(pipe(ends), 0);
-        child = fork();
-        assert_true(child >= 0);
-        if (child == 0) {
-            (void)close(ends[0]);
-            put_and_tell(ends[1]);
-        }
-        (void)close(ends[1]);
-        while (read(ends[0], &told, sizeof(told)) == sizeof(told)) {
-            if (++count == wanted)
-                assert_int_equal(kill(child, SIGKILL), 0);
-        }
-        (void)close(ends[0]);
-        assert_int_equal(waitpid(child, &status, 0), child);
-        assert_true(WIFSIGNALED(status));
         assert_true(count >= wanted);
         begin();
         read_page(&page, 1000, MIB(1));
-        for (uint32_t i = 0; i < count && i < 500; i++) {
+        for (unsigned i = 0; i < count && i < 500; i++) {
             name_of(id, sizeof(id), i);
             assert_non_null(find(&page, id, id));
         }

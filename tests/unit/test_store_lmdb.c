@@ -70,8 +70,8 @@ static void write_for_ever(int acknowledged)
     if (store_open(&store, &options, &err) != ERR_OK ||
         store_begin(&reader, store, false, &err) != ERR_OK)
         _exit(2); /* the reader dies with the process, and must not hold pages for ever */
-    for (unsigned i = 1;; i++) {
-        write_pair(store, i);
+    for (uint64_t i = 1;; i++) {
+        write_pair(store, (unsigned)i);
         if (write(acknowledged, &i, sizeof(i)) != sizeof(i))
             _exit(3);
     }
@@ -82,28 +82,12 @@ static void a_kill_loses_no_commit(void **state)
     (void)state;
     for (unsigned round = 0; round < 6; round++) {
         struct reader reader = {.rounds = 1};
-        unsigned acknowledged = 0;
         struct store_value value;
         struct store_txn *txn;
         struct err err;
         char number[32];
-        int ends[2];
-        pid_t child;
+        uint64_t acknowledged = child_told_until_killed(write_for_ever, round * 7 + 1);
 
-        assert_int_equal(pipe(ends), 0);
-        child = fork();
-        assert_true(child >= 0);
-        if (child == 0)
-            write_for_ever(ends[1]);
-        assert_int_equal(close(ends[1]), 0);
-        for (unsigned i = 0; i <= round * 7; i++)
-            assert_int_equal(read(ends[0], &acknowledged, sizeof(acknowledged)),
-                             sizeof(acknowledged));
-        assert_int_equal(kill(child, SIGKILL), 0);
-        child_must_end(child, SIGKILL);
-        while (read(ends[0], &acknowledged, sizeof(acknowledged)) == sizeof(acknowledged))
-            continue;
-        assert_int_equal(close(ends[0]), 0);
         reader.store = open_store();
         read_pairs(&reader);
         assert_int_equal(reader.torn, 0);

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -15,6 +14,7 @@
 
 #include "backends/wal/wal.h"
 #include "common/base/limits.h"
+#include "tests/lib/child.h"
 #include "tests/lib/scratch.h"
 
 #define PARTITIONS 4u
@@ -490,13 +490,8 @@ static void waiting_readers_of_other_processes_wake(void **state)
     }
     assert_int_equal(log_open(&wal, url, true, PARTITIONS, &err), ERR_OK);
     tell_news(wal);
-    for (size_t i = 0; i < 2; i++) {
-        int status;
-
-        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
-        assert_true(WIFEXITED(status));
-        assert_int_equal(WEXITSTATUS(status), 0);
-    }
+    for (size_t i = 0; i < 2; i++)
+        child_must_end(children[i], 0);
     wal_close(wal);
 }
 

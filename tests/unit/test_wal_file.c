@@ -18,7 +18,6 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +26,7 @@
 #include "backends/wal/wal.h"
 #include "backends/wal/wal_file_format.h"
 #include "common/base/bytes.h"
+#include "tests/lib/child.h"
 #include "tests/lib/scratch.h"
 
 #define WAIT_NS     (20 * NS_PER_S)
@@ -456,7 +456,6 @@ static uint64_t live_and_die(uint64_t first, unsigned acks, struct wal_reader **
     int pipe_fds[2];
     uint64_t behind = first;
     pid_t child;
-    int status;
 
     assert_int_equal(pipe(pipe_fds), 0);
     child = fork();
@@ -476,8 +475,7 @@ static uint64_t live_and_die(uint64_t first, unsigned acks, struct wal_reader **
         assert_true(seen->number[seen->count - 1] >= behind - 1);
     }
     assert_int_equal(kill(child, SIGKILL), 0);
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFSIGNALED(status));
+    child_must_end(child, SIGKILL);
     while (read(pipe_fds[0], &behind, sizeof(behind)) == sizeof(behind))
         ;
     close(pipe_fds[0]);
@@ -526,7 +524,6 @@ static void a_second_writer_is_refused(void **state)
     struct wal *wal = must_open(true);
     struct wal *second;
     struct err err;
-    int status;
     pid_t child;
 
     (void)state;
@@ -535,8 +532,7 @@ static void a_second_writer_is_refused(void **state)
     assert_true(child >= 0);
     if (child == 0)
         _exit(log_open(&second, true, 600, &err) == ERR_CONFLICT ? 0 : 1);
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    child_must_end(child, 0);
     assert_int_equal(append_numbers(wal, 0, 3, &err), ERR_OK);
     wal_close(wal);
     wal_close(must_open(true));
