@@ -48,6 +48,12 @@ static inline int choose_memory(void **state)
     return 0;
 }
 
+static inline void must(enum err_code code, const struct err *err)
+{
+    if (code != ERR_OK)
+        fail_msg("%s", err->message);
+}
+
 /* 0: the default. */
 static inline struct store *open_limited(uint64_t map_bytes)
 {
@@ -55,8 +61,7 @@ static inline struct store *open_limited(uint64_t map_bytes)
     struct store *store = NULL;
     struct err err = {0};
 
-    if (store_open(&store, &options, &err) != ERR_OK)
-        fail_msg("%s", err.message);
+    must(store_open(&store, &options, &err), &err);
     return store;
 }
 
@@ -82,8 +87,7 @@ static inline struct store_txn *begin(struct store *store, bool write)
     struct store_txn *txn;
     struct err err = {0};
 
-    if (store_begin(&txn, store, write, &err) != ERR_OK)
-        fail_msg("%s", err.message);
+    must(store_begin(&txn, store, write, &err), &err);
     return txn;
 }
 
@@ -91,8 +95,7 @@ static inline void must_commit(struct store_txn *txn)
 {
     struct err err = {0};
 
-    if (store_commit(txn, &err) != ERR_OK)
-        fail_msg("%s", err.message);
+    must(store_commit(txn, &err), &err);
 }
 
 /* --- rows of text ------------------------------------------------------------------------------
@@ -108,8 +111,7 @@ static inline void must_put(struct store_txn *txn, enum store_table table, const
 {
     struct err err = {0};
 
-    if (store_put(txn, table, text(key), text(value), &err) != ERR_OK)
-        fail_msg("%s", err.message);
+    must(store_put(txn, table, text(key), text(value), &err), &err);
 }
 
 /* One row in one commit. */

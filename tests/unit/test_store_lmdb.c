@@ -212,8 +212,7 @@ static void a_copy_is_the_store_of_one_moment(void **state)
     snprintf(path, sizeof(path), "%s/copy/" STORE_COPY_NAME, folder);
     taker.file = fopen(path, "w");
     assert_non_null(taker.file);
-    if (store_copy(store, take_piece, &taker, &err) != ERR_OK)
-        fail_msg("%s", err.message);
+    must(store_copy(store, take_piece, &taker, &err), &err);
     assert_int_equal(fclose(taker.file), 0);
     assert_true(taker.pieces > 10);
     url = copy_url;

@@ -34,12 +34,6 @@ struct model {
     uint32_t saved[ROWS];
 };
 
-static void must(enum err_code code, const struct err *err)
-{
-    if (code != ERR_OK)
-        fail_msg("%s", err->message);
-}
-
 static uint32_t draw(struct model *model, uint32_t below)
 {
     model->chance = model->chance * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);

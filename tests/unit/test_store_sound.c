@@ -24,12 +24,6 @@ static uint32_t draw(uint32_t below)
     return (uint32_t)(chance >> 33) % below;
 }
 
-static void must(enum err_code code, const struct err *err)
-{
-    if (code != ERR_OK)
-        fail_msg("%s", err->message);
-}
-
 static void change(struct store_txn *txn, uint32_t number, bool is_removed)
 {
     static const uint8_t bytes[BIG];
