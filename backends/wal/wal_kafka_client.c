@@ -54,12 +54,13 @@ struct setting {
     const char *value;
 };
 
+/* Who waits for a token waits a second by default: a broker that is back is to be found by then. */
 static const struct setting FOR_ALL[] = {
     {"client.id", "vicinal"},
     {"socket.nagle.disable", "true"},
     {"socket.keepalive.enable", "true"},
     {"reconnect.backoff.ms", "50"},
-    {"reconnect.backoff.max.ms", "1000"},
+    {"reconnect.backoff.max.ms", "250"},
     {"log.connection.close", "false"},
     {"topic.metadata.refresh.fast.interval.ms", "50"},
     {"topic.metadata.propagation.max.ms", "10000"},

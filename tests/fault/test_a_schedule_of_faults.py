@@ -74,8 +74,7 @@ def settled(deployment, journal, writers, ticker):
 def judge(deployment, journal, schedule):
     assert not journal.violations, journal.violations[:5]
     unexcused = schedule.unexcused()
-    assert not unexcused, (len(unexcused), unexcused[:3], [
-        [fault.kind.name for fault in schedule.of(failure)] for failure in unexcused[:3]])
+    assert not unexcused, (len(unexcused), [schedule.told(failure) for failure in unexcused[:3]])
     assert not (deaths := [death for death in deployment.deaths if not schedule.is_start_without(death)]), deaths
     for fault in schedule.faults:
         if all("read" not in other.kind.excuses for other in schedule.faults
@@ -108,7 +107,8 @@ def test_on_files():
 
 def test_on_kafka_postgres_and_redis():
     """Half as long, at least 90 s.  Without the brokers nobody can say what is the newest, and writes go
-    into the spool; an ingest that is started meanwhile takes none."""
+    into the spool; an ingest that is started meanwhile takes none.  What was acknowledged just before may
+    not be read yet."""
     with KafkaBroker() as kafka, PostgresServer() as postgres, RedisServer() as redis, \
             Deployment(wal=kafka.url("faults"), meta=f"{postgres.url}?schema=faults", cache=redis.url) as deployment:
         servers = {"kafka": (kafka, {"fresh read", "write"}), "postgres": (postgres, {"fresh read"}),

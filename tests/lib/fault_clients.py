@@ -160,7 +160,7 @@ class Writer(Worker):
 
     def read_own(self, ids, token):
         """By the token of the write: exactly what was written."""
-        answer = self.ask("token read", "/records/get", {"ids": ids, "read_token": token, "include": WHOLE})
+        answer = self.ask("own read", "/records/get", {"ids": ids, "read_token": token, "include": WHOLE})
         if answer is not None:
             self.compare(ids, answer.body["records"], "by token")
 

@@ -109,7 +109,7 @@ class Kind:
 
 NETWORK = [("slow", slowed_down), ("torn answers", answers_torn), ("cut off", cut_off), ("connections reset", reset)]
 WRITES = frozenset({"write"})
-EVERYTHING = frozenset({"read", "token read", "fresh read", "write"})
+EVERYTHING = frozenset({"read", "own read", "token read", "fresh read", "write"})
 
 
 def replicas(deployment):
@@ -211,16 +211,24 @@ class Schedule:
             "write" in fault.kind.excuses and fault.began < began < fault.well + ECHO for fault in self.faults)
 
     def is_out_of_reach(self, failure):
-        """Without the brokers a replica stays where it is; what a token demands may have been read by that one
-        alone which is hurt as well."""
+        """Without the brokers a replica stays where it is: what was acknowledged a moment before may have been
+        read by none of them, and what a token demands by that one alone which is hurt as well."""
+        kind, began, _, _, _ = failure
         names = [fault.kind.name for fault in self.of(failure)]
-        return failure[0] == "token read" and all(
-            any(name.startswith(what) for name in names) for what in ("kafka", "replica"))
+        away = [fault for fault in self.of(failure) if fault.kind.name.startswith("kafka")]
+        return (kind == "own read" and any(abs(began - fault.began) < CLOSE for fault in away)
+                or kind in ("own read", "token read") and away != [] and
+                any(name.startswith("replica") for name in names))
 
     def unexcused(self):
         return [failure for failure in self.journal.failures
                 if not self.is_echo(failure) and not self.is_out_of_reach(failure) and
                 not any(failure[0] in fault.kind.excuses for fault in self.of(failure))]
+
+    def told(self, failure):
+        """It, and how long after the beginning and the end of each fault of its time it began."""
+        return failure, [(fault.kind.name, round(failure[1] - fault.began, 3), round(failure[1] - fault.ended, 3))
+                         for fault in self.of(failure)]
 
     def is_start_without(self, death):
         """Who was killed is started while the store of metadata is away: it ends with code 1, and is started
