@@ -184,8 +184,9 @@ static enum err_code look_at_peers(struct up *up, const struct up_region *region
 /* Have all replicas applied what their log held at that boot time? */
 static bool has_applied(struct up *up, const struct up_region *region, uint64_t since_ns)
 {
-    json_t *status = ask(up, region->router_url, "/internal/v1/status", NULL), *replica, *partition;
+    /* Before it is asked: the answer may be long on its way. */
     double age_ms = (double)(env_boot_ns(env_real()) - since_ns) / NS_PER_MS;
+    json_t *status = ask(up, region->router_url, "/internal/v1/status", NULL), *replica, *partition;
     bool all = json_is_array(json_object_get(status, "replicas"));
     size_t i, j;
 

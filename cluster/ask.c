@@ -240,6 +240,7 @@ static void send_round(struct asking *asking, struct aim *aims, struct partition
     uint64_t wait_ns = deadline > now + MARGIN_NS ? deadline - now - MARGIN_NS : NS_PER_MS;
     uint32_t filled = 0;
 
+    asking->last_turn_ns = deadline > now ? now + (deadline - now) / 4 * 3 : now;
     if (calls == NULL)
         asking->rc = err_set(asking->err, ERR_NO_MEMORY, "no memory for the calls");
     for (uint32_t i = 0; asking->rc == ERR_OK && i < count; i++)
@@ -299,20 +300,17 @@ static void want(struct asking *asking, const struct wire_question *question)
     asking->out->wanted_count = partition_set_count(&asking->missing);
 }
 
-/* Something is missing: wait a little, look at the metadata again; false: there is no time. */
+/* Something is missing: wait a little for what the metadata's follower brings; false: there is no
+ * time.  The store itself is not asked: it may take seconds to be away. */
 static bool prepare_next_round(struct asking *asking)
 {
     struct cluster *cluster = asking->cluster;
     uint64_t now = env_boot_ns(cluster->env);
-    struct err ignored = {0};
 
     if (now + PAUSE_NS + MARGIN_NS >= asking->ask->deadline_ns)
         return false;
     if (env_sleep_until(cluster->env, now + PAUSE_NS) != ERR_OK)
         return false;
-    /* The last view serves on when the metadata store is away. */
-    if (!atomic_load(&cluster->store_away))
-        (void)(cluster_refresh(cluster, &ignored) == ERR_OK);
     view_put(asking->view);
     asking->view = view_get(cluster);
     return asking->view->has_map;

@@ -36,6 +36,7 @@ struct asking {
     uint64_t key;                 /* whose caches know the question */
     struct partition_set missing; /* wanted and not served yet */
     uint32_t avoided[SHARDS_MAX]; /* replicas asked in earlier rounds, bit per replica */
+    uint64_t last_turn_ns;        /* from then on nobody else is asked in this round */
     enum err_code rc;             /* a failure that another replica cannot mend */
     struct err *err;
     enum err_code last_failure; /* of a replica; why the missing are missing */

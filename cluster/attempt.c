@@ -149,7 +149,9 @@ bool attempt_call_ended(void *context, struct http_call *call)
     /* While the other one is under way it is the next replica already. */
     if (call->rc == ERR_TIMEOUT || call->rc == ERR_DEAD || other->is_open)
         return false;
-    if (!attempt_begin(attempt, false)) {
+    /* Who waited in vain for what is demanded says so when the round is all but over: the others
+     * are asked in the next one, with time for it. */
+    if (env_boot_ns(cluster->env) >= asking->last_turn_ns || !attempt_begin(attempt, false)) {
         if (other->call != NULL)
             other->call->is_dropped = true;
         return false;

@@ -1,8 +1,8 @@
 /* Asking the own replicator about other regions: what a read over all of them waits for
  * (services/replicator/reach.c), and what a write with a quorum does (held.c).
  *
- * A replicator that has just been started again has another URL: while none can be reached the view
- * is read anew, and it is asked again, until the deadline. */
+ * A replicator that has just been started again has another URL: while none can be reached the one
+ * that the view then has is asked, until the deadline. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,7 +74,6 @@ static bool is_passing(const struct question *question)
 static enum err_code ask_replicator(struct cluster *cluster, struct question *question,
                                     struct err *err)
 {
-    struct err ignored = {0};
     char url[URL_BYTES];
 
     for (;;) {
@@ -94,7 +93,6 @@ static enum err_code ask_replicator(struct cluster *cluster, struct question *qu
             return err_set(err, ERR_UNAVAILABLE, "this region's replicator does not answer");
         if (env_sleep_until(cluster->env, now_ns + PAUSE_NS) != ERR_OK)
             return err_set(err, ERR_DEAD, "shutting down");
-        (void)!cluster_refresh(cluster, &ignored);
     }
 }
 

@@ -101,7 +101,7 @@ static enum err_code send_to_holder(struct request *req, struct http_call *call)
     enum err_code rc = ERR_OK;
 
     for (bool again = false;; again = true) {
-        uint64_t now = env_boot_ns(router->env);
+        uint64_t now;
 
         rc = cluster_ingest_url(router->cluster, again, url, sizeof(url), &req->err);
         if (rc == ERR_OK) {
@@ -112,6 +112,8 @@ static enum err_code send_to_holder(struct request *req, struct http_call *call)
         } else if (rc != ERR_READ_ONLY) {
             return rc;
         }
+        /* The call may have taken long: what its client has given up does not come after all. */
+        now = env_boot_ns(router->env);
         if (now + PAUSE_NS > req->received_ns + LOOK_NS)
             return rc; /* with rc ERR_OK the last reply is handed on */
         if (env_sleep_until(router->env, now + PAUSE_NS) != ERR_OK)

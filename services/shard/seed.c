@@ -38,7 +38,7 @@ struct others {
     uint64_t position;    /* of the best: the sum over its partitions */
     uint64_t records;     /* read or kept by the best, whichever is more: a manifest has many */
     bool has_ready;       /* one is ready, with however little */
-    bool has_answer;      /* one says at least that it is starting */
+    bool has_answer;      /* one is there, if only starting or late */
     uint32_t known;
 };
 
@@ -102,7 +102,8 @@ static void ask_other(const struct seed *seed, struct others *others, const char
     struct err ignored = {0};
 
     (void)http_call_one(seed->client, &call, env_boot_ns(seed->env) + STATUS_NS);
-    others->has_answer = others->has_answer || call.rc == ERR_OK;
+    /* Who takes the question and is late with its answer is there. */
+    others->has_answer = others->has_answer || call.rc == ERR_OK || call.rc == ERR_TIMEOUT;
     if (http_call_expect(&call, &ignored) == ERR_OK &&
         json_doc_parse(&status, call.reply.data, call.reply.len, &ignored) == ERR_OK)
         consider(others, url, status, map, seed->shard);

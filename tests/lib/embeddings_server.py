@@ -43,7 +43,7 @@ class EmbeddingsServer:
         self.dimension, self.key = dimension, key
         self.lock = threading.Lock()
         self.requests, self.plan, self.always = [], [], None
-        self.released = threading.Event()
+        self.released, self.let_go = threading.Event(), threading.Event()  # who hangs, who is held
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads, self.server.owner = True, self
         self.port = self.server.server_address[1]
@@ -114,6 +114,10 @@ class EmbeddingsServer:
     def do_hang(self, handler, _):
         handler.close_connection = True
         self.released.wait(120)
+
+    def do_held(self, handler, request):
+        self.let_go.wait(120)
+        self.do_well(handler, request)
 
     def do_refuse(self, handler, _):
         handler.reply(400, {"error": {"message": "this model has 512 tokens"}})

@@ -60,19 +60,27 @@ IDLE_SECONDS = 5  # servers close a connection that nobody uses; a request may m
 
 
 READS = re.compile(r"/v1/collections/[^/]+/(search|records/(get|count|scroll))$")
+BATCH = re.compile(r"/v1/collections/[^/]+/search/batch$")
+RECORD = re.compile(r"/v1/collections/[^/]+/records/[^/]+$")
+CREATED = (200, 201)  # a PUT of what is new: 200 where no shard could tell within two seconds that it is
 
 
-def patient(path, body):
-    """path and body of a request: a read that has to be fresh waits for a second by default, and here for
-    as much longer as everything takes."""
-    milliseconds = int(1000 * SLOW)
+def patient(method, path, body):
+    """path and body of a request: a read waits for a second by default, and here for as much longer as
+    everything takes."""
     if SLOW <= 1:
         return path, body
-    if "fresh=true" in path and "timeout_ms=" not in path:
-        path += f"&timeout_ms={milliseconds}"
-    if isinstance(body, dict) and READS.match(path) and "timeout_ms" not in body and \
-            (body.get("fresh") in (True, "global") or body.get("read_token")):
-        body = {**body, "timeout_ms": milliseconds}
+    milliseconds = int(1000 * SLOW)
+
+    def patiently(body):
+        return {"timeout_ms": milliseconds, **body} if isinstance(body, dict) else body
+
+    if method == "GET" and RECORD.match(path) and "timeout_ms=" not in path:
+        path += f"{'&' if '?' in path else '?'}timeout_ms={milliseconds}"
+    elif method == "POST" and READS.match(path):
+        body = patiently(body)
+    elif method == "POST" and BATCH.match(path) and isinstance(body, dict) and isinstance(body.get("searches"), list):
+        body = {**body, "searches": [patiently(search) for search in body["searches"]]}
     return path, body
 
 
@@ -87,7 +95,7 @@ class Client:
 
     def request(self, method, path, body=None, headers=None):
         headers = dict(headers or {})
-        path, body = patient(path, body)
+        path, body = patient(method, path, body)
         if body is not None and not isinstance(body, (bytes, str)):
             body = json.dumps(body)
         if isinstance(body, str):
@@ -164,6 +172,15 @@ class Door:
         assert answer.status in (200, 201), answer
         return answer.body
 
+    def counted(self, name):
+        """A collection with its `vector_count`, which is left out while a shard does not answer."""
+        def found():
+            answer = self.get(f"/v1/collections/{name}")
+            assert answer.status == 200, answer
+            return answer if "vector_count" in answer.body else None
+
+        return poll("its vectors are counted", found)
+
     def upsert(self, name, records, **more):
         answer = self.post(f"/v1/collections/{name}/records", {"records": records, **more})
         assert answer.status == 200, answer
@@ -182,7 +199,7 @@ class Door:
     def wait_for_all_replicas(self, seconds=30.0):
         poll("all replicas are in use", lambda: set(self.healths()) == {"in"}, seconds)
 
-    def digests(self):
+    def digests(self, seconds=10.0):
         """{(shard, replica): {partition: (position, digest)}} of all replicas, as they were asked for
         after this call began: the first report that comes then may have been written before."""
         def reported():
@@ -193,7 +210,7 @@ class Door:
 
         for _ in range(2):
             began = time.monotonic()
-            status = poll("all replicas report", reported)
+            status = poll("all replicas report", reported, seconds)
         found = {}
         for replica in status["replicas"]:
             parts = replica.get("status", {}).get("partitions", [])
@@ -416,9 +433,10 @@ class Suite(Door):
 
         def followed():
             for name in self.regions:
+                asked = time.monotonic()
                 for region in self.region(name).get("/v1/admin/regions").body["regions"]:
                     lag = 0 if region["self"] else region["replication"].get("lag_seconds")
-                    if lag is None or lag >= time.monotonic() - began:
+                    if lag is None or lag >= asked - began:
                         return False
             return True
 
@@ -427,10 +445,11 @@ class Suite(Door):
 
         def applied():
             for name in self.regions:
+                asked = time.monotonic()
                 for replica in self.region(name).get("/internal/v1/status").body["replicas"]:
                     ages = [part["staleness_ms"] for part in replica.get("status", {}).get("partitions", [])]
                     if not ages or None in ages or replica["heard_ms_ago"] is None or \
-                            max(ages) + replica["heard_ms_ago"] >= (time.monotonic() - shipped) * 1000:
+                            max(ages) + replica["heard_ms_ago"] >= (asked - shipped) * 1000:
                         return False
             return True
 

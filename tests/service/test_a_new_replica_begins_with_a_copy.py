@@ -86,6 +86,17 @@ def first(suite, replica):
     return next(pid for pid in suite.pids("shard") if pid != replica.process.pid)
 
 
+def is_back(suite, replica, gone):
+    """Does another process than the one that has gone serve replica 0?"""
+    if not [pid for pid in suite.pids("shard") if pid not in (replica.process.pid, gone)]:
+        return False
+    try:
+        with urllib.request.urlopen(suite.node_urls("shard")["0.0"] + "/readyz", timeout=10) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
 def place(suite, replicas):
     subprocess.run([BIN / "vicinal", "place", "--meta", f"sqlite:{suite.data}/suite/meta.db", "--replicas",
                     str(replicas)], check=True, timeout=60)
@@ -190,7 +201,10 @@ def test_an_interrupted_copy_begins_again(loaded, monkeypatch):
         poll("what was left is removed", lambda: not is_fetching(), 60)
         poll("files are fetched", is_fetching, 60)
         assert not (folder / "store").exists()
-        os.kill(first(suite, replica), signal.SIGKILL)
+        gone = first(suite, replica)
+        with standing_still(replica.process.pid):  # who finds nobody for two seconds reads the log
+            os.kill(gone, signal.SIGKILL)
+            poll("another one is ready", lambda: is_back(suite, replica, gone), 60)
         replica.listen()
         poll("it is ready", replica.is_ready, 60)
         assert replica.metric("shard_copied_bytes") > 0

@@ -49,6 +49,15 @@ def trim(door):
     return ask(door.node_urls("ingest")["0"], "POST", "/internal/v1/trim")["trim"]
 
 
+def trim_with_all(door):
+    """As trim(); a replica that is late with its answer holds the log, which is asked for anew."""
+    def told():
+        said = trim(door)
+        return said if said["held_by"] != "replica" else None
+
+    return poll("all replicas tell how far they are", told, 30)
+
+
 def snapshot(door):
     run = subprocess.run([BIN / "vicinal", "snapshot", "--url", door.url], capture_output=True, text=True,
                          timeout=120 * SLOW)
@@ -73,7 +82,7 @@ def trim_all(door):
     synced(door)
     snapshot(door)
     before = ask(door.node_urls("ingest")["0"], "GET", "/internal/v1/status")["trim"]
-    after = trim(door)
+    after = trim_with_all(door)
     assert after["trims"] == before["trims"] + 1, after
     assert after["trimmed_records"] > before["trimmed_records"], (before, after)
     return after
@@ -144,7 +153,7 @@ def test_everything_comes_back_from_a_snapshot_and_the_rest_of_the_log():
         first = segments(suite)
         trim(suite)
         synced(suite)
-        told = trim(suite)
+        told = trim_with_all(suite)
         assert (told["held_by"], told["trimmed_records"]) == ("snapshot", 0), told
         assert "no verified snapshot" in told["detail"]
         trim_all(suite)
@@ -199,13 +208,13 @@ def test_a_damaged_or_unverified_snapshot_trims_nothing():
         part = sorted(folder.glob("*.*"))[-1]
         bytes_ = part.read_bytes()
         part.write_bytes(bytes_[:5000] + bytes([bytes_[5000] ^ 1]) + bytes_[5001:])
-        told = trim(suite)
+        told = trim_with_all(suite)
         assert (told["held_by"], told["trimmed_records"]) == ("snapshot", 0) and "damaged" in told["detail"], told
         part.unlink()
-        assert trim(suite)["held_by"] == "snapshot"
+        assert trim_with_all(suite)["held_by"] == "snapshot"
         part.write_bytes(bytes_)
         (folder / "verified").rename(folder.parent / "verified-aside")
-        told = trim(suite)
+        told = trim_with_all(suite)
         assert told["held_by"] == "snapshot" and "no verified snapshot" in told["detail"], told
         assert told["trimmed_records"] == 0
 
@@ -377,7 +386,7 @@ def test_a_stopped_replica_holds_the_log():
         suite.stop()
         shutil.rmtree(suite.data / "suite" / "shard-0.1")
         suite.start()
-        poll("both have the same", lambda: {str({p: d for p, (_, d) in parts.items()}) for parts in suite.digests().values()}
+        poll("both have the same", lambda: {str({p: d for p, (_, d) in parts.items()}) for parts in suite.digests(60).values()}
              == {str({p: d for p, (_, d) in parts.items()}) for parts in before.values()}, 60)
 
 
@@ -399,7 +408,7 @@ def test_another_region_holds_the_log():
             trim(a)
             synced(a)
             snapshot(a)
-            told = trim(a)
+            told = trim_with_all(a)
             assert told["held_by"] == "region" and "region b" in told["detail"], told
             assert told["trimmed_records"] == 0
         suite.converge()

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from embeddings_server import EmbeddingsServer
-from suite import BIN, SLOW, Suite, poll
+from suite import BIN, CREATED, SLOW, Suite, poll
 
 pytestmark = pytest.mark.embedded("embedding servers: the engines do not matter")
 
@@ -87,7 +87,7 @@ def test_what_is_written_by_text_is_found_by_text(suite, server, docs):
 
 
 def test_a_single_record_and_a_given_vector(suite, server, docs):
-    assert suite.put(f"/v1/collections/{docs}/records/one", {"text": "one record alone"}).status == 201
+    assert suite.put(f"/v1/collections/{docs}/records/one", {"text": "one record alone"}).status in CREATED
     before = len(server.requests)
     given = [1.0] + [0.0] * (DIM - 1)
     assert suite.upsert(docs, [{"id": "two", "text": "has a vector already", "vector": given}])
@@ -153,6 +153,24 @@ def test_an_error_comes_within_the_deadline(suite, server, docs, how):
     assert time.monotonic() - began < 60
     server.behave(None)
     assert count(suite, docs) == 0
+
+
+def test_a_collection_made_anew_meanwhile_takes_nothing_of_the_old(suite, server, docs):
+    """The write may be sent again: it is not told that there is no collection, for there is one."""
+    server.behave("held", 1)
+    server.let_go.clear()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write, suite, docs, {"x": f"held {docs}"}, timeout_ms=60000)
+        try:
+            poll("its text is asked for", lambda: f"held {docs}" in server.texts())
+            assert suite.delete(f"/v1/collections/{docs}").status == 204
+            suite.create(docs, DIM, embedder="mini")
+        finally:
+            server.let_go.set()
+        answer = writing.result()
+    assert answer.status == 503 and "nothing was written" in answer.body["detail"], answer
+    assert count(suite, docs) == 0
+    assert write(suite, docs, {"x": f"held {docs}"}).status == 200 and count(suite, docs) == 1
 
 
 def test_many_at_once_get_their_own_vectors(suite, server, docs):

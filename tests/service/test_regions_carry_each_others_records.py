@@ -79,7 +79,7 @@ def test_a_collection_of_any_region_is_in_all_and_gone_from_all(three, name):
     three.region("b").create(name, dimension=2)
     three.settle()
     for reader in NAMES:
-        found = three.region(reader).get(f"/v1/collections/{name}").body
+        found = three.region(reader).counted(name).body
         assert found["vector"]["dimension"] == 2 and found["vector_count"] == 0
     three.converge()
 
@@ -255,12 +255,12 @@ def test_of_different_definitions_at_once_the_smaller_change_stamp_wins(three, n
             dimension = {"a": 3, "b": 5}[region]
             wrote = three.region(region).post(f"/v1/collections/{own}/records", {
                 "records": [{"id": region, "vector": [1] * dimension}]})
-            assert wrote.status in (200, 422), wrote
+            assert wrote.status in (200, 422, 503), wrote  # 503: the other definition came just then
             taken += wrote.status == 200
         three.converge()
         winner = min(made, key=made.get)
         for region in NAMES:
-            found = three.region(region).get(f"/v1/collections/{own}").body
+            found = three.region(region).counted(own).body
             assert found["vector"]["dimension"] == {"a": 3, "b": 5}[winner], (turn, region)
             assert found["vector_count"] <= 1
             loser = "b" if winner == "a" else "a"

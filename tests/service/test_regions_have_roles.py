@@ -147,10 +147,10 @@ def test_promotion_that_cannot_be_complete_changes_nothing_unless_forced(two, na
     pid = two.pids("replicator", "b")[0]
     with standing_still(pid):
         two.upsert(name, [{"id": "x", "vector": [1, 2, 3]}])
-        done = promote(two, "b", "a", "--timeout", "1", code=1)
+        done = promote(two, "b", "a", "--timeout", "5", code=1)
         assert "region a is primary again" in done.stderr and "lacks" in done.stderr
         two.upsert(name, [{"id": "y", "vector": [1, 2, 3]}])
-        done = promote(two, "b", "a", "--timeout", "1", "--force")
+        done = promote(two, "b", "a", "--timeout", "5", "--force")
         assert "not here" in done.stderr and "by force" in done.stdout
         assert two.region("b").get("/v1/admin/regions").body["role"] == "primary"
     two.converge(30)

@@ -26,8 +26,12 @@ struct world {
     char id[ID_BYTES_MAX + 1]; /* of the write that came last */
     char wait[64];             /* its query parameter */
     bool has_condition;
-    unsigned writes;
+    bool is_late;    /* it holds the log no more, and says so after a while */
+    uint64_t age_ns; /* of a write when it is sent */
+    unsigned calls, writes;
 };
+
+#define LATE_NS (400 * NS_PER_MS)
 
 static const char *if_match;
 
@@ -37,6 +41,9 @@ static enum err_code take_write(struct request *req)
     const char *wait = request_query(req, "wait", NULL);
 
     world->writes++;
+    world->calls++;
+    if (world->is_late && env_sleep_until(req->env, env_boot_ns(req->env) + LATE_NS) == ERR_OK)
+        return err_set(&req->err, ERR_READ_ONLY, "another one holds the log");
     world->has_condition = req->header(req, "If-Match") != NULL;
     (void)snprintf(world->id, sizeof(world->id), "%s", req->params[1]);
     (void)snprintf(world->wait, sizeof(world->wait), "%s", wait == NULL ? "" : wait);
@@ -115,7 +122,7 @@ static enum err_code send_write(struct world *world, const char *method, const c
                           .method = method,
                           .path = path,
                           .query = query,
-                          .received_ns = env_boot_ns(env_real()),
+                          .received_ns = env_boot_ns(env_real()) - world->age_ns,
                           .header = header_of};
     enum err_code code;
 
@@ -178,6 +185,20 @@ static void what_cannot_be_handed_on_is_refused_and_known_not_to_be_written(void
     assert_int_equal(world->writes, before);
 }
 
+/* Its client may have given it up, and written anew: the old one is not to come after that. */
+static void a_write_is_not_sent_again_when_its_time_is_over(void **state)
+{
+    struct world *world = *state;
+    unsigned before = world->calls;
+
+    world->is_late = true;
+    world->age_ns = WRITE_DEADLINE_MS_DEFAULT * NS_PER_MS - LATE_NS / 2;
+    assert_int_equal(send_write(world, "DELETE", "/v1/collections/c/records/a", ""), ERR_OK);
+    assert_int_equal(world->calls, before + 1);
+    world->age_ns = 0;
+    world->is_late = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -187,6 +208,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             what_cannot_be_handed_on_is_refused_and_known_not_to_be_written, open_world,
             close_world),
+        cmocka_unit_test_setup_teardown(a_write_is_not_sent_again_when_its_time_is_over, open_world,
+                                        close_world),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
