@@ -19,7 +19,9 @@
 
 enum fake_mode {
     FAKE_ANSWERS,
+    FAKE_TARRIES,   /* answers a moment later */
     FAKE_BEHIND,    /* 503 staleness_unmet */
+    FAKE_WAITS,     /* the same, when the question's time is over */
     FAKE_FAILS,     /* 500 */
     FAKE_HANGS,     /* until the end of the test */
     FAKE_DAWDLES,   /* answers when it is released */
@@ -94,6 +96,9 @@ static inline enum err_code fake_ask(struct request *req)
     if (rc != ERR_OK)
         return rc;
     switch ((enum fake_mode)atomic_load(&fake->mode)) {
+    case FAKE_WAITS:
+        rc = env_sleep_until(req->env, req->received_ns + question.wait_ms * NS_PER_MS);
+        return err_set(&req->err, rc == ERR_OK ? ERR_BEHIND : rc, "behind");
     case FAKE_BEHIND:
         return err_set(&req->err, ERR_BEHIND, "behind");
     case FAKE_FAILS:
@@ -106,6 +111,9 @@ static inline enum err_code fake_ask(struct request *req)
     case FAKE_DAWDLES:
         fake_hang(fake, req, &fake->released, true);
         break;
+    case FAKE_TARRIES:
+        rc = env_sleep_until(req->env, env_boot_ns(req->env) + 30 * NS_PER_MS);
+        break;
     case FAKE_BABBLES:
         buffer_append_text(&req->reply.body, "\x01what?");
         return ERR_OK;
@@ -114,6 +122,8 @@ static inline enum err_code fake_ask(struct request *req)
     case FAKE_TRESPASSES:
         break;
     }
+    if (rc != ERR_OK)
+        return err_set(&req->err, rc, "shutting down");
     fake_fill(fake, &question, &answer, served);
     wire_answer_encode(&answer, &req->reply.body);
     req->reply.content_type = MEDIA_BINARY;

@@ -205,6 +205,10 @@ static enum err_code sim_cond_wait(struct env_cond *cond, pthread_mutex_t *mutex
     } else {
         code = sim_wait(cond->env, cond, boot_ns);
     }
+    /* Who goes on waiting all the same, because another thread has what is its own, lets that end.
+     */
+    if (code == ERR_DEAD)
+        sim_switch(sim);
     pthread_mutex_lock(mutex);
     return code;
 }

@@ -406,6 +406,48 @@ static void nothing_but_time_missing_is_a_timeout(void **state)
     assert_int_equal(run(world, &count), ERR_TIMEOUT);
 }
 
+/* Which replica of the first shard fresh questions belong to. */
+static uint32_t owner_of_fresh(struct world *world)
+{
+    struct count_ask count;
+    uint32_t owner = 0, hedges;
+
+    do {
+        count_init(&count, 5000);
+        count.question.fresh = true;
+        assert_int_equal(run(world, &count), ERR_OK);
+        hedges = count.answer.hedges;
+        for (size_t i = 0; i < count.answer.count; i++)
+            if (count.answer.parts[i].shard == 0)
+                owner = count.answer.parts[i].replica;
+        cluster_answer_free(&count.answer);
+    } while (hedges > 0);
+    return owner;
+}
+
+/* Whoever cannot find out what is the newest takes a whole round for that; the other one can, and
+ * is asked when there is time for it.  Hedges help at first, until too many are needed. */
+static void who_waits_in_vain_leaves_time_for_the_others(void **state)
+{
+    struct world *world = *state;
+    struct fake *other = &world->fakes[1 - owner_of_fresh(world)];
+    uint32_t alone = 0;
+
+    set_modes(world, 0, FAKE_WAITS, FAKE_WAITS);
+    atomic_store(&other->mode, (int)FAKE_TARRIES);
+    for (int i = 0; i < 60 && alone < 2; i++) {
+        uint64_t began = env_boot_ns(env_real());
+        struct count_ask count;
+
+        count_init(&count, 2000);
+        count.question.fresh = true;
+        assert_int_equal(run(world, &count), ERR_OK);
+        alone += count.answer.hedges == 0 && env_boot_ns(env_real()) - began > 500 * NS_PER_MS;
+        cluster_answer_free(&count.answer);
+    }
+    assert_int_equal(alone, 2);
+}
+
 static void what_no_other_replica_can_mend_is_told_at_once(void **state)
 {
     struct world *world = *state;
@@ -635,6 +677,7 @@ int main(void)
         IN_WORLD(without_a_replica_the_partitions_are_missing),
         IN_WORLD(a_demand_that_nobody_meets_is_staleness_unmet),
         IN_WORLD(nothing_but_time_missing_is_a_timeout),
+        IN_WORLD(who_waits_in_vain_leaves_time_for_the_others),
         IN_WORLD(what_no_other_replica_can_mend_is_told_at_once),
         IN_WORLD(a_gap_is_asked_again_under_the_new_map),
         IN_WORLD(a_get_goes_only_where_its_ids_are),
