@@ -9,8 +9,9 @@
  *
  * Failure modes: away, slow, full, garbage: the connection is dropped with all idle ones, and the
  * cache is not asked for a pause that doubles up to PAUSE_MAX_NS: misses cost nothing then.  Behind
- * the pause the thread dials again; one answered question ends the row of failures.  Wrong
- * credentials are told at open, where the server is there. */
+ * the pause the thread dials again; one answered question ends the row of failures.  A server that
+ * refuses one connection more (it is at its limit of clients) is used with those that are open.
+ * Wrong credentials are told at open, where the server is there. */
 #include "backends/cache/cache_redis_internal.h"
 
 #include <assert.h>
@@ -27,7 +28,8 @@
 #define CALL_NS         (20 * NS_PER_MS)
 #define PAUSE_MIN_NS    (100 * NS_PER_MS)
 #define PAUSE_MAX_NS    (5 * NS_PER_S)
-#define PENDING_MAX     32 /* answers to puts that nobody has read */
+#define REDIAL_NS       NS_PER_S /* with connections open, when one more was refused */
+#define PENDING_MAX     32       /* answers to puts that nobody has read */
 
 /* Of an entry: "VC1\n", the key, the length, XXH64 of the value. */
 #define HEAD_BYTES  (4 + 16 + 4 + 8)
@@ -49,6 +51,7 @@ struct redis_cache {
     bool stopping;
     bool closed;       /* failed: nobody asks until the dialler opens it again */
     uint64_t pause_ns; /* 0: the last question was answered */
+    uint64_t dial_ns;  /* no connection more is asked for before */
     struct cache_stats stats;
 };
 
@@ -70,7 +73,8 @@ static struct redis_connection *connection_take(struct redis_cache *cache)
         connection = cache->idle;
         if (connection != NULL) {
             cache->idle = connection->next;
-        } else if (!cache->wanted && cache->connections < CONNECTIONS_MAX) {
+        } else if (!cache->wanted && cache->connections < CONNECTIONS_MAX &&
+                   env_boot_ns(cache->env) >= cache->dial_ns) {
             cache->wanted = true;
             env_cond_signal(&cache->wake);
         }
@@ -158,6 +162,10 @@ static void dialled(struct redis_cache *cache, struct redis_connection *connecti
         connection->next = cache->idle;
         cache->idle = connection;
         cache->connections++;
+        cache->closed = false;
+    } else if (cache->connections > 0) {
+        /* Who has a connection may be well served; if not, that closes the cache. */
+        cache->dial_ns = env_boot_ns(cache->env) + REDIAL_NS;
         cache->closed = false;
     } else {
         cache->closed = false; /* so that the pause grows */

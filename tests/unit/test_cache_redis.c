@@ -38,6 +38,8 @@ struct fake {
     unsigned drip_ms;         /* those one at a time */
     bool closes;              /* after it */
     bool swallows_sets;       /* reads nothing behind a first SET */
+    nfds_t clients_max;       /* more are refused; 0: FAKE_MAX */
+    _Atomic unsigned refused; /* clients */
     _Atomic unsigned gets;    /* seen */
     _Atomic unsigned gave_up; /* the client closed before the endless end */
     struct env_thread *thread;
@@ -112,8 +114,13 @@ static void fake_run(void *argument)
         if (fds[0].revents != 0 && count < FAKE_MAX) {
             int fd = accept(fake->listener, NULL, NULL);
 
-            if (fd >= 0)
+            if (fd >= 0 && fake->clients_max != 0 && count > fake->clients_max) {
+                (void)say(fd, "-ERR max number of clients reached\r\n", 36);
+                (void)close(fd);
+                atomic_fetch_add(&fake->refused, 1);
+            } else if (fd >= 0) {
                 fds[count++] = (struct pollfd){.fd = fd, .events = POLLIN};
+            }
         }
     }
     while (count > 1)
@@ -545,6 +552,51 @@ static void a_busy_server_is_no_wrong_configuration(void **state)
     server_stop(&server);
 }
 
+struct asker {
+    struct cache *cache;
+    struct fake *fake;
+};
+
+static void ask_until_one_is_refused(void *argument)
+{
+    struct asker *asker = argument;
+    uint64_t until_ns = env_boot_ns(env_real()) + WAIT_NS;
+
+    while (atomic_load(&asker->fake->refused) == 0 && env_boot_ns(env_real()) < until_ns)
+        (void)get(asker->cache, 1, "");
+}
+
+/* Two callers, and a server that takes one connection: that one is used on. */
+static void a_server_that_refuses_one_more_is_used_with_what_there_is(void **state)
+{
+    struct fake fake = {.answer = "$-1\r\n", .clients_max = 1};
+    struct asker asker = {.fake = &fake};
+    struct env_thread *thread;
+    uint64_t until_ns;
+    unsigned before;
+    struct err err;
+
+    (void)state;
+    fake_start(&fake);
+    asker.cache = open_fake(&fake);
+    assert_int_equal(
+        env_thread_start(env_real(), &thread, "asker", ask_until_one_is_refused, &asker, &err),
+        ERR_OK);
+    ask_until_one_is_refused(&asker);
+    env_thread_join(thread);
+    assert_true(atomic_load(&fake.refused) > 0);
+    /* The refusal may be on its way still: what was asked then proves nothing. */
+    (void)poll(NULL, 0, 200);
+    before = atomic_load(&fake.gets);
+    until_ns = env_boot_ns(env_real()) + WAIT_NS;
+    while (atomic_load(&fake.gets) < before + 10) {
+        assert_true(env_boot_ns(env_real()) < until_ns);
+        (void)get(asker.cache, 1, "");
+    }
+    cache_close(asker.cache);
+    fake_stop(&fake);
+}
+
 static void wrong_credentials_are_told_at_open(void **state)
 {
     struct server server;
@@ -665,6 +717,7 @@ int main(void)
         cmocka_unit_test(a_value_is_gone_when_its_time_is_over),
         cmocka_unit_test(a_full_server_costs_misses_only),
         cmocka_unit_test(a_busy_server_is_no_wrong_configuration),
+        cmocka_unit_test(a_server_that_refuses_one_more_is_used_with_what_there_is),
         cmocka_unit_test(wrong_credentials_are_told_at_open),
         cmocka_unit_test(a_server_that_is_not_there_is_waited_for),
         cmocka_unit_test(threads_get_right_values_from_a_server_that_comes_and_goes),
