@@ -51,6 +51,7 @@ struct other {
     char url[64];
     _Atomic int lie;
     _Atomic int fetched; /* chunks */
+    _Atomic int late;    /* so many answers about its status are to come too late */
 };
 
 struct world {
@@ -78,11 +79,24 @@ static uint64_t number_of(const char *text)
 /* --- the other replica -------------------------------------------------------------------------
  */
 
+/* Longer than the one second that its status is waited for. */
+static void be_late(const struct request *req)
+{
+    struct other *other = req->state;
+    uint64_t until_ns = env_boot_ns(req->env) + 1500 * NS_PER_MS;
+
+    while (!atomic_load(&other->is_stopping) && env_boot_ns(req->env) < until_ns)
+        if (env_sleep_until(req->env, env_boot_ns(req->env) + 10 * NS_PER_MS) != ERR_OK)
+            break;
+}
+
 static enum err_code say_status(struct request *req)
 {
     struct other *other = req->state;
     int lie = atomic_load(&other->lie);
 
+    if (atomic_fetch_sub(&other->late, 1) > 0)
+        be_late(req);
     buffer_append_format(
         &req->reply.body,
         "{\"state\":\"%s\",\"region\":7,\"partitions\":[{\"partition\":0,\"position\":%d},"
@@ -335,6 +349,7 @@ static int close_world(void **state)
 {
     struct world *world = *state;
 
+    atomic_store(&world->other.is_stopping, true);
     http_client_close(world->client);
     http_server_close(world->other.server, 5000);
     meta_close(world->meta);
@@ -475,6 +490,17 @@ static void who_has_little_is_not_copied(void **state)
     assert_int_equal(atomic_load(&world->other.fetched), 0);
 }
 
+/* It is as busy as a replica is that opens a large store: it takes longer to answer than who is not
+ * there at all is waited for. */
+static void who_is_late_is_waited_for(void **state)
+{
+    struct world *world = *state;
+
+    atomic_store(&world->other.late, 3);
+    assert_true(run_seed(world, LIE_NONE) > 0);
+    assert_true(atomic_load(&world->other.late) < 0);
+}
+
 static atomic_int looks;
 
 static bool ends_soon(void)
@@ -546,6 +572,7 @@ int main(void)
         IN_WORLD(what_cannot_be_opened_takes_no_place),
         IN_WORLD(what_is_older_than_the_log_takes_no_place),
         IN_WORLD(who_has_little_is_not_copied),
+        IN_WORLD(who_is_late_is_waited_for),
         IN_WORLD(who_is_asked_to_end_does),
         cmocka_unit_test(names_lead_nowhere_else),
     };
