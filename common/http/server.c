@@ -18,7 +18,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 
 #include "common/base/limits.h"
@@ -72,17 +71,6 @@ struct http_server {
 static const char *header_of(const struct request *req, const char *name)
 {
     return mg_get_header(req->transport, name);
-}
-
-/* As Civetweb decides; so that the reply says the same. */
-static bool wants_keep_alive(struct mg_connection *conn)
-{
-    const char *value = mg_get_header(conn, "Connection");
-    const char *version = mg_get_request_info(conn)->http_version;
-
-    if (value != NULL)
-        return strcasestr(value, "keep-alive") != NULL;
-    return version != NULL && strcmp(version, "1.1") == 0;
 }
 
 static const char *date_now(struct worker *worker)
@@ -251,7 +239,7 @@ static void serve(struct worker *worker, struct mg_connection *conn, const char 
     };
     struct body_frame frame;
     struct route_match match = route_find(server->options.routes, &req);
-    bool keep = wants_keep_alive(conn);
+    bool keep = body_keeps_connection(conn);
 
     if (body_frame_read(conn, &frame, &req.err) != ERR_OK)
         keep = false;
@@ -376,9 +364,14 @@ static int on_http_error(struct mg_connection *conn, int status, const char *mes
     return 0;
 }
 
+static struct http_server *server_of(const struct mg_connection *conn)
+{
+    return mg_get_user_data(mg_get_context(conn));
+}
+
 static int on_log_message(const struct mg_connection *conn, const char *message)
 {
-    struct http_server *server = mg_get_user_data(mg_get_context(conn));
+    struct http_server *server = server_of(conn);
 
     if (!atomic_load(&server->is_started))
         (void)snprintf(server->start_error, sizeof(server->start_error), "%s", message);
@@ -403,6 +396,12 @@ static void on_connection_close(const struct mg_connection *conn)
 
     if (worker != NULL)
         idle_disconnected(&worker->server->idle, worker->slot);
+    idle_closing(&server_of(conn)->idle);
+}
+
+static void on_connection_closed(const struct mg_connection *conn)
+{
+    idle_closed(&server_of(conn)->idle);
 }
 
 /* Civetweb decides how large a worker's stack is, and the thread-local memory of all libraries that
@@ -473,6 +472,7 @@ static enum err_code start_civetweb(struct http_server *server, struct err *err)
         .http_error = on_http_error,
         .init_connection = on_init_connection,
         .connection_close = on_connection_close,
+        .connection_closed = on_connection_closed,
         .init_thread = on_init_thread,
         .exit_thread = on_exit_thread,
     };
@@ -585,7 +585,7 @@ void http_server_close(struct http_server *server, uint32_t drain_ms)
     idle_watch_stop(&server->idle);
     /* Civetweb's threads look at its stop flag every two seconds when their sockets are quiet:
      * shutting the reading side of the listener and of its connections wakes them at once. */
-    sockets_shut(server->port, 0);
+    sockets_shut(&server->idle, 0);
     mg_stop(server->context);
     idle_watch_free(&server->idle);
     free(server->operations);

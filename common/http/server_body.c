@@ -29,6 +29,16 @@ static enum err_code check_encoding(const char *encoding, bool *is_gzip, struct 
     return err_set(err, ERR_UNSUPPORTED_MEDIA_TYPE, "Content-Encoding may be gzip or identity");
 }
 
+bool body_keeps_connection(const struct mg_connection *conn)
+{
+    const char *value = mg_get_header(conn, "Connection");
+    const char *version = mg_get_request_info(conn)->http_version;
+
+    if (value != NULL)
+        return strcasestr(value, "keep-alive") != NULL;
+    return version != NULL && strcmp(version, "1.1") == 0;
+}
+
 enum err_code body_frame_read(struct mg_connection *conn, struct body_frame *frame, struct err *err)
 {
     const struct mg_request_info *info = mg_get_request_info(conn);

@@ -32,6 +32,10 @@ struct body_reader {
 MUST_CHECK enum err_code body_frame_read(struct mg_connection *conn, struct body_frame *frame,
                                          struct err *err);
 
+/* Wants the client the connection behind it?  As Civetweb decides; so that the reply says the same.
+ */
+bool body_keeps_connection(const struct mg_connection *conn);
+
 /* Read the whole body, at most max bytes before and after decompression.
  * Errors: ERR_PAYLOAD_TOO_LARGE, ERR_REQUEST_TIMEOUT, ERR_INVALID_ARGUMENT (ended early, bad
  * chunks, bad gzip), ERR_NO_MEMORY. */

@@ -28,6 +28,7 @@ enum err_code idle_watch_init(struct idle_watch *watch, struct env *env, uint32_
     if (watch->slots == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for the HTTP server");
     pthread_mutex_init(&watch->lock, NULL);
+    pthread_rwlock_init(&watch->closing, NULL);
     env_cond_init(env, &watch->wake);
     return ERR_OK;
 }
@@ -66,7 +67,7 @@ static void make_room(struct idle_watch *watch)
             return;
         /* Not chosen twice; its worker closes the connection and gives the slot back. */
         atomic_store(&slot->idle_since_ns, 0);
-        sockets_shut(watch->local_port, port);
+        sockets_shut(watch, port);
     }
 }
 
@@ -111,6 +112,7 @@ void idle_watch_free(struct idle_watch *watch)
     if (watch->slots == NULL)
         return;
     env_cond_free(&watch->wake);
+    pthread_rwlock_destroy(&watch->closing);
     pthread_mutex_destroy(&watch->lock);
     free(watch->slots);
     *watch = (struct idle_watch){0};
@@ -161,12 +163,24 @@ static bool has_port(const struct sockaddr_in *address, uint16_t port)
     return address->sin_family == AF_INET && ntohs(address->sin_port) == port;
 }
 
-/* Civetweb does not give its sockets out, so they are known by their ports. */
-void sockets_shut(uint16_t local_port, uint16_t remote_port)
+void idle_closing(struct idle_watch *watch)
+{
+    pthread_rwlock_rdlock(&watch->closing);
+}
+
+void idle_closed(struct idle_watch *watch)
+{
+    pthread_rwlock_unlock(&watch->closing);
+}
+
+/* Civetweb does not give its sockets out, so they are known by their ports.  None of them is closed
+ * meanwhile: what is shut is what was looked at. */
+void sockets_shut(struct idle_watch *watch, uint16_t remote_port)
 {
     DIR *dir = opendir("/proc/self/fd");
     struct dirent *entry;
 
+    pthread_rwlock_wrlock(&watch->closing);
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
         struct sockaddr_in local = {0}, remote = {0};
         socklen_t local_len = sizeof(local), remote_len = sizeof(remote);
@@ -174,7 +188,7 @@ void sockets_shut(uint16_t local_port, uint16_t remote_port)
 
         if (!text_to_u64(entry->d_name, strlen(entry->d_name), &fd) ||
             getsockname((int)fd, (struct sockaddr *)&local, &local_len) != 0 ||
-            !has_port(&local, local_port))
+            !has_port(&local, watch->local_port))
             continue;
         if (remote_port != 0 &&
             (getpeername((int)fd, (struct sockaddr *)&remote, &remote_len) != 0 ||
@@ -182,6 +196,7 @@ void sockets_shut(uint16_t local_port, uint16_t remote_port)
             continue;
         (void)shutdown((int)fd, SHUT_RD);
     }
+    pthread_rwlock_unlock(&watch->closing);
     if (dir != NULL)
         (void)closedir(dir);
 }

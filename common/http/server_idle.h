@@ -29,6 +29,7 @@ struct idle_watch {
     uint32_t count;
     _Atomic uint32_t claimed; /* slots given to workers */
     _Atomic uint32_t held;    /* slots with a connection */
+    pthread_rwlock_t closing; /* read: a connection is closed; write: sockets are shut */
     struct env_thread *thread;
     pthread_mutex_t lock;
     struct env_cond wake;
@@ -56,8 +57,13 @@ void idle_again(struct idle_watch *watch, struct idle_slot *slot);
 /* Every worker is held and this connection has had its turn: close it after the reply. */
 bool idle_turn_is_over(const struct idle_watch *watch, const struct idle_slot *slot);
 
-/* Shut the reading side of the process's sockets with this local port and, unless it is 0, this
- * remote port: threads that wait to read wake up and see the end. */
-void sockets_shut(uint16_t local_port, uint16_t remote_port);
+/* Around the closing of a connection's socket, by the thread that closes it: its number does not
+ * become another socket's while sockets_shut has it in hand. */
+void idle_closing(struct idle_watch *watch);
+void idle_closed(struct idle_watch *watch);
+
+/* Shut the reading side of the server's sockets with, unless it is 0, this remote port: threads
+ * that wait to read wake up and see the end. */
+void sockets_shut(struct idle_watch *watch, uint16_t remote_port);
 
 #endif

@@ -2,10 +2,12 @@
 #include "tests/unit/http_world.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 /* ---- the client and the server ---- */
@@ -525,6 +527,57 @@ static void running_requests_end_before_the_server_does(void **state)
     }
 }
 
+/* --- sockets that are shut ------------------------------------------------------------------- */
+
+/* A client that hangs up in the moment in which the server shuts the socket of its connection. */
+static struct {
+    int fd;
+    _Atomic uint16_t port; /* of fd; 0: none */
+    _Atomic bool is_met, was_closed;
+} hangs_up;
+
+static uint16_t port_of(int fd, int (*name)(int, struct sockaddr *, socklen_t *))
+{
+    struct sockaddr_in at = {0};
+    socklen_t len = sizeof(at);
+
+    return name(fd, (struct sockaddr *)&at, &len) == 0 ? ntohs(at.sin_port) : 0;
+}
+
+/* In place of libc's: the worker of the connection has time to close it. */
+int shutdown(int fd, int how)
+{
+    uint16_t port = atomic_load(&hangs_up.port);
+
+    if (how == SHUT_RD && port != 0 && port_of(fd, getpeername) == port) {
+        atomic_store(&hangs_up.port, 0);
+        close(hangs_up.fd);
+        for (int i = 0; i < 300 && fcntl(fd, F_GETFD) >= 0; i++)
+            usleep(1000);
+        atomic_store(&hangs_up.was_closed, fcntl(fd, F_GETFD) < 0);
+        atomic_store(&hangs_up.is_met, true);
+    }
+    return (int)syscall(SYS_shutdown, fd, how);
+}
+
+/* Its number could be another's socket otherwise, which would be cut. */
+static void a_socket_is_not_closed_while_it_is_shut(void **state)
+{
+    static const char ask[] = "GET /things/1 HTTP/1.1\r\nHost: a\r\n\r\n";
+    struct world *world = *state;
+    struct buffer heard = {0};
+
+    hangs_up.fd = dial(world);
+    say(hangs_up.fd, ask, strlen(ask));
+    hear(hangs_up.fd, &heard, "{\"id\":\"1\"");
+    buffer_free(&heard);
+    atomic_store(&hangs_up.port, port_of(hangs_up.fd, getsockname));
+    http_server_close(world->server, PATIENCE_S * 1000);
+    world->server = NULL;
+    assert_true(atomic_load(&hangs_up.is_met));
+    assert_false(atomic_load(&hangs_up.was_closed));
+}
+
 static void addresses_that_cannot_be_listened_on_are_refused(void **state)
 {
     struct world *world = *state;
@@ -576,6 +629,7 @@ int main(void)
         TEST(what_may_be_sent_once_is_sent_once),
         TEST(thirty_two_clients_at_once),
         TEST(running_requests_end_before_the_server_does),
+        TEST(a_socket_is_not_closed_while_it_is_shut),
         TEST(addresses_that_cannot_be_listened_on_are_refused),
     };
 
