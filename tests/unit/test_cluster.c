@@ -138,7 +138,8 @@ static enum err_code run(struct world *world, struct count_ask *count)
     return cluster_ask(world->cluster, &count->ask, &count->answer, &count->err);
 }
 
-static void expect_whole(struct world *world, struct count_ask *count)
+/* hedged: gets the questions of each shard that went to both replicas; may be NULL. */
+static void expect_hedged(struct world *world, struct count_ask *count, int hedged[2])
 {
     uint64_t sum = 0;
 
@@ -146,11 +147,19 @@ static void expect_whole(struct world *world, struct count_ask *count)
     assert_int_equal(count->answer.served_count, FAKE_PARTITIONS);
     assert_int_equal(count->answer.wanted_count, FAKE_PARTITIONS);
     assert_false(count->answer.partial);
-    for (size_t i = 0; i < count->answer.count; i++)
+    for (size_t i = 0; i < count->answer.count; i++) {
         sum += count->answer.parts[i].answer.count;
+        if (hedged != NULL)
+            hedged[count->answer.parts[i].shard] += count->answer.parts[i].is_hedged;
+    }
     assert_int_equal(sum, 10 * FAKE_PARTITIONS);
     assert_int_equal(count->answer.seen.count, FAKE_PARTITIONS);
     cluster_answer_free(&count->answer);
+}
+
+static void expect_whole(struct world *world, struct count_ask *count)
+{
+    expect_hedged(world, count, NULL);
 }
 
 static void every_shard_is_asked_once(void **state)
@@ -178,19 +187,20 @@ static void replicas_share_the_questions(void **state)
 {
     struct world *world = *state;
     struct count_ask count;
+    int hedged[2] = {0};
     char filter[32];
 
     for (int i = 0; i < 20; i++) {
         count_init(&count, 5000);
-        expect_whole(world, &count);
+        expect_hedged(world, &count, hedged);
     }
     for (uint32_t shard = 0; shard < 2; shard++) {
         int first = atomic_exchange(&world->fakes[2 * shard].asked, 0);
         int second = atomic_exchange(&world->fakes[2 * shard + 1].asked, 0);
 
-        /* But for a hedge on a busy machine. */
-        assert_in_range(first + second, 20, 22);
-        assert_true(first <= 2 || second <= 2);
+        /* But for hedges on a busy machine. */
+        assert_in_range(first + second, 20, 20 + hedged[shard]);
+        assert_in_range(MIN_OF(first, second), 0, hedged[shard]);
     }
     for (int i = 0; i < 40; i++) {
         count_init(&count, 5000);
@@ -202,45 +212,6 @@ static void replicas_share_the_questions(void **state)
         assert_in_range(atomic_load(&world->fakes[i].asked), 5, 35);
 }
 
-static void *ask_once(void *argument)
-{
-    struct world *world = argument;
-    struct count_ask count;
-
-    count_init(&count, 20000);
-    expect_whole(world, &count);
-    return NULL;
-}
-
-/* Eight at a time: the preferred replica has at most its share and a quarter. */
-static void a_loaded_replica_is_passed_over(void **state)
-{
-    struct world *world = *state;
-    pthread_t threads[8];
-
-    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
-        atomic_store(&world->fakes[i].mode, FAKE_DAWDLES);
-    for (size_t i = 0; i < ARRAY_COUNT(threads); i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, ask_once, world), 0);
-    for (uint32_t shard = 0; shard < 2; shard++)
-        for (uint64_t until = env_boot_ns(env_real()) + PATIENCE_NS;;) {
-            int first = atomic_load(&world->fakes[2 * shard].asked);
-            int second = atomic_load(&world->fakes[2 * shard + 1].asked);
-
-            if (first + second >= 8) { /* hedges come on top */
-                assert_in_range(first, 3, 12);
-                assert_in_range(second, 3, 12);
-                break;
-            }
-            assert_true(env_boot_ns(env_real()) < until);
-            breathe();
-        }
-    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
-        atomic_store(&world->fakes[i].released, true);
-    for (size_t i = 0; i < ARRAY_COUNT(threads); i++)
-        pthread_join(threads[i], NULL);
-}
-
 /* Who hangs is overtaken: nobody waits until half of the time is gone. */
 static void a_slow_replica_is_hedged(void **state)
 {
@@ -248,12 +219,21 @@ static void a_slow_replica_is_hedged(void **state)
     struct count_ask count;
     uint32_t hedges = 0;
 
-    /* Whichever of the two the questions belong to. */
-    count_init(&count, 5000);
-    expect_whole(world, &count);
-    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
-        if (atomic_load(&world->fakes[i].asked) > 0)
-            atomic_store(&world->fakes[i].mode, FAKE_HANGS);
+    /* Whichever of the two the questions belong to; a hedge or a retry would not tell. */
+    for (int i = 0;; i++) {
+        assert_true(i < 8);
+        count_init(&count, 5000);
+        assert_int_equal(run(world, &count), ERR_OK);
+        if (count.answer.hedges + count.answer.retries == 0)
+            break;
+        cluster_answer_free(&count.answer);
+    }
+    for (size_t i = 0; i < count.answer.count; i++) {
+        const struct cluster_part *part = &count.answer.parts[i];
+
+        atomic_store(&world->fakes[2 * part->shard + part->replica].mode, FAKE_HANGS);
+    }
+    cluster_answer_free(&count.answer);
     for (int i = 0; i < 10; i++) {
         uint64_t began = env_boot_ns(env_real());
 
@@ -293,6 +273,92 @@ static void wait_health(struct world *world, const char *part, size_t wanted)
             found++;
         buffer_free(&status);
     } while (found != wanted);
+}
+
+struct asker {
+    struct world *world;
+    pthread_t thread;
+    int hedged[2];
+};
+
+static void *ask_once(void *argument)
+{
+    struct asker *asker = argument;
+    struct count_ask count;
+
+    count_init(&count, 20000);
+    expect_hedged(asker->world, &count, asker->hedged);
+    return NULL;
+}
+
+static void await_asked(struct world *world, uint32_t shard, int wanted)
+{
+    uint64_t until = env_boot_ns(env_real()) + PATIENCE_NS;
+
+    while (atomic_load(&world->fakes[2 * shard].asked) +
+               atomic_load(&world->fakes[2 * shard + 1].asked) <
+           wanted) {
+        assert_true(env_boot_ns(env_real()) < until);
+        breathe();
+    }
+}
+
+/* Eight at a time, under way together.  True: none was hedged, which would ask both. */
+static bool share_eight(struct world *world)
+{
+    struct asker askers[8] = {0};
+    int hedged = 0;
+
+    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++) {
+        atomic_store(&world->fakes[i].released, false);
+        atomic_store(&world->fakes[i].asked, 0);
+    }
+    for (size_t i = 0; i < ARRAY_COUNT(askers); i++) {
+        askers[i].world = world;
+        assert_int_equal(pthread_create(&askers[i].thread, NULL, ask_once, &askers[i]), 0);
+    }
+    for (uint32_t shard = 0; shard < 2; shard++)
+        await_asked(world, shard, ARRAY_COUNT(askers));
+    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
+        atomic_store(&world->fakes[i].released, true);
+    for (size_t i = 0; i < ARRAY_COUNT(askers); i++) {
+        assert_int_equal(pthread_join(askers[i].thread, NULL), 0);
+        hedged += askers[i].hedged[0] + askers[i].hedged[1];
+    }
+    return hedged == 0;
+}
+
+/* Every replica was asked for its status after this was called, and has answered. */
+static void hear_all(struct world *world)
+{
+    static uint64_t staleness_ms = 1000; /* that nobody has had */
+
+    /* The first answer may have been on its way. */
+    for (int i = 0; i < 2; i++) {
+        char part[48];
+
+        (void)snprintf(part, sizeof(part), "\"staleness_ms\":%llu",
+                       (unsigned long long)++staleness_ms);
+        set_positions(world, 0, 10, staleness_ms);
+        set_positions(world, 1, 10, staleness_ms);
+        wait_health(world, part, FAKE_SHARDS_MAX * FAKE_PARTITIONS);
+    }
+}
+
+/* The preferred replica has at most its share and a quarter.  On a busy machine it may take several
+ * rounds until there are no hedges; more than there is allowance for are not made. */
+static void a_loaded_replica_is_passed_over(void **state)
+{
+    struct world *world = *state;
+
+    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
+        atomic_store(&world->fakes[i].mode, FAKE_DAWDLES);
+    for (int i = 0; !share_eight(world); i++) {
+        assert_true(i < 50);
+        hear_all(world); /* who was overtaken stands aside until then */
+    }
+    for (uint32_t i = 0; i < FAKE_SHARDS_MAX; i++)
+        assert_in_range(atomic_load(&world->fakes[i].asked), 3, 5);
 }
 
 static void who_is_behind_is_not_asked_until_it_has_caught_up(void **state)
@@ -365,9 +431,9 @@ static void without_a_replica_the_partitions_are_missing(void **state)
 
     fake_close(&world->fakes[2]);
     fake_close(&world->fakes[3]);
-    count_init(&count, 500);
+    count_init(&count, 3000);
     assert_int_equal(run(world, &count), ERR_SHARDS_UNAVAILABLE);
-    count_init(&count, 500);
+    count_init(&count, 3000);
     count.ask.allow_partial = true;
     assert_int_equal(run(world, &count), ERR_OK);
     assert_true(count.answer.partial);
@@ -385,13 +451,13 @@ static void a_demand_that_nobody_meets_is_staleness_unmet(void **state)
 
     set_modes(world, 1, FAKE_BEHIND, FAKE_BEHIND);
     for (int partial = 0; partial < 2; partial++) {
-        count_init(&count, 500);
+        count_init(&count, 3000);
         count.question.fresh = true;
         count.ask.allow_partial = partial == 1;
         assert_int_equal(run(world, &count), ERR_STALENESS_UNMET);
     }
     set_modes(world, 1, FAKE_HANGS, FAKE_HANGS);
-    count_init(&count, 500);
+    count_init(&count, 3000);
     count.question.fresh = true;
     assert_int_equal(run(world, &count), ERR_STALENESS_UNMET);
 }
@@ -517,6 +583,7 @@ static void a_token_is_asked_of_the_replica_that_has_it(void **state)
     struct world *world = *state;
     struct token demands = {0};
     struct count_ask count;
+    int hedged[2] = {0};
     struct err err = {0};
 
     atomic_store(&world->fakes[0].position, 5);
@@ -540,9 +607,9 @@ static void a_token_is_asked_of_the_replica_that_has_it(void **state)
     for (int i = 0; i < 10; i++) {
         count_init(&count, 5000);
         count.question.demands = demands;
-        expect_whole(world, &count);
+        expect_hedged(world, &count, hedged);
     }
-    assert_in_range(atomic_load(&world->fakes[0].asked), 0, 2); /* but for a hedge */
+    assert_in_range(atomic_load(&world->fakes[0].asked), 0, hedged[0]);
     token_free(&demands);
 }
 
