@@ -109,13 +109,13 @@ static const struct route routes[] = {
     {0},
 };
 
-static inline int open_world(void **state)
+static inline int open_world_with(void **state, uint32_t read_timeout_ms)
 {
     struct world *world = calloc(1, sizeof(*world));
     struct http_server_options options = {
         .listen = "127.0.0.1:0",
         .workers = 40,
-        .read_timeout_ms = 300,
+        .read_timeout_ms = read_timeout_ms,
         .keep_alive_ms = 30000,
         .routes = routes,
         .env = env_real(),
@@ -136,6 +136,17 @@ static inline int open_world(void **state)
     (void)snprintf(world->url, sizeof(world->url), "http://127.0.0.1:%u", world->port);
     *state = world;
     return 0;
+}
+
+static inline int open_world(void **state)
+{
+    return open_world_with(state, PATIENCE_S * 1000);
+}
+
+/* Whose server has little patience with its clients. */
+static inline int open_hasty_world(void **state)
+{
+    return open_world_with(state, 300);
 }
 
 static inline int close_world(void **state)
@@ -205,6 +216,7 @@ static inline void hear(int fd, struct buffer *heard, const char *awaited)
     buffer_append_byte(heard, '\0');
 }
 
-#define TEST(f) cmocka_unit_test_setup_teardown(f, open_world, close_world)
+#define TEST(f)       cmocka_unit_test_setup_teardown(f, open_world, close_world)
+#define HASTY_TEST(f) cmocka_unit_test_setup_teardown(f, open_hasty_world, close_world)
 
 #endif

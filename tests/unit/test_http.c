@@ -142,8 +142,8 @@ static void eight_calls_are_gathered(void **state)
     }
 }
 
-/* A port on which nobody listens. */
-static void dead_url(char *url, size_t size)
+/* A port on which nobody listens, as long as the socket that is returned is open. */
+static int dead_url(char *url, size_t size)
 {
     struct sockaddr_in at = {.sin_family = AF_INET};
     socklen_t len = sizeof(at);
@@ -153,7 +153,7 @@ static void dead_url(char *url, size_t size)
     assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof(at)), 0);
     assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
     (void)snprintf(url, size, "http://127.0.0.1:%u", ntohs(at.sin_port));
-    close(fd);
+    return fd;
 }
 
 struct second_chance {
@@ -179,13 +179,14 @@ static void a_call_to_a_dead_peer_is_aimed_again(void **state)
     struct second_chance chance = {.url = world->url};
     struct http_call calls[3];
     char dead[64];
+    int fd = dead_url(dead, sizeof(dead));
 
-    dead_url(dead, sizeof(dead));
     for (size_t i = 0; i < 3; i++)
         calls[i] = make_call(world, "GET", "/things/1");
     calls[1].base = dead;
     http_gather(world->client, calls, 3, soon(),
                 &(struct http_watcher){.ended = aim_again, .context = &chance});
+    close(fd);
     assert_int_equal(chance.ended, 4);
     for (size_t i = 0; i < 3; i++) {
         assert_int_equal(calls[i].rc, ERR_OK);
@@ -271,7 +272,7 @@ static void a_call_held_back_is_not_sent_when_it_is_not_needed(void **state)
     calls[0] = make_call(world, "GET", "/slow");
     calls[1] = make_call(world, "GET", "/things/1");
     calls[1].after_ns = 1;
-    run_race(world, &race, calls, env_boot_ns(env_real()) + 100 * NS_PER_MS);
+    run_race(world, &race, calls, env_boot_ns(env_real()) + 2 * NS_PER_S);
     assert_int_equal(race.due, 1);
     assert_int_equal(calls[0].rc, ERR_TIMEOUT);
     assert_int_equal(race.ended, 1);
@@ -320,16 +321,17 @@ static void a_restarted_peer_costs_no_error(void **state)
     struct http_server_options options = {
         .listen = world->url + strlen("http://"),
         .workers = 8,
-        .read_timeout_ms = 300,
+        .read_timeout_ms = PATIENCE_S * 1000,
         .keep_alive_ms = 30000,
         .routes = routes,
         .env = env_real(),
         .state = world,
     };
-    struct err err = {0};
 
     for (int round = 0; round < 3; round++) {
         struct http_call call = make_call(world, "POST", "/echo");
+        uint64_t until_ns = soon();
+        struct err err;
 
         call.body = "x";
         call.body_len = 1;
@@ -337,7 +339,12 @@ static void a_restarted_peer_costs_no_error(void **state)
         assert_int_equal(call.status, 200);
         http_call_free(&call);
         http_server_close(world->server, 1000);
-        assert_int_equal(http_server_open(&world->server, &options, &err), ERR_OK);
+        /* While there is no listener any connection of the machine may be given its port. */
+        while (http_server_open(&world->server, &options, &err) != ERR_OK) {
+            if (env_boot_ns(env_real()) > until_ns)
+                fail_msg("%s", err.message);
+            usleep(10000);
+        }
     }
 }
 
@@ -472,6 +479,9 @@ static void thirty_two_clients_at_once(void **state)
         pthread_join(threads[i], &wrong);
         assert_null(wrong);
     }
+    /* A request is counted behind its answer. */
+    http_server_close(world->server, PATIENCE_S * 1000);
+    world->server = NULL;
     metrics_write(world->metrics, &text);
     buffer_append_byte(&text, '\0');
     assert_non_null(
