@@ -159,6 +159,22 @@ class KafkaBroker:
         body = struct.pack(">i", 1) + _text(name) + struct.pack(">i", 10000)
         code = struct.unpack(">h", self._ask(20, 1, body, 15)[-2:])[0]
         assert code == 0, f"topic {name} was not deleted: error {code}"
+        # The controller has done it; the broker, who is asked by everybody, follows.
+        end = time.monotonic() + 15
+        while self._topic_error(name) != 3:  # UNKNOWN_TOPIC_OR_PARTITION
+            assert time.monotonic() < end, f"topic {name} is still told of"
+            time.sleep(0.01)
+
+    def _topic_error(self, name):
+        """What Metadata, version 1, says of one topic."""
+        answer = self._ask(3, 1, struct.pack(">i", 1) + _text(name), 15)
+        at = 4
+        for _ in range(struct.unpack(">i", answer[:4])[0]):  # brokers: id, host, port, rack
+            at += 4
+            at += 2 + struct.unpack(">h", answer[at:at + 2])[0] + 4
+            at += 2 + max(0, struct.unpack(">h", answer[at:at + 2])[0])
+        at += 4 + 4  # the controller's id, one topic
+        return struct.unpack(">h", answer[at:at + 2])[0]
 
     def trim(self, name, partition, offset):
         """DeleteRecords, version 1."""

@@ -15,6 +15,7 @@
 #include <cmocka.h>
 
 #include "backends/wal/wal.h"
+#include "tests/unit/resolver_rig.h"
 
 #define PARTITIONS 2u
 #define WAIT_NS    (60 * NS_PER_S)
@@ -508,9 +509,9 @@ static void the_log_is_trimmed_to_where_it_is_told(void **state)
     must_append(log->wal, 9);
 }
 
-/* Entries from the first on, as they were written, until an error comes or nothing more; how many.
- */
-static uint64_t read_what_can_be(struct wal *wal, struct err *err)
+/* Entries from the first on, as they were written, all four or until an error or nothing more comes
+ * in that time; how many. */
+static uint64_t read_what_can_be(struct wal *wal, uint64_t wait_ns, struct err *err)
 {
     struct wal_reader *reader = reader_at(wal, 0);
     struct wal_item item;
@@ -519,7 +520,7 @@ static uint64_t read_what_can_be(struct wal *wal, struct err *err)
 
     *err = (struct err){0};
     while (read < 4 && count > 0 &&
-           wal_reader_next(reader, &item, 1, &count, soon(NS_PER_S), err) == ERR_OK) {
+           wal_reader_next(reader, &item, 1, &count, soon(wait_ns), err) == ERR_OK) {
         char text[32];
         int len = snprintf(text, sizeof(text), "entry %u", (unsigned)read);
 
@@ -579,7 +580,8 @@ static void a_damaged_entry_is_told_with_its_place(void **state)
 
         snprintf(text, sizeof(text), "damage %s.log 1 %u", log->topic, before_end);
         broker_tell(text);
-        read = read_what_can_be(log->wal, &err);
+        /* With some bytes the broker says nothing at all: not for long, but on a busy machine. */
+        read = read_what_can_be(log->wal, 5 * NS_PER_S, &err);
         broker_tell(text); /* as it was */
         if (err.code == ERR_OK)
             continue;
@@ -590,12 +592,8 @@ static void a_damaged_entry_is_told_with_its_place(void **state)
         told += strstr(err.message, place) != NULL;
     }
     assert_in_range(told, 15, 40);
-    /* Within a second each, or once more. */
-    for (uint64_t until = soon(WAIT_NS), read = 0; read < 4;) {
-        read = read_what_can_be(log->wal, &err);
-        assert_int_equal(err.code, ERR_OK);
-        assert_true(read == 4 || env_boot_ns(env_real()) < until);
-    }
+    assert_int_equal(read_what_can_be(log->wal, WAIT_NS, &err), 4);
+    assert_int_equal(err.code, ERR_OK);
 }
 
 /* --- several writers, hints ------------------------------------------------------------------ */
@@ -697,7 +695,9 @@ static void brokers_out_of_reach_are_told(void **state)
 {
     (void)state;
     must_be_refused("kafka://127.0.0.1:1/prefix", ERR_UNAVAILABLE, "refused");
-    must_be_refused("kafka://host.invalid:9092/prefix", ERR_UNAVAILABLE, "check the host names");
+    if (resolver_denies("host.invalid", 2 * NS_PER_S))
+        must_be_refused("kafka://host.invalid:9092/prefix", ERR_UNAVAILABLE,
+                        "check the host names");
 }
 
 static void with_password(char *url, size_t size, const char *file, const char *password)
