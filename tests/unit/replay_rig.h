@@ -327,7 +327,7 @@ static inline void *keep_writing(void *argument)
         if (status == 200 || status == 202) {
             writer->may_count[at] = 0;
             *(status == 200 ? &writer->committed : &writer->spooled) += 1;
-        } else if (status != 503 ||
+        } else if ((status != 503 && status != 504) || /* 504: a slow disk */
                    env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS) != ERR_OK) {
             atomic_store(&writers_failed, status);
         } else {

@@ -238,20 +238,21 @@ static struct handle handles[2];
 static struct sequencer ingests[2];
 static struct meta *meta;
 
-/* The ingests' way to the metadata store, which may be away, for reading and for writing; what B
- * would have written then is counted. */
+/* The ingests' ways to the metadata store, which may be away, for reading and for writing; what B
+ * reads, and would have written then, is counted. */
+static struct meta doors[2];
 static atomic_bool reads_fail, writes_fail;
-static atomic_uint reads_failed, reads_done, takes_of_b;
+static atomic_uint fails_of_b, reads_of_b, takes_of_b;
 
 static enum err_code failing_get(struct meta *door, const char *key, uint64_t until_ns,
                                  struct meta_row *row, struct err *err)
 {
-    (void)door, (void)until_ns;
+    (void)until_ns;
     if (atomic_load(&reads_fail)) {
-        atomic_fetch_add(&reads_failed, 1);
+        atomic_fetch_add(&fails_of_b, door == &doors[1]);
         return err_set(err, ERR_UNAVAILABLE, "away");
     }
-    atomic_fetch_add(&reads_done, 1);
+    atomic_fetch_add(&reads_of_b, door == &doors[1]);
     return meta_get(meta, key, row, err);
 }
 
@@ -267,7 +268,7 @@ static enum err_code failing_put(struct meta *door, const struct meta_put *put, 
 }
 
 static const struct meta_ops DOOR_OPS = {.get = failing_get, .put = failing_put};
-static struct meta door = {.ops = &DOOR_OPS, .env = &env};
+static struct meta doors[2] = {{.ops = &DOOR_OPS, .env = &env}, {.ops = &DOOR_OPS, .env = &env}};
 
 static enum err_code open_handle(void *context, struct wal **out, struct err *err)
 {
@@ -303,7 +304,7 @@ static void wait_for(int i, enum sequencer_state wanted)
 static void begin(int i)
 {
     struct sequencer_setup setup = {.env = &env,
-                                    .meta = &door,
+                                    .meta = &doors[i],
                                     .url = i == 0 ? "http://a" : "http://b",
                                     .open_wal = open_handle,
                                     .open_wal_context = &handles[i]};
@@ -431,10 +432,11 @@ static void a_standby_waits_while_the_lease_is_renewed(void **state)
     assert_int_equal(count_valid(NULL), 1);
 }
 
-static void wait_for_more(atomic_uint *count, unsigned more)
+/* Until B has asked again, and has done what follows from the answer. */
+static void wait_for_b(atomic_uint *count)
 {
     uint64_t end = env_boot_ns(env_real()) + WAIT_NS;
-    unsigned wanted = atomic_load(count) + more;
+    unsigned wanted = atomic_load(count) + 2; /* the second is asked behind the first */
 
     while (atomic_load(count) < wanted) {
         assert_true(env_boot_ns(env_real()) < end);
@@ -442,21 +444,37 @@ static void wait_for_more(atomic_uint *count, unsigned more)
     }
 }
 
+static void wait_for_version_above(uint64_t version)
+{
+    uint64_t end = env_boot_ns(env_real()) + WAIT_NS, later = version;
+    struct err err = {0};
+
+    while (later == version) {
+        assert_true(env_boot_ns(env_real()) < end);
+        assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + NS_PER_MS), ERR_OK);
+        assert_int_equal(meta_version(meta, &later, &err), ERR_OK);
+    }
+}
+
 /* Its holder could not renew it, and has to have the time to do so. */
 static void an_outage_of_the_metadata_store_takes_the_lease_from_nobody(void **state)
 {
+    struct err err = {0};
+    uint64_t version;
+
     (void)state;
-    wait_for_more(&reads_done, 10); /* the standby has seen the lease */
+    wait_for_b(&reads_of_b); /* it has seen the lease */
     atomic_store(&writes_fail, true);
     atomic_store(&reads_fail, true);
-    wait_for_more(&reads_failed, 3);
+    wait_for_b(&fails_of_b);
     atomic_fetch_add(&skipped_ns, 10 * NS_PER_S);
-    wait_for_more(&reads_failed, 3);
+    wait_for_b(&fails_of_b);
     atomic_store(&reads_fail, false);
-    wait_for_more(&reads_done, 6);
+    wait_for_b(&reads_of_b); /* and no longer: A's time has begun anew, and ends */
     assert_int_equal(atomic_load(&takes_of_b), 0);
+    assert_int_equal(meta_version(meta, &version, &err), ERR_OK);
     atomic_store(&writes_fail, false);
-    wait_for_more(&reads_done, 6);
+    wait_for_version_above(version);
     assert_int_equal(state_of(0), SEQUENCER_HOLDER);
     assert_int_equal(state_of(1), SEQUENCER_STANDBY);
     assert_int_equal(write_one(0, 0, "a"), ERR_OK);
@@ -476,6 +494,23 @@ static void steal_lease(void)
     assert_int_equal(meta_delete(meta, "lease", META_ANY, &err), ERR_OK);
 }
 
+/* The same, for that ingest; what it has already stays. */
+static void steal_lease_for(int i)
+{
+    struct meta_row row = {0};
+    struct err err = {0};
+    enum err_code rc = meta_get(meta, "lease", &row, &err);
+
+    if (rc == ERR_NOT_FOUND)
+        return;
+    assert_int_equal(rc, ERR_OK);
+    if (strstr(row.value, i == 0 ? "http://a" : "http://b") == NULL) {
+        rc = meta_delete(meta, "lease", row.version, &err);
+        assert_true(rc == ERR_OK || rc == ERR_CONFLICT); /* renewed, or taken, meanwhile */
+    }
+    meta_row_free(&row);
+}
+
 static void a_write_that_lands_behind_the_next_holder_is_void(void **state)
 {
     pthread_t thread;
@@ -491,7 +526,7 @@ static void a_write_that_lands_behind_the_next_holder_is_void(void **state)
     for (unsigned i = 0; state_of(1) != SEQUENCER_HOLDER; i++) {
         assert_true(i < 6000);
         if (i % 50 == 0)
-            steal_lease();
+            steal_lease_for(1);
         assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + 10 * NS_PER_MS),
                          ERR_OK);
     }
@@ -515,7 +550,7 @@ static void hand_over_to(int i)
     while (state_of(i) != SEQUENCER_HOLDER || state_of(1 - i) != SEQUENCER_STANDBY) {
         assert_true(env_boot_ns(env_real()) < end);
         if (state_of(i) != SEQUENCER_HOLDER)
-            steal_lease();
+            steal_lease_for(i);
         atomic_fetch_add(&skipped_ns, NS_PER_S / 4);
         assert_int_equal(env_sleep_until(env_real(), env_boot_ns(env_real()) + 10 * NS_PER_MS),
                          ERR_OK);
