@@ -72,18 +72,37 @@ class Member:
         self.words = [BIN / f"vicinal-{program}", "--listen", f"127.0.0.1:{self.port}", "--advertise",
                       f"http://127.0.0.1:{self.proxy.port}", "--parent-pid", str(os.getpid()), *map(str, words)]
         self.process, self.is_killed, self.stays_down, self.not_before = None, False, False, 0.0
+        # The test starts and kills it, the keeper looks at it and starts it: one after the other.  Between
+        # them it would be started twice, or a death that the test wanted be noted as one of its own.
+        self.lock = threading.Lock()
 
     def start(self):
-        self.is_killed = self.stays_down = False
+        with self.lock:
+            self._start()
+
+    def _start(self):
         self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=self.log, env=environment())
+        self.is_killed = self.stays_down = False
 
     def kill(self, stays_down=False):
         """stays_down: until start() is called."""
-        self.is_killed, self.stays_down = True, stays_down
-        self.process.send_signal(signal.SIGKILL)
-        if stays_down:
-            self.process.wait()
+        with self.lock:
+            self.is_killed, self.stays_down = True, stays_down
+            self.process.send_signal(signal.SIGKILL)
+            if stays_down:
+                self.process.wait()
+
+    def keep(self):
+        """If it has ended it is started again.  Returns the exit code of an end that the test did not want."""
+        with self.lock:
+            code = self.process.poll()
+            if code is None or self.stays_down or time.monotonic() < self.not_before:
+                return None
+            wanted = self.is_killed
+            self.not_before = time.monotonic() + 0.1
+            self._start()
+            return None if wanted else code
 
     def stop(self):
         standing_still.stop(self.process.pid)
@@ -195,13 +214,8 @@ class Deployment(Door):
         """Who ends is started again, a tenth of a second later."""
         while not self.ends.wait(0.02):
             for member in self.members.values():
-                code = member.process.poll()
-                if code is None or member.stays_down or time.monotonic() < member.not_before:
-                    continue
-                if not member.is_killed:
+                if (code := member.keep()) is not None:
                     self.deaths.append((member.name, code, time.monotonic()))
-                member.not_before = time.monotonic() + 0.1
-                member.start()
 
     def replica_states(self):
         """Of all replicas, as the router sees them: "in" use or "out"."""
