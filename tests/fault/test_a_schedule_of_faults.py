@@ -64,8 +64,8 @@ def run(deployment, choice, seed, seconds):
 
 
 def settled(deployment, journal, writers, ticker):
-    """How many records there are; 0 while something waits in a spool."""
-    if any(member.metric("spool_records") for member in deployment.named("ingest")):
+    """How many records there are; 0 while something waits in a spool, or may, where an ingest does not answer."""
+    if any(member.metric("spool_records") != 0 for member in deployment.named("ingest")):
         return 0
     deployment.client.close()  # the router has closed it meanwhile
     return fault_clients.check_the_end(deployment, journal, writers, ticker)

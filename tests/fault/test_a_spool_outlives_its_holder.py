@@ -30,8 +30,9 @@ def other(deployment, member):
     return next(each for each in deployment.named("ingest") if each is not member)
 
 
-def waiting(deployment):
-    return sum(member.metric("spool_records") for member in deployment.named("ingest"))
+def nothing_waits(deployment):
+    """Each of them says so."""
+    return all(member.metric("spool_records") == 0 for member in deployment.named("ingest"))
 
 
 def go_away(member, how):
@@ -70,7 +71,7 @@ def wrote_one(clerk):
 
 
 def expect_all(deployment, clerk):
-    poll("nothing waits", lambda: waiting(deployment) == 0, 60, 0.1)
+    poll("nothing waits", lambda: nothing_waits(deployment), 60, 0.1)
     poll("everything is in the log", lambda: clerk.wrong(fresh=True, timeout_ms=5000) == {}, 30, 0.1)
     for member in deployment.named("ingest"):
         assert member.metric("spool_parked_records") == 0

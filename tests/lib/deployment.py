@@ -121,10 +121,11 @@ class Member:
             client.close()
 
     def metric(self, name):
-        """A metric without labels; 0 while there is none."""
+        """A metric without labels; 0 while there is none.  None: it does not answer, and may have any."""
         answer = self.get("/metrics")
-        lines = answer.body.decode().splitlines() if answer is not None else []
-        return sum(float(line.split()[1]) for line in lines if line.startswith(name + " "))
+        if answer is None or answer.status != 200:
+            return None
+        return sum(float(line.split()[1]) for line in answer.body.decode().splitlines() if line.startswith(name + " "))
 
     def memory(self):
         """Bytes in use that are no pages of files."""
