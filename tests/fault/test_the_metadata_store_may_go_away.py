@@ -16,6 +16,7 @@ from suite import SLOW, Client, Suite, poll
 
 NAMES = 3             # of each changer
 RECORD_SECONDS = 3    # of the slowest write or search of records
+READ_MS = int(2500 * SLOW)  # a read's deadline, 1 s by default: a pause of the machine may take that long
 CHANGE_SECONDS = 20   # of the slowest change: it may wait for one before it
 REFUSED = (503, 504)
 TERMINATE = """DO $$ BEGIN FOR i IN 1..20 LOOP
@@ -72,10 +73,11 @@ class User(Worker):
             self.ends.wait(0.02)
             return
         self.made.append(identity)
-        self.ask([200], "POST", "kept/search", {"vector": [self.asked % 7, 1, 2], "top_k": 3})
-        self.ask([200], "POST", "kept/search", {"vector": [1, 1, 2], "top_k": 3,
+        self.ask([200], "POST", "kept/search", {"vector": [self.asked % 7, 1, 2], "top_k": 3, "timeout_ms": READ_MS})
+        self.ask([200], "POST", "kept/search", {"vector": [1, 1, 2], "top_k": 3, "timeout_ms": READ_MS,
                                                 "read_token": answer.body["read_token"]})
-        self.ask([200], "POST", "kept/records/get", {"ids": [identity], "fresh": True, "include": []})
+        self.ask([200], "POST", "kept/records/get", {"ids": [identity], "fresh": True, "include": [],
+                                                     "timeout_ms": READ_MS})
 
 
 class Changer(Worker):
