@@ -25,7 +25,7 @@ from suite import SLOW, poll
 SECONDS = float(os.environ.get("VICINAL_FAULT_SECONDS", "90"))
 WRITERS = 3
 READ_GAP = 2.5    # seconds without any read, while a healthy replica is there
-WRITE_GAP = 20.0  # without any write, from the beginning of a fault of what writes need
+WRITE_GAP = 20.0  # without any write, from the moment when one may be waited for
 
 
 def run(deployment, choice, seed, seconds):
@@ -52,8 +52,9 @@ def run(deployment, choice, seed, seconds):
     took = time.monotonic() - began
     there = poll("what waits in spools is there", lambda: settled(deployment, journal, writers, ticker), 60, 0.2)
     codes = {}
-    for kind, _, _, code, _ in journal.failures:
-        codes[f"{kind}: {code}"] = codes.get(f"{kind}: {code}", 0) + 1
+    for failure in journal.failures:
+        key = f"{failure.kind} {failure.code}"
+        codes[key] = codes.get(key, 0) + 1
     print(f"VICINAL_SEED={seed}: {took:.0f} s, {len(schedule.faults)} faults; {sum(journal.requests.values())} "
           f"requests {journal.requests}, "
           f"{sum(w.acknowledged for w in writers) + len(ticker.numbers)} writes acknowledged "
@@ -77,11 +78,10 @@ def judge(deployment, journal, schedule):
     assert not unexcused, (len(unexcused), [schedule.told(failure) for failure in unexcused[:3]])
     assert not (deaths := [death for death in deployment.deaths if not schedule.is_start_without(death)]), deaths
     for fault in schedule.faults:
-        if all("read" not in other.kind.excuses for other in schedule.faults
-               if other.began < fault.well and fault.began < other.well):
+        if all("read" not in other.kind.excuses for other in schedule.beside(fault)):
             gap = journal.slowest_gap("read", fault.began, fault.well)
             assert gap < READ_GAP * SLOW, (fault.kind.name, gap)
-        gap = journal.slowest_gap("write", fault.began, fault.well)
+        gap = journal.slowest_gap("write", schedule.writes_from(fault), fault.well)
         assert gap < WRITE_GAP * SLOW, (fault.kind.name, gap)
 
     def equal():

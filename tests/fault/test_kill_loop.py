@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+from fault_clients import Outcome
 from suite import SLOW, Client, Suite, poll
 from vicinal_cli import verify
 
@@ -15,13 +16,13 @@ WRITERS = 4
 
 
 class Writer(threading.Thread):
-    """Owns its ids; knows for each what was acknowledged last, and what may have happened since."""
+    """Owns its ids; knows for each what may be there."""
 
     def __init__(self, suite, number, stop):
         super().__init__(daemon=True)
         self.suite, self.number, self.stop_event = suite, number, stop
         self.chance = random.Random(number)
-        self.known, self.possible = {}, {}  # id -> newest acknowledged value; values that may be there
+        self.outcomes = {}  # {id: Outcome}
         self.acknowledged = self.unknown = 0
 
     def run(self):
@@ -32,8 +33,7 @@ class Writer(threading.Thread):
             serial += 1
             delete = self.chance.random() < 0.2
             value = None if delete else f"{self.number}:{serial}"
-            for identity in ids:
-                self.possible.setdefault(identity, {self.known.get(identity)}).add(value)
+            outcomes, sent = [self.outcomes.setdefault(identity, Outcome()) for identity in ids], time.monotonic()
             try:
                 if delete:
                     answer = client.post("/v1/collections/c/records/delete",
@@ -46,11 +46,12 @@ class Writer(threading.Thread):
                 status = 0
             if status == 200:
                 self.acknowledged += 1
-                for identity in ids:
-                    self.known[identity] = value
-                    self.possible[identity] = {value}
+                for outcome in outcomes:
+                    outcome.acknowledge(value, sent)
             else:
                 assert status in (0, 503, 504), answer
+                for outcome in outcomes:
+                    outcome.give_up(value)
                 self.unknown += 1
                 time.sleep(0.02)
         client.close()
@@ -97,14 +98,14 @@ def test_kill_loop():
         unknown = sum(w.unknown for w in writers)
         wrong, reader = [], Client(suite.url)
         for writer in writers:
-            ids = sorted(writer.possible)
+            ids = sorted(writer.outcomes)
             for at in range(0, len(ids), 100):
                 answer = poll("a fresh read works", lambda: (lambda a: a if a.status == 200 else None)(
                     reader.post("/v1/collections/c/records/get",
                                {"ids": ids[at:at + 100], "fresh": True, "timeout_ms": 10000})), 20)
                 there = {r["id"]: r.get("text") for r in answer.body["records"]}
-                wrong += [(i, there.get(i), writer.possible[i]) for i in ids[at:at + 100]
-                          if there.get(i) not in writer.possible[i]]
+                wrong += [(i, there.get(i), may) for i in ids[at:at + 100]
+                          if there.get(i) not in (may := writer.outcomes[i].possible())]
         report = {s: f"{len(g)} kills, searches back after {max(g):.2f} s at most" for s, g in gaps.items()}
         print(f"kill loop: {KILLS} kills, {acknowledged} writes acknowledged, {unknown} not, {report}")
         assert not wrong, wrong[:5]

@@ -68,7 +68,8 @@ class User(Worker):
 
     def step(self):
         identity = f"{self.number}-{self.asked}"
-        answer = self.ask([200], "POST", "kept/records", {"records": [{"id": identity, "vector": [self.asked % 7, 1, 2]}]})
+        answer = self.ask([200], "POST", "kept/records", {
+            "records": [{"id": identity, "vector": [self.asked % 7, 1, 2]}]})
         if answer is None or answer.status != 200:
             self.ends.wait(0.02)
             return

@@ -6,12 +6,13 @@ what was hurt at that time: the journal keeps both.
     clients = [Writer(url, journal, 0), Ticker(url, journal), Watcher(url, journal, ticker), …]
 """
 import bisect
+import collections
 import http.client
 import random
 import threading
 import time
 
-from suite import Client
+from suite import SLOW, Client
 
 COLLECTION = "/v1/collections/c"
 DIMENSION = 8
@@ -19,27 +20,34 @@ WRITER_IDS = 150
 STATICS = 300
 COUNTERS = 8
 GAP_SECONDS = 0.2  # without a success of its kind: remembered
-DOUBT_SECONDS = 0.5  # after a write of unknown outcome: what is still on its way is there before the next one
+DOUBT_SECONDS = 0.5  # after a write of unknown outcome: as a rule what is still on its way is there before the next one
+LATE_SECONDS = 5.0  # … and so long it may lie in the socket of a service that was paused, and land behind the next ones
+# Of a read: who fails over is tested, not the deadline.  By default that is 1 s, and a stopped replica and a pause of
+# the machine together take as long.
+READ_MS = int(3000 * SLOW)
 # What a request may fail with at all, where a failure is documented.
 CODES = {"connection", "unavailable", "timeout", "staleness_unmet", "shards_unavailable", "read_only",
          "insufficient_storage", "rate_limited"}
 WHOLE = ["vector", "text", "metadata"]
 
+# since: when it began, or, of a read of one's own write, when that was sent.
+Failure = collections.namedtuple("Failure", "kind since began ended code answer")
+
 
 class Journal:
     def __init__(self):
         self.lock = threading.Lock()
-        self.requests, self.failures = {}, []  # {kind: count}; (kind, began, ended, code, answer)
+        self.requests, self.failures = {}, []  # {kind: count}
         self.last, self.gaps, self.slowest = {}, {}, {}
         self.violations = []
 
-    def note(self, kind, began, code=None, answer=None):
+    def note(self, kind, since, began, code=None, answer=None):
         now = time.monotonic()
         with self.lock:
             self.requests[kind] = self.requests.get(kind, 0) + 1
             self.slowest[kind] = max(self.slowest.get(kind, 0), now - began)
             if code is not None:
-                self.failures.append((kind, began, now, code, answer))
+                self.failures.append(Failure(kind, since, began, now, code, answer))
                 if code not in CODES:
                     self.violations.append((kind, code, answer))
                 return
@@ -57,9 +65,9 @@ class Journal:
             return len(self.last) > 0 and all(last > when for last in self.last.values())
 
     def slowest_gap(self, kind, began, ended):
-        """The longest time without a success that has a part in this one."""
+        """The longest time without a success that has a part in this one, as far as it is not before it."""
         with self.lock:
-            return max((b - a for a, b in self.gaps.get(kind, []) if a < ended and b > began), default=0.0)
+            return max((b - max(a, began) for a, b in self.gaps.get(kind, []) if a < ended and b > began), default=0.0)
 
 
 def vector_of(identity, serial):
@@ -85,6 +93,24 @@ def what_is_wrong(record, serials):
     return None
 
 
+class Outcome:
+    """Of all writes of an id, one after the other: what was acknowledged last, and what was given up and may be
+    there: also behind what was acknowledged since, if that was not long after.  None: the id is not there."""
+
+    def __init__(self):
+        self.known, self.given_up = None, {}  # {value: when}
+
+    def give_up(self, value):
+        self.given_up[value] = time.monotonic()
+
+    def acknowledge(self, value, sent):
+        self.known = value
+        self.given_up = {other: when for other, when in self.given_up.items() if sent - when < LATE_SECONDS * SLOW}
+
+    def possible(self):
+        return {self.known, *self.given_up}
+
+
 class Worker(threading.Thread):
     """A step after the other until it is ended."""
 
@@ -104,20 +130,23 @@ class Worker(threading.Thread):
             self.ends.wait(self.pause)
         self.client.close()
 
-    def ask(self, kind, path, body):
+    def ask(self, kind, path, body, since=None):
         """The answer, if it succeeded."""
         began = time.monotonic()
+        since = began if since is None else since
+        if kind != "write":
+            body = {**body, "timeout_ms": READ_MS}
         try:
             answer = self.client.post(COLLECTION + path, body)
         except (OSError, http.client.HTTPException) as error:
-            self.journal.note(kind, began, "connection", repr(error))
+            self.journal.note(kind, since, began, "connection", repr(error))
             self.ends.wait(DOUBT_SECONDS if kind == "write" else 0.02)
             return None
         if answer.status in (200, 202):
-            self.journal.note(kind, began)
+            self.journal.note(kind, since, began)
             return answer
         code = answer.body.get("code") if isinstance(answer.body, dict) else None
-        self.journal.note(kind, began, code or f"status {answer.status}", answer)
+        self.journal.note(kind, since, began, code or f"status {answer.status}", answer)
         self.ends.wait(DOUBT_SECONDS if kind == "write" else 0.02)
         return None
 
@@ -127,14 +156,14 @@ class Worker(threading.Thread):
 
 
 class Writer(Worker):
-    """Owns its ids; knows for each the newest acknowledged serial, and those that may be there."""
+    """Owns its ids; knows for each what may be there."""
 
     pause = 0.002
 
     def __init__(self, url, journal, number, seed):
         super().__init__(url, journal, seed)
         self.number, self.serial, self.acknowledged, self.spooled = number, 0, 0, 0
-        self.known, self.possible = {}, {}  # serial None: there is none
+        self.outcomes = {}  # {id: Outcome}
 
     def step(self):
         ids = sorted({f"w{self.number}-{self.chance.randrange(WRITER_IDS)}"
@@ -142,32 +171,33 @@ class Writer(Worker):
         self.serial += 1
         is_delete = self.chance.random() < 0.15
         serial = None if is_delete else self.serial
-        for identity in ids:
-            self.possible.setdefault(identity, {self.known.get(identity)}).add(serial)
+        outcomes, sent = [self.outcomes.setdefault(identity, Outcome()) for identity in ids], time.monotonic()
         if is_delete:
             answer = self.ask("write", "/records/delete", {"ids": ids, "count": False})
         else:
             answer = self.ask("write", "/records", {"records": [record_of(i, "w", serial) for i in ids]})
+        for outcome in outcomes:
+            if answer is None:
+                outcome.give_up(serial)
+            else:
+                outcome.acknowledge(serial, sent)
         if answer is None:
             return
         self.acknowledged += 1
         self.spooled += answer.status == 202
-        for identity in ids:
-            self.known[identity] = serial
-            self.possible[identity] = {serial}
         if answer.status == 200 and self.chance.random() < 0.4:
-            self.read_own(ids, answer.body["read_token"])
+            self.read_own(ids, answer.body["read_token"], sent)
 
-    def read_own(self, ids, token):
-        """By the token of the write: exactly what was written."""
-        answer = self.ask("own read", "/records/get", {"ids": ids, "read_token": token, "include": WHOLE})
+    def read_own(self, ids, token, sent):
+        """By the token of the write, which was sent then: what was written."""
+        answer = self.ask("own read", "/records/get", {"ids": ids, "read_token": token, "include": WHOLE}, sent)
         if answer is not None:
             self.compare(ids, answer.body["records"], "by token")
 
     def compare(self, ids, records, how):
         there = {record["id"]: record for record in records}
         for identity in ids:
-            may = self.possible[identity]
+            may = self.outcomes[identity].possible()
             if identity not in there:
                 if None not in may:
                     self.journal.violate("lost", how, identity, may)
@@ -184,13 +214,24 @@ class Ticker(Worker):
         super().__init__(url, journal)
         self.ids = [f"m{i}" for i in range(COUNTERS)]
         self.number, self.times, self.numbers = 0, [], []  # of those that were answered 200
+        self.outcome, self.given_up = Outcome(), set()  # of each counter; all numbers that were ever given up
 
     def step(self):
         self.number += 1
+        sent = time.monotonic()
         answer = self.ask("write", "/records", {"records": [record_of(i, "m", self.number) for i in self.ids]})
-        if answer is not None and answer.status == 200:
+        if answer is None:
+            self.outcome.give_up(self.number)
+            self.given_up.add(self.number)
+            return
+        self.outcome.acknowledge(self.number, sent)
+        if answer.status == 200:
             self.numbers.append(self.number)
             self.times.append(time.monotonic())
+
+    def behind(self, numbers, least):
+        """Counters that are less than this, {id: number}; one that was given up may have landed late."""
+        return {i: n for i in self.ids if (n := numbers.get(i, 0)) < least.get(i, 0) and n not in self.given_up}
 
     def acknowledged_before(self, when):
         at = bisect.bisect_left(self.times, when)
@@ -225,13 +266,13 @@ class Watcher(Worker):
         age = answer.body["read"]["staleness_seconds"]
         self.oldest = max(self.oldest, age)
         least = self.ticker.acknowledged_before(began - (0 if turn == 2 else age))
-        if (behind := {i: n for i in self.ticker.ids if (n := numbers.get(i, 0)) < least}):
+        if (behind := self.ticker.behind(numbers, dict.fromkeys(self.ticker.ids, least))):
             self.journal.violate("older than it says", ("plain", "token", "fresh", "bounded")[turn], age, least, behind)
         for record in answer.body["records"]:
             if (wrong := what_is_wrong(record, range(self.ticker.number + 1))) is not None:
                 self.journal.violate("wrong", wrong)
         if turn == 1 and self.token is not None:
-            if (back := {i: n for i, n in self.seen.items() if numbers.get(i, 0) < n}):
+            if (back := self.ticker.behind(numbers, self.seen)):
                 self.journal.violate("stepped back", self.seen, back)
         if turn == 1 or self.token is None:
             self.token, self.seen = answer.body["read"]["read_token"], numbers
@@ -294,14 +335,13 @@ def check_the_end(door, journal, writers, ticker):
         if not page:
             break
     for writer in writers:
-        writer.compare(list(writer.possible), [found[i] for i in writer.possible if i in found], "in the end")
+        writer.compare(list(writer.outcomes), [found[i] for i in writer.outcomes if i in found], "in the end")
     for identity in Searcher.ids + ticker.ids:
-        least = ticker.numbers[-1] if identity in ticker.ids and ticker.numbers else 0
-        may = range(least, ticker.number + 1) if identity in ticker.ids else {0}
+        may = ticker.outcome.possible() if identity in ticker.ids else {0}
         wrong = what_is_wrong(found[identity], may) if identity in found else f"{identity} is lost"
         if wrong:
             journal.violate("in the end", wrong)
-    known = {i for writer in writers for i in writer.possible} | set(Searcher.ids) | set(ticker.ids)
+    known = {i for writer in writers for i in writer.outcomes} | set(Searcher.ids) | set(ticker.ids)
     if set(found) - known:
         journal.violate("nobody wrote", sorted(set(found) - known)[:5])
     for wanted in ({}, {"kind": "w"}, {"kind": "s"}, {"kind": "m"}):

@@ -14,6 +14,7 @@ CLOSE = 0.3        # seconds around a fault in which a request counts as one of 
 # On a log without a lock an append of who has lost it may land later still: whoever has the log then refuses
 # what is on its way, and is sure again.  So long afterwards a write may fail, nothing of it being written.
 ECHO = 10.0
+RUN_OUT_SECONDS = 4  # of a connection to a store of metadata that stood still
 
 
 @contextlib.contextmanager
@@ -148,7 +149,7 @@ def of_servers(servers):
 class Fault:
     def __init__(self, kind, group, victim):
         self.kind, self.group, self.victim = kind, group, victim
-        self.began = self.ended = self.well = 0.0
+        self.began = self.struck = self.ended = self.well = 0.0  # struck: the harm is done
 
 
 class Schedule:
@@ -181,6 +182,7 @@ class Schedule:
             for fault in faults:
                 fault.began = time.monotonic()
                 stack.enter_context(fault.kind.harm(fault.victim, self.chance))
+                fault.struck = time.monotonic()
             time.sleep(self.chance.choice([self.chance.uniform(0.2, 1.5), self.chance.uniform(1.5, 6)]))
         ended = time.monotonic()
         for fault in faults:
@@ -201,57 +203,66 @@ class Schedule:
 
     def of(self, failure):
         """The faults during which a request failed."""
-        _, began, ended, _, _ = failure
-        return [fault for fault in self.faults if fault.began - CLOSE < ended and
-                (began < fault.well + CLOSE or fault.well == 0)]
+        return [fault for fault in self.faults if fault.began - CLOSE < failure.ended and
+                (failure.began < fault.well + CLOSE or fault.well == 0)]
+
+    def beside(self, fault):
+        """It, and those that have a part of their time in common with it."""
+        return [other for other in self.faults if other is fault or
+                other.began < fault.well and fault.began < other.well]
+
+    def writes_from(self, fault):
+        """Since when a write may be waited for: an ingest that was hurt takes none before the brokers, and the store
+        of metadata, are back."""
+        groups = {other.group for other in self.beside(fault)}
+        return fault.ended if "ingest" in groups and groups & {"kafka", "postgres"} else fault.began
 
     def is_echo(self, failure):
-        kind, began, _, _, answer = failure
-        return kind == "write" and "were committed" in str(answer) and self.deployment.log_is_shared and any(
-            "write" in fault.kind.excuses and fault.began < began < fault.well + ECHO for fault in self.faults)
+        return failure.kind == "write" and "were committed" in str(failure.answer) and \
+            self.deployment.log_is_shared and any("write" in fault.kind.excuses and
+                                                  fault.began < failure.began < fault.well + ECHO
+                                                  for fault in self.faults)
 
     def is_out_of_reach(self, failure):
-        """Without the brokers a replica stays where it is: what was acknowledged a moment before may have been
-        read by none of them, and what a token demands by that one alone which is hurt as well."""
-        kind, began, _, _, _ = failure
+        """Without the brokers a replica stays where it is: what was sent before they went may have been read by none
+        of them, and what a token demands by that one alone which is hurt as well."""
         names = [fault.kind.name for fault in self.of(failure)]
         away = [fault for fault in self.of(failure) if fault.kind.name.startswith("kafka")]
-        return (kind == "own read" and any(abs(began - fault.began) < CLOSE for fault in away)
-                or kind in ("own read", "token read") and away != [] and
+        return (failure.kind == "own read" and any(failure.since < fault.struck for fault in away)
+                or failure.kind in ("own read", "token read") and away != [] and
                 any(name.startswith("replica") for name in names))
 
     def unexcused(self):
         return [failure for failure in self.journal.failures
                 if not self.is_echo(failure) and not self.is_out_of_reach(failure) and
-                not any(failure[0] in fault.kind.excuses for fault in self.of(failure))]
+                not any(failure.kind in fault.kind.excuses for fault in self.of(failure))]
 
     def told(self, failure):
         """It, and how long after the beginning and the end of each fault of its time it began."""
-        return failure, [(fault.kind.name, round(failure[1] - fault.began, 3), round(failure[1] - fault.ended, 3))
+        return failure, [(fault.kind.name, round(failure.began - fault.began, 3), round(failure.began - fault.ended, 3))
                          for fault in self.of(failure)]
 
     def is_start_without(self, death):
         """Who was killed is started while the store of metadata is away: it ends with code 1, and is started
-        again until that is back."""
+        again until that is back.  A connection that it opened before may run out a moment later."""
         _, code, when = death
-        return code == 1 and any(fault.kind.name.startswith("postgres") and fault.began < when < fault.well
-                                 for fault in self.faults)
+        return code == 1 and any(fault.kind.name.startswith("postgres") and
+                                 fault.began < when < fault.well + RUN_OUT_SECONDS for fault in self.faults)
 
     def report(self):
         """Lines: a kind of fault each, with what it cost."""
         lines = []
         for name in sorted({fault.kind.name for fault in self.faults}):
             faults = [fault for fault in self.faults if fault.kind.name == name]
-            alone = [fault for fault in faults if sum(other.began == fault.began or (
-                other.began < fault.well and fault.began < other.well) for other in self.faults) == 1]
+            alone = [fault for fault in faults if len(self.beside(fault)) == 1]
             gaps = {kind: max((self.journal.slowest_gap(kind, fault.began, fault.well) for fault in alone), default=0.0)
                     for kind in ("read", "write")}
             failed = {}
             for failure in self.journal.failures:
                 if any(fault in alone for fault in self.of(failure)):
-                    key = f"{failure[0]} {failure[3]}"
+                    key = f"{failure.kind} {failure.code}"
                     failed[key] = failed.get(key, 0) + 1
-            lines.append(f"{name}: {len(faults)} times, {len(alone)} alone; longest without a read {gaps['read']:.2f} s, "
-                         f"a write {gaps['write']:.2f} s; well {max(f.well - f.ended for f in faults):.1f} s after it; "
+            lines.append(f"{name}: {len(faults)} times, {len(alone)} alone; longest without a read "
+                         f"{gaps['read']:.2f} s, a write {gaps['write']:.2f} s; well {max(f.well - f.ended for f in faults):.1f} s after it; "
                          f"failed {failed or 0}")
         return lines
