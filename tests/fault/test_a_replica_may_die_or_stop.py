@@ -6,14 +6,12 @@ import signal
 import threading
 import time
 
+from fault_clients import READ_MS
 from standing_still import standing_still
 from suite import SLOW, Client, Suite, poll
 
 STOP_SECONDS = 6.0
 READERS = 4
-# Of a read: who fails over is tested, not the deadline.  By default that is 1 s, and a stopped replica and a pause of
-# the machine together take as long.
-READ_MS = int(3000 * SLOW)
 
 
 class Reader(threading.Thread):

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from deployment import Deployment
+from fault_clients import READ_MS
 from kafka_broker import KafkaBroker
 from spool_clerk import RECORDS
 from suite import SLOW, poll
@@ -106,7 +107,7 @@ def test_an_outage_that_is_longer_than_the_spool():
         assert ingest.files() <= files + 8  # connections
         if SLOW == 1:
             assert ingest.memory() < memory + (32 << 20)
-        assert deployment.post("/v1/collections/c/search", {"vector": [1, 2, 3]}).status == 200
+        assert deployment.post("/v1/collections/c/search", {"vector": [1, 2, 3], "timeout_ms": READ_MS}).status == 200
         before = log_records(deployment)
         kafka.start()
         began = time.monotonic()

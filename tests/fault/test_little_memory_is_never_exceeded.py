@@ -9,6 +9,7 @@ import threading
 import time
 
 from deployment import Deployment
+from fault_clients import READ_MS
 from suite import SLOW, Client, poll
 
 DIMENSION = 256
@@ -82,7 +83,7 @@ class Reader(threading.Thread):
         while not self.ends.is_set():
             tenant, began = chance.choice(self.tenants), time.monotonic()
             answer = client.post(tenant.path("search"), {
-                "vector": chance.choices((-1.0, 0.5), k=DIMENSION), "top_k": 5})
+                "vector": chance.choices((-1.0, 0.5), k=DIMENSION), "top_k": 5, "timeout_ms": READ_MS})
             if answer.status != 200 or answer.body["read"]["partial"]:
                 self.wrong.append(answer)
             self.asked += 1

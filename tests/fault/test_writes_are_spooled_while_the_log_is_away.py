@@ -7,6 +7,7 @@ import time
 
 import pytest
 import vicinal_cli
+from fault_clients import READ_MS
 from kafka_broker import KafkaBroker
 from spool_clerk import FIRST_SECONDS, LATER_SECONDS, RECORDS, Clerk, timed
 from suite import Suite, poll
@@ -31,10 +32,11 @@ def test_writes_are_spooled_while_the_log_is_away(killed):
         kafka.kill()
         clerk.spool(WRITES)
         # Reads go on, of what there was.
-        there = timed(lambda: suite.post(RECORDS + "/get", {"ids": list(before)}), LATER_SECONDS)
+        there = timed(lambda: suite.post(RECORDS + "/get", {"ids": list(before), "timeout_ms": READ_MS}), LATER_SECONDS)
         assert there.status == 200
         assert {r["id"]: r["text"] for r in there.body["records"]} == {i: t for i, t in before.items() if t}
-        found = timed(lambda: suite.post("/v1/collections/c/search", {"vector": [1, 2, 3]}), LATER_SECONDS)
+        found = timed(lambda: suite.post("/v1/collections/c/search", {"vector": [1, 2, 3], "timeout_ms": READ_MS}),
+                      LATER_SECONDS)
         assert found.status == 200
         # What depends on them is refused.
         refused = timed(lambda: suite.post(RECORDS + "/delete", {"ids": ["r0"]}), FIRST_SECONDS)

@@ -22,8 +22,8 @@ COUNTERS = 8
 GAP_SECONDS = 0.2  # without a success of its kind: remembered
 DOUBT_SECONDS = 0.5  # after a write of unknown outcome: as a rule what is still on its way is there before the next one
 LATE_SECONDS = 5.0  # … and so long it may lie in the socket of a service that was paused, and land behind the next ones
-# Of a read: who fails over is tested, not the deadline.  By default that is 1 s, and a stopped replica and a pause of
-# the machine together take as long.
+# Of a read, also in other tests: that somebody answers is tested, not the deadline.  By default that is 1 s, and a
+# stopped replica and a pause of the machine together take as long.
 READ_MS = int(3000 * SLOW)
 # What a request may fail with at all, where a failure is documented.
 CODES = {"connection", "unavailable", "timeout", "staleness_unmet", "shards_unavailable", "read_only",
