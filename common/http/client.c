@@ -122,7 +122,6 @@ static CURL *easy_new(const struct curl_client *client)
     curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(easy, CURLOPT_PATH_AS_IS, 1L);
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, client->connect_timeout_ms);
-    curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN, (long)MAX_OF(client->idle_ns / NS_PER_S, 1u));
     curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, on_body);
     curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, on_header);
     return easy;
@@ -156,7 +155,8 @@ struct bundle *bundle_take(struct curl_client *client, size_t count)
 
             if (easy == NULL)
                 goto fail;
-            transfers[bundle->transfer_count++] = (struct transfer){.easy = easy};
+            transfers[bundle->transfer_count++] = (struct transfer){
+                .easy = easy, .idle_s = (long)MAX_OF(client->idle_ns / NS_PER_S, 1u)};
         }
     }
     return bundle;
@@ -202,6 +202,7 @@ bool transfer_start(struct bundle *bundle, struct transfer *transfer)
 {
     struct http_call *call = transfer->call;
     CURL *easy = transfer->easy;
+    bool is_alone = call->once && call->body_len == 0;
     char url[HTTP_URL_MAX];
     int len = snprintf(url, sizeof(url), "%s%s", call->base, call->path);
 
@@ -218,9 +219,14 @@ bool transfer_start(struct bundle *bundle, struct transfer *transfer)
     }
     request_set_method(transfer);
     /* libcurl sends a request again by itself only on a connection that was kept: a call that may
-     * be sent once, and has no body to stop that, gets a fresh one. */
-    curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT,
-                     transfer->is_retry || (call->once && call->body_len == 0) ? 1L : 0L);
+     * be sent once, and has no body to stop that, gets a fresh one, which is not kept either: they
+     * would pile up, and hold the peer's workers. */
+    curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, transfer->is_retry || is_alone ? 1L : 0L);
+    curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, is_alone ? 1L : 0L);
+    /* libcurl counts whole seconds: 1.9 is not more than 1. */
+    curl_easy_setopt(easy, CURLOPT_MAXAGE_CONN,
+                     call->once ? MIN_OF(HTTP_ONCE_IDLE_MS / 1000L - 1, transfer->idle_s)
+                                : transfer->idle_s);
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, transfer->headers);
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, transfer);
     curl_easy_setopt(easy, CURLOPT_HEADERDATA, transfer);

@@ -104,6 +104,10 @@ void http_client_close(struct http_client *client);
 void http_gather(struct http_client *client, struct http_call *calls, size_t count,
                  uint64_t deadline_ns, const struct http_watcher *watcher);
 
+/* A call that may be sent once goes over connections that were idle for less than this: a server
+ * that closes one just then costs it an error. */
+#define HTTP_ONCE_IDLE_MS 2000
+
 /* One call. Returns call->rc. */
 enum err_code http_call_one(struct http_client *client, struct http_call *call,
                             uint64_t deadline_ns);

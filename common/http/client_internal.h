@@ -15,6 +15,7 @@ struct transfer {
     CURL *easy;
     struct http_call *call;
     struct curl_slist *headers;
+    long idle_s; /* a connection that was idle for longer is not used again */
     bool is_running;
     bool is_held;    /* until the call's time has come */
     bool is_retry;   /* sent a second time, on a fresh connection */

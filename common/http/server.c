@@ -550,7 +550,9 @@ enum err_code http_server_open(struct http_server **out, const struct http_serve
         goto fail;
     }
     pthread_once(&civetweb_once, init_civetweb);
-    if ((rc = idle_watch_init(&server->idle, options->env, options->workers, err)) != ERR_OK ||
+    if ((rc = idle_watch_init(&server->idle, options->env, options->workers,
+                              options->idle_ms == 0 ? NS_PER_S : options->idle_ms * NS_PER_MS,
+                              err)) != ERR_OK ||
         (rc = start_civetweb(server, err)) != ERR_OK)
         goto fail;
     *out = server;

@@ -1,6 +1,7 @@
 /* The HTTP server: Civetweb behind one file.  A keep-alive connection holds one worker thread, so
  * workers bound the connections that are served at a time.  While all are held, connections that
- * are idle for a second are closed, and busy ones after a second: others get their turn. */
+ * are idle for a second (idle_ms) are closed, and busy ones after a second: others get their turn.
+ */
 #ifndef VICINAL_HTTP_SERVER_H
 #define VICINAL_HTTP_SERVER_H
 
@@ -15,6 +16,7 @@ struct http_server_options {
     uint32_t workers;
     uint32_t read_timeout_ms; /* a client that sends nothing for so long: 408, closed */
     uint32_t keep_alive_ms;   /* idle connections are closed after this */
+    uint32_t idle_ms;         /* … and after this while all workers are held; 0: a second */
     const struct route *routes;
     void *state;
     struct env *env;

@@ -16,14 +16,13 @@
 #include "common/base/checked.h"
 #include "common/base/text.h"
 
-#define LOOK_NS     (200 * NS_PER_MS)
-#define IDLE_NS_MIN NS_PER_S /* idle for less is busy */
-#define TURN_NS     NS_PER_S
+#define LOOK_NS (200 * NS_PER_MS)
+#define TURN_NS NS_PER_S
 
 enum err_code idle_watch_init(struct idle_watch *watch, struct env *env, uint32_t workers,
-                              struct err *err)
+                              uint64_t idle_ns, struct err *err)
 {
-    *watch = (struct idle_watch){.env = env, .count = workers};
+    *watch = (struct idle_watch){.env = env, .count = workers, .idle_ns = idle_ns};
     watch->slots = array_alloc(workers, sizeof(*watch->slots));
     if (watch->slots == NULL)
         return err_set(err, ERR_NO_MEMORY, "no memory for the HTTP server");
@@ -57,7 +56,7 @@ static struct idle_slot *longest_idle(struct idle_watch *watch, uint64_t before_
 
 static void make_room(struct idle_watch *watch)
 {
-    uint64_t before_ns = env_boot_ns(watch->env) - IDLE_NS_MIN;
+    uint64_t before_ns = env_boot_ns(watch->env) - watch->idle_ns;
 
     for (uint32_t i = 0; i < watch->count / 8 + 1; i++) {
         struct idle_slot *slot = longest_idle(watch, before_ns);

@@ -27,6 +27,7 @@ struct idle_watch {
     uint16_t local_port;
     struct idle_slot *slots;
     uint32_t count;
+    uint64_t idle_ns;         /* idle for less is busy */
     _Atomic uint32_t claimed; /* slots given to workers */
     _Atomic uint32_t held;    /* slots with a connection */
     pthread_rwlock_t closing; /* read: a connection is closed; write: sockets are shut */
@@ -38,7 +39,7 @@ struct idle_watch {
 
 /* Errors: ERR_NO_MEMORY.  The thread starts with idle_watch_start. */
 MUST_CHECK enum err_code idle_watch_init(struct idle_watch *watch, struct env *env,
-                                         uint32_t workers, struct err *err);
+                                         uint32_t workers, uint64_t idle_ns, struct err *err);
 MUST_CHECK enum err_code idle_watch_start(struct idle_watch *watch, uint16_t local_port,
                                           struct err *err);
 void idle_watch_stop(struct idle_watch *watch); /* the thread; started or not */

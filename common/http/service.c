@@ -25,6 +25,7 @@
 #include "common/base/json_writer.h"
 #include "common/base/log.h"
 #include "common/base/text.h"
+#include "common/http/client.h"
 #include "common/http/server.h"
 
 #define EXIT_CONFIG     2
@@ -149,6 +150,7 @@ static enum err_code listen_on(const struct run *run, const char *listen, bool h
         .workers = health_only ? HEALTH_WORKERS : (uint32_t)base->workers,
         .read_timeout_ms = (uint32_t)base->read_timeout_ms,
         .keep_alive_ms = KEEP_ALIVE_MS,
+        .idle_ms = run->service->is_inner ? HTTP_ONCE_IDLE_MS + 1000 : 0,
         .routes = health_only ? health_routes : run->routes,
         .state = run->base,
         .env = base->env,

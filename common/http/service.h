@@ -80,6 +80,7 @@ struct service {
     const struct option *options;
     const struct route *routes; /* without the health routes */
     size_t core_offset;         /* in state: what the handlers get as req->state */
+    bool is_inner; /* its clients are our own, which send some calls once (HTTP_ONCE_IDLE_MS) */
     /* Before the port opens: back ends, files, threads that need no port. */
     enum err_code (*open)(void *state, struct err *err);
     /* After the port is known (base.url): register, begin to work.  May be NULL. */

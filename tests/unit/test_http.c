@@ -445,6 +445,37 @@ static void what_may_be_sent_once_is_sent_once(void **state)
     rude_peer_end(&peer);
 }
 
+/* Sockets of this process that are connected to that port. */
+static size_t count_sockets_to(uint16_t port)
+{
+    size_t count = 0;
+
+    for (int fd = 0; fd < 1024; fd++) {
+        struct sockaddr_in peer = {0};
+        socklen_t len = sizeof(peer);
+
+        count += getpeername(fd, (struct sockaddr *)&peer, &len) == 0 &&
+                 peer.sin_family == AF_INET && ntohs(peer.sin_port) == port;
+    }
+    return count;
+}
+
+/* A call without a body that may be sent once needs a fresh connection; kept ones would pile up. */
+static void what_is_sent_alone_leaves_no_connection(void **state)
+{
+    struct world *world = *state;
+
+    for (int i = 0; i < 100; i++) {
+        struct http_call call = make_call(world, "GET", "/things/1");
+
+        call.once = true;
+        assert_int_equal(http_call_one(world->client, &call, soon()), ERR_OK);
+        assert_int_equal(call.status, 200);
+        http_call_free(&call);
+        assert_int_equal(count_sockets_to(world->port), 0);
+    }
+}
+
 /* ---- many at once, and the end ---- */
 
 static void *call_often(void *argument)
@@ -637,6 +668,7 @@ int main(void)
         TEST(what_cannot_be_sent_is_refused),
         TEST(a_restarted_peer_costs_no_error),
         TEST(what_may_be_sent_once_is_sent_once),
+        TEST(what_is_sent_alone_leaves_no_connection),
         TEST(thirty_two_clients_at_once),
         TEST(running_requests_end_before_the_server_does),
         TEST(a_socket_is_not_closed_while_it_is_shut),
