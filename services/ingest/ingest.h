@@ -199,7 +199,8 @@ MUST_CHECK enum err_code write_check_quorum(struct write *write);
 
 /* Take ids (or, with count 0, the gate in this mode), then make sure that the collection is still
  * the one that was found, and that nothing waits in the spool which this write would have to see.
- */
+ * Errors: ERR_COLLECTION_NOT_FOUND (gone), ERR_UNAVAILABLE (made anew: asked again, it is looked at
+ * as it is now; …), the busy table's. */
 MUST_CHECK enum err_code write_take(struct write *write, const struct wire_id *ids, size_t count,
                                     enum busy_mode mode);
 

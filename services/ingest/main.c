@@ -222,10 +222,10 @@ int main(int argc, char **argv)
     static struct ingest ingest;
     const struct service service = {
         .name = "ingest",
-        .is_inner = true,
         .about = "Takes writes, orders them, and appends them to the log.",
         .options = OPTIONS,
         .routes = ingest_routes,
+        .is_inner = true,
         .open = open_service,
         .start = start_service,
         .ready = service_ready,

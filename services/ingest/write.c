@@ -193,8 +193,8 @@ enum err_code write_take(struct write *write, const struct wire_id *ids, size_t 
     free(keys);
     if (rc == ERR_OK &&
         memcmp(now.incarnation, write->collection.incarnation, INCARNATION_BYTES) != 0)
-        rc = err_set(err, ERR_UNAVAILABLE,
-                     "collection '%s' was made anew meanwhile; nothing was written", now.name);
+        rc = err_set(err, ERR_UNAVAILABLE, "collection '%s' was made anew meanwhile%s", now.name,
+                     write->committed == 0 ? "; nothing was written" : "");
     /* The ids are held: nothing of them goes into the spool any more. */
     return rc == ERR_OK ? write_check_spool(write) : rc;
 }
